@@ -1,0 +1,1 @@
+"""Inside a TEE: obtain evidence."""

@@ -1,0 +1,1 @@
+"""The registry of workloads: content-addressed trees under immutable tags."""

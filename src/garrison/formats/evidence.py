@@ -1,0 +1,49 @@
+"""The names of TEEs and the envelope of evidence, the same for all of them.
+
+Evidence travels as a pair of media type and bytes (a RATS conceptual message). What the
+bytes are is said by the media type, and read by the module of that TEE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tee(StrEnum):
+    """The kinds of evidence. `NONE` is a keep outside any TEE: it has no evidence at all."""
+
+    NONE = "none"
+    KVM = "kvm"
+    SNP = "snp"
+    TDX = "tdx"
+    SGX = "sgx"
+    NITRO = "nitro"
+    CCA = "cca"
+
+
+# CBOR map: "report" (bytes, the attestation report as the firmware returned it) and
+# "certificates" (a list of DER certificates, leaf first, as far as the host had them).
+SNP_MEDIA_TYPE = "application/vnd.garrison.snp-evidence.v1+cbor"
+
+# What a TEE's report data can hold (SNP, TDX and SGX: 64 bytes; Nitro's user data is longer).
+REPORT_DATA_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the attester obtained: `payload` (bytes) as `media_type` says."""
+
+    media_type: str
+    payload: bytes
+
+
+def bound_report_data(spki: bytes, challenge: bytes) -> bytes:
+    """The report data (64 bytes) that binds a key, and a steward's challenge, to evidence.
+
+    Args:
+        spki: the key's SubjectPublicKeyInfo, DER.
+        challenge: the steward's challenge, as it gave it.
+    """
+    return hashlib.sha512(spki + challenge).digest()

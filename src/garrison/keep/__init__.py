@@ -1,0 +1,1 @@
+"""The execution layer: WASI host, virtual file system, network, identity, life cycle."""

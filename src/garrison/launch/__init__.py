@@ -1,0 +1,1 @@
+"""On the host: start a keep in a backend, and supervise it."""

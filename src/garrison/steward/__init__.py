@@ -1,0 +1,1 @@
+"""The attestation service: verifier, policy and certificate authority."""

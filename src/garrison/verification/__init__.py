@@ -1,0 +1,1 @@
+"""Evidence, endorsements and a time in; verified claims or one precise error out."""
