@@ -4,6 +4,7 @@
 #   make test      the tests, in a few minutes
 #   make test-all  the slow ones too
 #   make check     lint, types and import rules
+#   make docs      renew the generated pages of docs/
 #   make lock      renew requirements.lock from pyproject.toml
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check bench lock clean
+.PHONY: setup demo test test-all check docs bench lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -31,16 +32,20 @@ demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/cli_reference.py --check
+
+docs: $(READY)
+	$(BIN)/python tools/cli_reference.py
 
 lock:
 	uv pip compile pyproject.toml --group dev --group guests --group bench --universal \

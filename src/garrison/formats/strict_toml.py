@@ -58,7 +58,8 @@ class Table:
             return cls(tomllib.loads(text), (), source, text)
         except UnicodeDecodeError as error:
             raise Malformed("not UTF-8", field=source) from error
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
+            # A bare ValueError is Python's refusal of a number of thousands of digits.
             raise Malformed(f"not TOML: {error}", field=source) from error
 
     def __contains__(self, key: str) -> bool:
@@ -71,7 +72,9 @@ class Table:
     def where(self, key: str | None = None) -> str:
         """How errors name `key` of this table, or the table itself: file, line and path."""
         path = self._path if key is None else (*self._path, key)
-        line = _line_of(self._text, path)
+        # What is not there has the line of the table that lacks it.
+        lengths = range(len(path), 0, -1)
+        line = next(filter(None, (_line_of(self._text, path[:length]) for length in lengths)), None)
         name = ".".join(_quoted(part) for part in path) or "the document"
         return f"{self._source}:{line}: {name}" if line else f"{self._source}: {name}"
 
@@ -206,7 +209,8 @@ def _line_of(text: str, path: Path) -> int | None:
         return None
     table: Path = ()
     counts: dict[Path, int] = {}
-    start, lines = 0, text.splitlines()
+    # TOML has two ends of a line, and Python's `splitlines` many more.
+    start, lines = 0, text.replace("\r\n", "\n").split("\n")
     if len(lines) > _MAX_LINES:
         return None
     while start < len(lines):
@@ -214,7 +218,7 @@ def _line_of(text: str, path: Path) -> int | None:
             try:
                 statement = tomllib.loads("\n".join(lines[start:end]))
                 break
-            except tomllib.TOMLDecodeError:
+            except (ValueError, RecursionError):
                 continue
         else:
             return None

@@ -1,1 +1,1 @@
-"""What the two services share: HTTP errors, TLS, peers' certificates, the server loop."""
+"""What both services share: TLS, the server loop, the log, and how errors are answered."""

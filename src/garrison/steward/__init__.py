@@ -1,1 +1,1 @@
-"""The attestation service: verifier, policy and certificate authority."""
+"""The attestation service: evidence in, short-lived certificates out, or a refusal with reasons."""

@@ -1,0 +1,358 @@
+"""The demonstration, end to end: publish, deploy, attest, converse, refuse.
+
+Every step is done by Garrison's own commands, in processes of their own, over real sockets.
+Nothing is left running, and nothing is left on disk. Exit code 0 means that every step was
+seen to work; 1 that one was not, and says which and why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from garrison import __version__
+from garrison.terminal import paint
+from garrison.testing.stack import Process, Stack, StackError, free_port
+
+sys.path.insert(0, str(Path(__file__).parent / "chat"))
+from build import build  # type: ignore[import-not-found]  # (beside this file)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+CHAT = Path(__file__).parent / "chat"
+
+
+class StepError(Exception):
+    """A step did not show what it must show."""
+
+
+class Transcript:
+    """Prints a check mark and the facts of each step, once it has worked."""
+
+    def __init__(self) -> None:
+        self.current = "start"
+        self._facts: list[str] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Transcript]:
+        """Do a step: print its facts if it works; else the error says which it was."""
+        self.current, self._facts = title, []
+        yield self
+        print(f"{paint('✔', 'green', sys.stdout)} {paint(title, 'bold', sys.stdout)}")
+        for fact in self._facts:
+            print(f"    {fact}")
+        sys.stdout.flush()
+
+    def fact(self, text: str) -> None:
+        """Note a fact of the current step."""
+        self._facts.append(text)
+
+
+def require(condition: object, what: str) -> None:
+    """Fail the step unless `condition` holds."""
+    if not condition:
+        raise StepError(what)
+
+
+def openssl(*arguments: str, stdin: str = "") -> str:
+    """Run `openssl` and return all that it prints."""
+    done = subprocess.run(
+        ["openssl", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=30,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def served(stack: Stack, path: str) -> bytes:
+    """GET `path` of the drawbridge as any HTTP client would, with the user's token."""
+    import urllib3
+
+    context = ssl.create_default_context(cafile=str(stack.registry_ca))
+    tokens = json.loads((stack.directory / "home/.config/garrison/tokens.json").read_text())
+    with urllib3.PoolManager(ssl_context=context) as pool:
+        response = pool.request(
+            "GET",
+            f"https://{stack.registry}/api/v0.1.0/{path}",
+            headers={"Authorization": f"Bearer {_token(tokens, stack.registry)}"},
+        )
+        require(response.status == 200, f"GET {path} answered {response.status}")
+        return response.data
+
+
+def _token(tokens: dict[str, Any], registry: str) -> str:
+    entry = tokens[registry]
+    return str(entry if isinstance(entry, str) else entry["token"])
+
+
+def sha256sum(data: bytes, directory: Path) -> str:
+    """What the `sha256sum` command prints of `data`, hex."""
+    file = directory / "served"
+    file.write_bytes(data)
+    done = subprocess.run(
+        ["sha256sum", str(file)], capture_output=True, text=True, timeout=30, check=True
+    )
+    return done.stdout.split()[0]
+
+
+def demonstrate(show: Transcript, directory: Path) -> None:
+    """All steps, in order."""
+    chat_port = free_port()
+    with Stack(directory / "stack") as stack:
+        with show.step("1. The environment"):
+            show.fact(f"garrison {__version__}, Python {sys.version.split()[0]}")
+            show.fact(openssl("version").strip())
+
+        with show.step("2. A drawbridge and a steward, over TLS, on free ports"):
+            stack.start_services()
+            show.fact(f"drawbridge https://{stack.registry}   steward {stack.steward_url}")
+            show.fact("vendor     INSECURE simulated SNP root “demo”, named in the policy")
+            show.fact(f"policy     admits launch measurement {stack.measurement[:32]}…")
+
+        with show.step("3. Chat server and client, built from C to WebAssembly"):
+            packages = build_packages(stack, directory, chat_port)
+            for name, package in packages.items():
+                size = (package / "main.wasm").stat().st_size
+                show.fact(f"{name}: main.wasm {size:,} bytes, Enarx.toml")
+
+        with show.step("4. Publish: tags, trees, digests"):
+            digests = publish(show, stack, packages, directory)
+
+        with show.step("5. Deploy: attest, certify, fetch over mutual TLS, check, certify, run"):
+            server = stack.deploy("chat-server:0.1.0", "the chat server's keep")
+            certified = server.expect("certified as spiffe://demo.test/keep/snp")
+            show.fact(f"server     {_said(certified)}")
+            show.fact(f"server     {_said(server.expect('every byte checked'))}")
+            show.fact(f"server     {_said(server.expect('certified as'))}")
+            server.expect("listening")
+            alice = stack.deploy("chat-client:0.1.0", "Alice's keep")
+            alice_sees = alice.expect("connected to")
+            bob = stack.deploy("chat-client:0.1.0", "Bob's keep")
+            bob_sees = bob.expect("connected to")
+            pids = ", ".join(str(keep.pid) for keep in (server, alice, bob))
+            show.fact(f"three keeps, a process each: {pids}")
+
+        with show.step("6. Each side names the other, and they talk over TLS 1.3"):
+            server_name = f"{stack.slug('chat-server:0.1.0')}@{digests['chat-server']}"
+            client_name = f"{stack.slug('chat-client:0.1.0')}@{digests['chat-client']}"
+            require(server_name in alice_sees, f"Alice sees {alice_sees!r}, not {server_name}")
+            require(server_name in bob_sees, f"Bob sees {bob_sees!r}, not {server_name}")
+            joined = server.expect(client_name)
+            show.fact(f"clients see   {server_name}")
+            show.fact(f"server sees   {joined[joined.index(stack.registry) :]}")
+            converse(show, alice, bob)
+            chain(show, stack, chat_port)
+
+        with show.step("7. What is refused"):
+            refusals(show, stack, server, packages, directory, chat_port)
+
+        with show.step("8. The end"):
+            for name, keep in (("Alice", alice), ("Bob", bob)):
+                code = keep.finish()
+                require(code == 0, f"{name}'s keep ended with {code}")
+            server.stop()
+            show.fact("both clients left, exit code 0; the server was told to stop")
+
+    left = leftovers(directory)
+    require(not left, f"still running: {left}")
+    print(f"{paint('✔', 'green', sys.stdout)} nothing is left running")
+
+
+def _said(line: str) -> str:
+    """A keep's log line without its prefix."""
+    return line.partition(": ")[2]
+
+
+def build_packages(stack: Stack, directory: Path, port: int) -> dict[str, Path]:
+    """Build the packages; each names, in its `Enarx.toml`, exactly whom it talks to."""
+    packages = {name: directory / "packages" / name for name in ("chat-server", "chat-client")}
+    build(
+        CHAT / "server",
+        packages["chat-server"],
+        {"PORT": str(port), "PEERS": json.dumps([stack.slug("chat-client:0.1.0")])},
+    )
+    build(
+        CHAT / "client",
+        packages["chat-client"],
+        {"PORT": str(port), "PEERS": json.dumps([stack.slug("chat-server:0.1.0")])},
+    )
+    return packages
+
+
+def publish(
+    show: Transcript, stack: Stack, packages: dict[str, Path], directory: Path
+) -> dict[str, str]:
+    """Publish both, private: readable by their owner, and by keeps that run this very Garrison."""
+    stack.login()
+    digests = {}
+    for name, package in packages.items():
+        stack.register_repo(name, "--private", "--keep", f"tee=snp,measurement={stack.measurement}")
+        told = stack.publish(package, f"{name}:0.1.0")
+        digests[name] = str(told["digest"])
+        show.fact(f"{stack.slug(name)}:0.1.0   digest {digests[name]}")
+        tag = f"demo/{name}/_tag/0.1.0"
+        entry = json.loads(served(stack, tag))
+        tree = served(stack, f"{tag}/tree")
+        wanted = {"tree": (tree, entry)}
+        for file, of_file in json.loads(tree).items():
+            wanted[file] = (served(stack, f"{tag}/tree/{file}"), of_file)
+        for path, (content, said) in wanted.items():
+            from base64 import b64decode
+
+            digest = b64decode(said["digest"]["sha-256"]).hex()
+            require(
+                sha256sum(content, directory) == digest,
+                f"sha256sum of {name} {path} is not {digest}",
+            )
+            show.fact(f"  {path:<11} {len(content):>7,} bytes   sha256sum {digest[:32]}… agrees")
+        local = stack.command("tree", "digest", str(package)).strip()
+        require(local == digests[name], f"tree digest of {package} is {local}")
+    return digests
+
+
+def converse(show: Transcript, alice: Process, bob: Process) -> None:
+    """A line each way."""
+    alice.send("alice")
+    bob.send("bob")
+    alice.send("Good morning. Nobody but us can read this.")
+    show.fact(f"Bob reads     {bob.expect('Good morning')}")
+    bob.send("And I know exactly which program you are.")
+    show.fact(f"Alice reads   {alice.expect('which program you are')}")
+
+
+def chain(show: Transcript, stack: Stack, port: int) -> None:
+    """The server's certificate chain, as a foreign TLS implementation sees and verifies it."""
+    seen = openssl(
+        "s_client", "-connect", f"localhost:{port}", "-tls1_3", "-showcerts",
+        "-CAfile", str(stack.steward_root),
+    )  # fmt: skip
+    require("Verify return code: 0 (ok)" in seen, f"openssl does not verify the chain:\n{seen}")
+    require("TLSv1.3" in seen, "openssl does not see TLS 1.3")
+    leaf = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", seen, re.DOTALL)
+    require(leaf, "openssl shows no certificate")
+    text = openssl("x509", "-noout", "-ext", "subjectAltName", stdin=leaf[0] if leaf else "")
+    uri = re.search(r"URI:(\S+)", text)
+    require(uri, f"no SPIFFE ID in {text}")
+    cipher = re.search(r"Cipher is (\S+)", seen)
+    show.fact(f"openssl       TLSv1.3 {cipher[1] if cipher else ''}, Verify return code: 0 (ok)")
+    show.fact(f"              {uri[1] if uri else ''}")
+
+
+def refusals(
+    show: Transcript,
+    stack: Stack,
+    server: Process,
+    packages: dict[str, Path],
+    directory: Path,
+    port: int,
+) -> None:
+    """What must not work, tried."""
+    openssl("s_client", "-connect", f"localhost:{port}", "-tls1_3", stdin="let me in\n")
+    show.fact(f"openssl without a certificate: {_said(server.expect('anonymous'))}")
+
+    done = stack.run(*stack.deploy_arguments("chat-client:0.1.0", simulate=False), stdin="")
+    require(done.returncode == 77, f"a keep without evidence ended with {done.returncode}")
+    require("401" in done.stderr, f"not a 401: {done.stderr}")
+    show.fact(f"keep without evidence: {_error(done.stderr)}")
+
+    client = packages["chat-client"]
+    done = stack.run(
+        "run", "--wasmcfgfile", str(client / "Enarx.toml"), str(client / "main.wasm"), stdin=""
+    )
+    require(done.returncode != 0, "a client without a certificate was let in")
+    server.expect("anonymous")
+    show.fact(f"  and its client, run all the same: exit code {done.returncode}")
+
+    tampered(show, stack, packages, directory)
+
+    stack.publish(client, "chat-client:0.2.0")
+    done = stack.run(*stack.deploy_arguments("chat-client:0.2.0"), stdin="mallory\nhello\n")
+    require(done.returncode != 0, "a client of another version was let in")
+    refusal = server.expect("chat-client:0.2.0")
+    show.fact(f"client of another version: {_said(refusal)}")
+
+
+def tampered(show: Transcript, stack: Stack, packages: dict[str, Path], directory: Path) -> None:
+    """Change one byte of a `main.wasm` in the registry's storage, under its digest's name."""
+    package = directory / "packages" / "tampered"
+    shutil.copytree(packages["chat-client"], package)
+    # A custom section makes it a file of its own in the content-addressed store.
+    wasm = package / "main.wasm"
+    wasm.write_bytes(wasm.read_bytes() + b"\x00\x09\x08tampered")
+    stack.register_repo("tampered", "--private", "--keep", "tee=snp")
+    stack.publish(package, "tampered:0.1.0")
+    content = wasm.read_bytes()
+    stored = [
+        file
+        for file in (stack.directory / "drawbridge").rglob("*")
+        if file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
+    ]
+    require(len(stored) == 1, f"main.wasm is stored {len(stored)} times")
+    stored[0].write_bytes(content[:-1] + b"D")
+    done = stack.run(*stack.deploy_arguments("tampered:0.1.0"), stdin="")
+    require(done.returncode == 76, f"a tampered workload ended with {done.returncode}")
+    show.fact(f"tampered main.wasm: {_error(done.stderr)}")
+
+
+def _error(stderr: str) -> str:
+    """The error of a failed command, without its label."""
+    lines = [line for line in stderr.splitlines() if line.startswith("error:")]
+    return lines[0].removeprefix("error: ") if lines else stderr.strip()
+
+
+def leftovers(directory: Path) -> list[str]:
+    """The processes, other than this one, whose command line names `directory`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            except OSError:  # it ended, or it is another user's
+                continue
+            if os.fsencode(directory) in command:
+                found.append(entry.name)
+    return found
+
+
+def interrupted(number: int, _frame: FrameType | None) -> NoReturn:
+    """End by the ordinary way out, so that every process is stopped and the folder removed."""
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main() -> int:
+    """Run the demonstration, and return its exit code."""
+    signal.signal(signal.SIGTERM, interrupted)
+    show = Transcript()
+    start = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="garrison-demo-") as directory:
+            demonstrate(show, Path(directory))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted in step “{show.current}”; everything was stopped", file=sys.stderr)
+        return 130
+    except (StepError, StackError, OSError, subprocess.SubprocessError) as error:
+        print(f"{paint('✗', 'red', sys.stderr)} {show.current}\n{error}", file=sys.stderr)
+        return 1
+    print(f"done in {time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

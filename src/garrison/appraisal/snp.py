@@ -1,0 +1,429 @@
+"""Appraisal of SEV-SNP evidence: the `[snp]` section of a steward's policy, and its checks.
+
+    [snp]
+    measurements = ["<96 hex digits>"]      # of keep images
+    products = ["Milan", "Genoa"]
+    id_key_digests = "any"                  # or 96 hex digits each
+    author_key_digests = "any"              # or 96 hex digits each
+    host_data = "any"                       # or 64 hex digits each
+    chip_ids = "any"                        # or 128 hex digits each (Turin: 16)
+    endorsements = ["amd/milan"]            # directories, see garrison.endorsements.store
+
+    # The least TCB version for each product, or minimum_tcb = "any".
+    [snp.minimum_tcb]
+    Milan = { bl = 4, tee = 0, snp = 24, ucode = 219 }
+    Genoa = { bl = 10, tee = 0, snp = 23, ucode = 84 }
+
+    # All that follows may be left out, and is then the strictest, as shown here.
+    [snp]
+    vmpl = [0]                              # privilege levels that may have asked, or "any"
+    abi_minimum = "1.51"                    # of the committed firmware, or "any"
+    debug = false                           # whether guests are admitted that the host may debug
+    migration = false                       # ... that a migration agent may move
+    smt = false                             # ... that may run with multithreading
+    single_socket = true                    # whether guests must be bound to one socket
+    crl = "required"                        # or "optional"
+
+    # Trusts a simulated vendor: whoever has its keys can claim anything.
+    [snp.insecure_simulated_roots.<name>]
+    key_sha256 = "<64 hex digits>"
+    endorsements = "simulator"
+
+Each is a value or the word "any"; nothing is unchecked by omission, and an empty list, which
+would admit nothing, is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+
+from garrison.appraisal.result import AttestationResult, Check
+from garrison.errors import Malformed
+from garrison.formats.evidence import Tee
+from garrison.formats.snp import CHIP_ID_SIZE, MEASUREMENT_SIZE, Product, Tcb
+from garrison.verification.roots import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from garrison.formats.strict_toml import Table
+    from garrison.verification.snp import SnpClaims
+    from garrison.verification.verified import Verified
+
+_ANY = "any"
+# The ABI revision that AMD first released SNP firmware for production with (Milan, 1.51).
+_ABI_MINIMUM = "1.51"
+_KEY_DIGEST_SIZE = 48
+_HOST_DATA_SIZE = 32
+# Turin's chips have identifiers of 8 bytes.
+_CHIP_ID_SIZES = (8, CHIP_ID_SIZE)
+_VMPLS = range(4)
+_ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+Bytes = tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnpPolicy:
+    """What is admitted of SEV-SNP; None stands for "any".
+
+    Attributes:
+        measurements: launch measurements.
+        products: product lines.
+        minimum_tcb: the least reported TCB version of each product that is admitted.
+        id_key_digests: digests of the keys that sign identity blocks.
+        author_key_digests: digests of the keys that sign those keys.
+        host_data: what the host bound to the guest at its launch.
+        chip_ids: the chips.
+        vmpl: the privilege levels that may have asked for the report.
+        abi_minimum: the least version of the committed firmware's ABI.
+        debug: whether guests are admitted that the host may debug.
+        migration: whether guests are admitted that a migration agent may move.
+        smt: whether guests are admitted that may run with multithreading on.
+        single_socket: whether guests must be bound to one socket.
+        crl_required: whether the vendor's revocation list must have been checked.
+        endorsements: directories of endorsements, the simulated roots' too.
+        simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
+    """
+
+    measurements: Bytes | None
+    products: tuple[Product, ...] | None
+    minimum_tcb: Mapping[Product, Tcb] | None
+    id_key_digests: Bytes | None
+    author_key_digests: Bytes | None
+    host_data: Bytes | None
+    chip_ids: Bytes | None
+    vmpl: tuple[int, ...] | None
+    abi_minimum: tuple[int, int] | None
+    debug: bool
+    migration: bool
+    smt: bool
+    single_socket: bool
+    crl_required: bool
+    endorsements: tuple[Path, ...]
+    simulated_roots: Mapping[str, str]
+
+    @classmethod
+    def from_table(cls, table: Table, base: Path) -> SnpPolicy:
+        """Read the section; directories that it names are relative to `base`.
+
+        Raises:
+            Malformed: it is anything else than shown above.
+        """
+        products = _products(table)
+        simulated, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
+        policy = cls(
+            measurements=_digests(table, "measurements", MEASUREMENT_SIZE),
+            products=products,
+            minimum_tcb=_minimum_tcb(table, products or tuple(Product)),
+            id_key_digests=_digests(table, "id_key_digests", _KEY_DIGEST_SIZE),
+            author_key_digests=_digests(table, "author_key_digests", _KEY_DIGEST_SIZE),
+            host_data=_digests(table, "host_data", _HOST_DATA_SIZE),
+            chip_ids=_digests(table, "chip_ids", *_CHIP_ID_SIZES),
+            vmpl=_vmpl(table),
+            abi_minimum=_abi(table),
+            debug=table.boolean("debug", False),  # noqa: FBT003 - the default
+            migration=table.boolean("migration", False),  # noqa: FBT003 - the default
+            smt=table.boolean("smt", False),  # noqa: FBT003 - the default
+            single_socket=table.boolean("single_socket", True),  # noqa: FBT003 - the default
+            crl_required=table.string("crl", "required", choices=("required", "optional"))
+            == "required",
+            endorsements=(*(base / name for name in table.strings("endorsements")), *directories),
+            simulated_roots=simulated,
+        )
+        table.done()
+        return policy
+
+    def roots(self) -> Roots:
+        """The roots that the policy trusts: AMD's, and the simulated ones that it names.
+
+        Raises:
+            Misuse: two names are given to one key.
+        """
+        return Roots.load(self.simulated_roots)
+
+
+def appraise(
+    verified: Verified[SnpClaims], policy: SnpPolicy, expected_report_data: bytes, now: datetime
+) -> AttestationResult:
+    """Hold what was verified to `policy`.
+
+    Args:
+        verified: the claims.
+        policy: what is admitted.
+        expected_report_data: what the report must be bound to, 64 bytes.
+        now: the time of the result.
+
+    Returns:
+        The result, with every check; `require` refuses it if one failed.
+    """
+    claims = verified.value
+    report, guest = claims.report, claims.report.policy
+    minimum = None if policy.minimum_tcb is None else policy.minimum_tcb.get(claims.product)
+    checks = (
+        Check(
+            name="report data",
+            found=report.report_data.hex(),
+            wanted=expected_report_data.hex(),
+            passed=compare_digest(report.report_data, expected_report_data),
+            remedy="the evidence is bound to another key or challenge: attest again",
+        ),
+        _one_of(
+            "launch measurement",
+            report.measurement,
+            policy.measurements,
+            "run a keep image whose measurement the policy lists under measurements",
+        ),
+        Check(
+            name="product",
+            found=claims.product.value,
+            wanted=_ANY if policy.products is None else ", ".join(policy.products),
+            passed=policy.products is None or claims.product in policy.products,
+            remedy="run on a product that the policy lists under products",
+        ),
+        Check(
+            name="reported TCB version",
+            found=str(claims.tcb),
+            wanted=_ANY if policy.minimum_tcb is None else f"at least {minimum}",
+            passed=policy.minimum_tcb is None
+            or (minimum is not None and claims.tcb.at_least(minimum)),
+            remedy="update the platform's firmware and microcode",
+        ),
+        _one_of(
+            "identity key digest",
+            report.id_key_digest,
+            policy.id_key_digests,
+            "launch with an identity block of a key that the policy lists",
+        ),
+        _one_of(
+            "author key digest",
+            report.author_key_digest,
+            policy.author_key_digests,
+            "launch with an identity block of an author that the policy lists",
+        ),
+        _one_of(
+            "host data", report.host_data, policy.host_data, "launch with the listed host data"
+        ),
+        Check(
+            name="VMPL",
+            found=str(report.vmpl),
+            wanted=_ANY if policy.vmpl is None else ", ".join(map(str, policy.vmpl)),
+            passed=policy.vmpl is None or report.vmpl in policy.vmpl,
+            remedy="ask for the report at a level that the policy lists under vmpl",
+        ),
+        _abi_check(claims, policy),
+        _flag("debugging by the host", found=guest.debug, admitted=policy.debug, key="debug"),
+        _flag(
+            "migration agent", found=guest.migrate_ma, admitted=policy.migration, key="migration"
+        ),
+        _flag("multithreading", found=guest.smt, admitted=policy.smt, key="smt"),
+        Check(
+            name="guest policy: single socket only",
+            found=_yes_no(guest.single_socket),
+            wanted="yes" if policy.single_socket else _ANY,
+            passed=guest.single_socket or not policy.single_socket,
+            remedy="launch with SINGLE_SOCKET in the guest policy, or set single_socket = false",
+        ),
+        Check(
+            name="chip",
+            found="masked" if claims.chip_id is None else claims.chip_id.hex(),
+            wanted=_shown(policy.chip_ids),
+            passed=policy.chip_ids is None or claims.chip_id in policy.chip_ids,
+            remedy="run on a chip that the policy lists under chip_ids",
+        ),
+        Check(
+            name="revocation list",
+            found="checked" if claims.crl_checked else "not there",
+            wanted="checked" if policy.crl_required else _ANY,
+            passed=claims.crl_checked or not policy.crl_required,
+            remedy="put the vendor's crl.der into a directory of endorsements",
+        ),
+    )
+    if policy.minimum_tcb is None:
+        status = "Unchecked"
+    else:
+        status = "UpToDate" if minimum and claims.tcb.at_least(minimum) else "OutOfDate"
+    return AttestationResult(
+        tee=Tee.SNP,
+        measurement=report.measurement,
+        tcb_status=status,
+        simulated=claims.anchor.simulated,
+        checks=checks,
+        claims={
+            "root": claims.anchor.name,
+            "product": claims.product.value,
+            "tcb": str(claims.tcb),
+            "signing_key": report.signing_key.name,
+            "csp_id": claims.csp_id or "",
+            "report_id": report.report_id.hex(),
+            "appraised": now.isoformat(),
+        },
+    )
+
+
+def _shown(values: Bytes | None) -> str:
+    return _ANY if values is None else ", ".join(value.hex() for value in values)
+
+
+def _one_of(name: str, found: bytes, admitted: Bytes | None, remedy: str) -> Check:
+    passed = admitted is None or found in admitted
+    return Check(name, found.hex(), _shown(admitted), passed, remedy)
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _flag(name: str, *, found: bool, admitted: bool, key: str) -> Check:
+    return Check(
+        name=f"guest policy: {name}",
+        found="allowed" if found else "not allowed",
+        wanted=_ANY if admitted else "not allowed",
+        passed=admitted or not found,
+        remedy=f"launch with a guest policy that does not allow it, or set {key} = true",
+    )
+
+
+def _abi_check(claims: SnpClaims, policy: SnpPolicy) -> Check:
+    version = claims.report.committed_version
+    minimum = policy.abi_minimum
+    return Check(
+        name="committed firmware ABI",
+        found=f"{version.major}.{version.minor}",
+        wanted=_ANY if minimum is None else f"at least {minimum[0]}.{minimum[1]}",
+        passed=minimum is None or (version.major, version.minor) >= minimum,
+        remedy="update the platform's SNP firmware, and commit it",
+    )
+
+
+def _list(table: Table, key: str, expected: str) -> list[object] | None:
+    """Take a list that is not empty, or None for "any"."""
+    value = table.value(key)
+    if value == _ANY:
+        return None
+    if value is None:
+        raise Malformed(
+            "missing", field=table.where(key), expected=expected, hint='write "any" to admit all'
+        )
+    if not isinstance(value, list) or not value:
+        raise table.malformed(
+            key, "not a list of at least one", expected=expected, hint='write "any" to admit all'
+        )
+    return value
+
+
+def _digests(table: Table, key: str, *sizes: int) -> Bytes | None:
+    digits = " or ".join(str(2 * size) for size in sizes)
+    expected = f'a list of {digits} hex digits each, or "any"'
+    values = _list(table, key, expected)
+    if values is None:
+        return None
+    found = []
+    for value in values:
+        data = _hex(value)
+        if data is None or len(data) not in sizes:
+            raise table.malformed(key, f"wrong entry {str(value)[:140]!r}", expected=expected)
+        found.append(data)
+    return tuple(found)
+
+
+def _hex(value: object) -> bytes | None:
+    """Read hex digits, None if it is anything else; the parser itself would skip blanks."""
+    if not isinstance(value, str) or re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value) is None:
+        return None
+    return bytes.fromhex(value)
+
+
+def _products(table: Table) -> tuple[Product, ...] | None:
+    expected = f'a list of {", ".join(Product)}, or "any"'
+    values = _list(table, "products", expected)
+    if values is None:
+        return None
+    products = tuple(product for product in Product if product in values)
+    if len(products) != len(values):
+        raise table.malformed("products", "unknown product, or one twice", expected=expected)
+    return products
+
+
+def _minimum_tcb(table: Table, products: tuple[Product, ...]) -> dict[Product, Tcb] | None:
+    if table.value("minimum_tcb") == _ANY:
+        return None
+    if "minimum_tcb" not in table:
+        raise Malformed(
+            "missing",
+            field=table.where("minimum_tcb"),
+            expected="a table with bl, tee, snp and ucode for each product",
+            hint='write "any" to admit all',
+        )
+    minimum = table.table("minimum_tcb")
+    found = {}
+    for product in products:
+        if product not in minimum:
+            raise Malformed(
+                "missing",
+                field=minimum.where(product),
+                expected="a table with bl, tee, snp and ucode: the policy admits this product",
+            )
+        svns = minimum.table(product)
+        found[product] = Tcb(
+            bl=svns.integer("bl", low=0, high=255),
+            tee=svns.integer("tee", low=0, high=255),
+            snp=svns.integer("snp", low=0, high=255),
+            ucode=svns.integer("ucode", low=0, high=255),
+            fmc=svns.integer("fmc", low=0, high=255) if product is Product.TURIN else None,
+        )
+        svns.done()
+    minimum.done()
+    return found
+
+
+def _vmpl(table: Table) -> tuple[int, ...] | None:
+    if "vmpl" not in table:
+        return (0,)
+    expected = 'a list of 0 to 3, or "any"'
+    values = _list(table, "vmpl", expected)
+    if values is None:
+        return None
+    # True is an integer in Python and not in TOML.
+    levels = tuple(value for value in values if type(value) is int and value in _VMPLS)
+    if len(levels) != len(values):
+        raise table.malformed("vmpl", "wrong entry", expected=expected)
+    return levels
+
+
+def _abi(table: Table) -> tuple[int, int] | None:
+    text = table.string("abi_minimum", _ABI_MINIMUM)
+    if text == _ANY:
+        return None
+    match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", text, re.ASCII)
+    if match is None:
+        raise table.malformed(
+            "abi_minimum", "not a version", expected='"<major>.<minor>", or "any"'
+        )
+    return int(match[1]), int(match[2])
+
+
+def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], list[Path]]:
+    keys: dict[str, str] = {}
+    directories = []
+    for name in list(table.keys()):
+        if _ROOT_NAME.fullmatch(name) is None:
+            raise Malformed(
+                "wrong name", field=table.where(name), expected="letters, digits, - and _"
+            )
+        root = table.table(name)
+        key = _hex(root.string("key_sha256"))
+        if key is None or len(key) != 32:
+            raise root.malformed("key_sha256", "not a SHA-256", expected="64 hex digits")
+        if key.hex() in keys.values():
+            raise root.malformed("key_sha256", "named twice", expected="another root's key")
+        keys[name] = key.hex()
+        directories.append(base / root.string("endorsements"))
+        root.done()
+    table.done()
+    return keys, directories

@@ -1,0 +1,103 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from garrison.errors import Malformed, Misuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+# The order of preference where --backend is not given. Only what is built stands here.
+BACKENDS = ("nil",)
+
+
+def identity_options(function: F) -> F:
+    """`--steward`, `--steward-root`, `--insecure-simulate`: who vouches for the keep, and how."""
+    for option in (
+        click.option(
+            "--insecure-simulate",
+            metavar="TEE=DIR",
+            help="Development only: attest with the simulator whose keys are in DIR (see"
+            " `garrison platform insecure-simulator`). TEE is snp.",
+        ),
+        click.option(
+            "--steward-root",
+            type=_FILE,
+            envvar="GARRISON_STEWARD_ROOT",
+            help="PEM file with the roots of the stewards whose certificates count.",
+        ),
+        click.option(
+            "--steward",
+            metavar="URL",
+            envvar="GARRISON_STEWARD",
+            help="The steward to attest to.",
+        ),
+        click.option(
+            "--backend",
+            type=click.Choice(BACKENDS),
+            default="nil",
+            show_default=True,
+            envvar=["GARRISON_BACKEND", "ENARX_BACKEND"],
+            help="Where to run the keep. nil is a process, without any protection.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def attester_spec(insecure_simulate: str | None) -> dict[str, str]:
+    """Which attester the options ask for.
+
+    Raises:
+        Misuse: `--insecure-simulate` is not `snp=DIR`.
+    """
+    if insecure_simulate is None:
+        return {"kind": "nil"}
+    tee, _, directory = insecure_simulate.partition("=")
+    if tee != "snp" or not directory:
+        raise Misuse(
+            "no such simulator",
+            field="--insecure-simulate",
+            found=repr(insecure_simulate),
+            expected="snp=DIR",
+        )
+    return {"kind": "simulated-snp-insecure", "directory": str(Path(directory).resolve())}
+
+
+def read_pem(path: Path, option: str) -> str:
+    """Read a PEM file that an option names.
+
+    Raises:
+        Malformed: it holds no certificate.
+    """
+    text = path.read_text(errors="replace")
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise Malformed("holds no PEM certificate", field=option, found=path)
+    return text
+
+
+def steward_roots(steward: str | None, path: Path | None) -> str:
+    """The PEM roots that go with `--steward`.
+
+    Raises:
+        Misuse: there are none: a keep must be told whose certificates count.
+    """
+    if steward is None:
+        raise Misuse("missing", field="--steward", expected="URL of the steward to attest to")
+    if path is None:
+        raise Misuse(
+            "missing",
+            field="--steward-root",
+            expected="PEM file with the steward's root",
+            hint="the steward serves it at /bundle; get it over a channel that you trust",
+        )
+    return read_pem(path, "--steward-root")

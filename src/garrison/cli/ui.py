@@ -1,0 +1,71 @@
+"""Terminal manners of the commands: what goes where, and in which form.
+
+Results go to standard output, all else to standard error. Colour and progress bars appear on
+a terminal only; in a pipe the text is plain. Commands hold no exit codes: they raise an error
+of `garrison.errors`, and `garrison.terminal` knows what it means.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from garrison.terminal import paint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def out(text: str) -> None:
+    """Print a result."""
+    print(text)
+
+
+def success(text: str) -> None:
+    """Say on standard error that something was done."""
+    print(f"{paint('✔', 'green', sys.stderr)} {text}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Warn on standard error."""
+    print(f"{paint('warning:', 'yellow', sys.stderr)} {text}", file=sys.stderr)
+
+
+def emit_json(value: Any) -> None:
+    """Print a result as JSON, for a program to read."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` bytes (None: unknown) are through, if standard error is a terminal.
+
+    Yields:
+        A function to be told of every further number of bytes.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    # Late: it costs 60 ms, and most commands show no bar.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.update(task, advance=count)

@@ -1,0 +1,162 @@
+"""Endorsements from directories: a vendor's certificates and revocation lists, kept as files.
+
+A directory holds one product's: `ark`, `ask`, `asvk` (`.der` or `.pem`) and `crl.der`; of these
+`ark` and one of the others must be there. Simulators write theirs in the same form.
+
+Nothing is judged here. What the files hold, and what came with evidence, is only chosen by name;
+the verifier holds it to the pinned roots. A file is preferred to what came with the evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.errors import Malformed, Misuse, Unavailable
+from garrison.formats.snp_certificate import MAX_CERTIFICATE, MAX_CRL, load_certificate, load_crl
+from garrison.formats.snp_evidence import SnpEndorsements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from garrison.formats.snp_evidence import SnpEvidence
+
+_KDS = "https://kdsintf.amd.com"
+
+
+@dataclass(frozen=True, slots=True)
+class SnpEndorsementStore:
+    """The certificates and revocation lists of all directories."""
+
+    certificates: tuple[x509.Certificate, ...]
+    crls: tuple[x509.CertificateRevocationList, ...]
+
+    @classmethod
+    def load(cls, directories: Iterable[Path]) -> SnpEndorsementStore:
+        """Read `directories`.
+
+        Raises:
+            Misuse: one cannot be read, or lacks what it must have.
+            Malformed: a file is not what its name says.
+        """
+        certificates: list[x509.Certificate] = []
+        crls: list[x509.CertificateRevocationList] = []
+        for directory in directories:
+            ark = _read_certificate(directory, "ark")
+            issuers = [_read_certificate(directory, name) for name in ("ask", "asvk")]
+            if ark is None or not any(issuers):
+                raise Misuse(
+                    "not a directory of endorsements",
+                    field=str(directory),
+                    expected="ark.der and ask.der or asvk.der, or the same as .pem",
+                    hint=f"get them from {_KDS}/vcek/v1/<product>/cert_chain",
+                )
+            certificates += [found for found in (ark, *issuers) if found is not None]
+            data = _read(directory / "crl.der", MAX_CRL)
+            if data is not None:
+                crls.append(load_crl(data, str(directory / "crl.der")))
+        return cls(tuple(certificates), tuple(crls))
+
+    def for_evidence(self, evidence: SnpEvidence, crls: Sequence[bytes] = ()) -> SnpEndorsements:
+        """Choose what verifies `evidence`.
+
+        Args:
+            evidence: the report, and the certificates that came with it.
+            crls: revocation lists that came with it.
+
+        Raises:
+            Unavailable: a certificate is neither here nor with the evidence.
+            Malformed: what came with the evidence cannot be read.
+        """
+        if not evidence.certificates:
+            raise Unavailable(
+                "the certificate of the key that signed the report is not there",
+                field="SNP evidence: certificates",
+                expected="the VCEK or VLEK certificate",
+                hint=f"the host must provide it, from {_KDS}/vcek/v1/<product>/<chip id>",
+            )
+        leaf, *others = (
+            load_certificate(der, "SNP evidence: certificates") for der in evidence.certificates
+        )
+        candidates = (*self.certificates, *others)
+        issuer = _issuer_of(leaf, candidates, "ASK")
+        root = _issuer_of(issuer, candidates, "ARK")
+        lists = (*self.crls, *(load_crl(der, "SNP evidence: revocation list") for der in crls))
+        crl = next((crl for crl in lists if _signed(crl, root)), None)
+        return SnpEndorsements(
+            leaf=evidence.certificates[0],
+            issuer=issuer.public_bytes(Encoding.DER),
+            root=root.public_bytes(Encoding.DER),
+            crl=None if crl is None else crl.public_bytes(Encoding.DER),
+        )
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    """The content of `path`, None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+    if len(data) > limit:
+        raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
+    return data
+
+
+def _read_certificate(directory: Path, name: str) -> x509.Certificate | None:
+    path = directory / f"{name}.der"
+    data = _read(path, MAX_CERTIFICATE)
+    if data is None:
+        path = directory / f"{name}.pem"
+        pem = _read(path, MAX_CERTIFICATE)
+        if pem is None:
+            return None
+        try:
+            found = x509.load_pem_x509_certificates(pem)
+        except ValueError as error:
+            raise Malformed("not PEM of a certificate", field=str(path)) from error
+        if len(found) != 1:
+            raise Malformed("not one certificate", field=str(path), found=len(found), expected=1)
+        data = found[0].public_bytes(Encoding.DER)
+    return load_certificate(data, str(path))
+
+
+def _issuer_of(
+    certificate: x509.Certificate, candidates: Sequence[x509.Certificate], what: str
+) -> x509.Certificate:
+    """The certificate of the issuer: of several that have its name, the one whose key fits."""
+    named = [found for found in candidates if found.subject == certificate.issuer]
+    if not named:
+        raise Unavailable(
+            f"the {what} certificate is not there",
+            field="SNP endorsements",
+            expected=certificate.issuer.rfc4514_string(),
+            hint=f"put it into a directory of endorsements, from {_KDS}",
+        )
+    return next((found for found in named if _issued(certificate, found)), named[0])
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:
+    """Whether `crl` seems to be the root's; the verifier checks."""
+    key = root.public_key()
+    return (
+        crl.issuer == root.subject
+        and isinstance(key, rsa.RSAPublicKey)
+        and crl.is_signature_valid(key)
+    )

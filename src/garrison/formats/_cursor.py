@@ -1,0 +1,73 @@
+"""A bounded little-endian reader, for binary formats that are read in document order.
+
+Every read names its field. A read beyond the end, a reserved byte that is not zero, and bytes
+that are left over are `Malformed`; nothing else is ever raised.
+"""
+
+from __future__ import annotations
+
+from garrison.errors import Malformed
+
+
+class Cursor:
+    """Reads `data`, which errors call `what`, from its start to its end."""
+
+    __slots__ = ("_data", "_offset", "_what")
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._offset = 0
+        self._what = what
+
+    def take(self, size: int, field: str) -> bytes:
+        """Read `size` bytes.
+
+        Raises:
+            Malformed: there are fewer.
+        """
+        value = self._data[self._offset : self._offset + size]
+        if len(value) != size:
+            raise Malformed(
+                "ends too early",
+                field=f"{self._what}: {field}",
+                found=f"{len(value)} bytes at offset {self._offset:#x}",
+                expected=f"{size} bytes",
+            )
+        self._offset += size
+        return value
+
+    def integer(self, size: int, field: str) -> int:
+        """Read an unsigned little-endian integer of `size` bytes.
+
+        Raises:
+            Malformed: there are fewer bytes.
+        """
+        return int.from_bytes(self.take(size, field), "little")
+
+    def zeros(self, size: int, field: str) -> None:
+        """Read `size` reserved bytes.
+
+        Raises:
+            Malformed: there are fewer, or one of them is not zero.
+        """
+        start = self._offset
+        for index, byte in enumerate(self.take(size, field)):
+            if byte:
+                raise Malformed(
+                    "reserved byte is not zero",
+                    field=f"{self._what}: {field}",
+                    found=f"{byte:#04x} at offset {start + index:#x}",
+                    expected="0",
+                )
+
+    def end(self) -> None:
+        """Refuse what is left.
+
+        Raises:
+            Malformed: there is something.
+        """
+        rest = len(self._data) - self._offset
+        if rest:
+            raise Malformed(
+                "bytes after the end", field=self._what, found=f"{rest} bytes", expected="none"
+            )

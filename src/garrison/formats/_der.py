@@ -1,0 +1,58 @@
+"""Strict DER, for the formats here: what `cryptography` reads, with our errors.
+
+The library reads a SEQUENCE OF only as a field of a SEQUENCE. `inside` and `outside` put a
+value into a SEQUENCE of one field and take it out again.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from cryptography.hazmat import asn1
+
+from garrison.errors import Malformed
+
+T = TypeVar("T")
+
+
+@asn1.sequence
+class _One:
+    item: asn1.TLV
+
+
+def decode(kind: type[T], data: bytes, field: str) -> T:
+    """Read `data` as exactly one `kind`.
+
+    Raises:
+        Malformed: it is anything else; `field` says what it should have been.
+    """
+    try:
+        return asn1.decode_der(kind, data)
+    except (ValueError, OverflowError) as error:
+        raise Malformed("not DER of the right form", field=field) from error
+
+
+def inside(data: bytes, field: str) -> bytes:
+    """`data`, which must be one DER value, inside a SEQUENCE.
+
+    Raises:
+        Malformed: it is not one value.
+    """
+    return asn1.encode_der(_One(item=decode(asn1.TLV, data, field)))
+
+
+def outside(data: bytes) -> bytes:
+    """The one value inside the SEQUENCE `data`, which was encoded here."""
+    return asn1.encode_der(asn1.decode_der(_One, data).item)
+
+
+def check_size(data: bytes, limit: int, field: str) -> None:
+    """Refuse `data` of more than `limit` bytes.
+
+    Raises:
+        Malformed: it is longer.
+    """
+    if len(data) > limit:
+        raise Malformed(
+            "too long", field=field, found=f"{len(data)} bytes", expected=f"at most {limit}"
+        )

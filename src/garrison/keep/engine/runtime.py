@@ -1,0 +1,322 @@
+"""Engine, module and instance: as much of WebAssembly as running one guest takes.
+
+An engine has one configuration, which the module cache knows by `CONFIGURATION`. Memories
+never move (so that a view of one stays true while the guest grows it), and are 32-bit and
+unshared; a guest can be stopped from outside at any time by `Engine.interrupt`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from garrison.errors import Malformed, Unavailable
+from garrison.keep.engine.failures import Trap
+from garrison.keep.engine.library import Bytes, Callback, check, library, message_of, name_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# How much stack a guest may use: what it needs is on its own, in linear memory; this is for its
+# calls. The rest of the thread's usual 8 MiB is for the host functions that it calls.
+_MAX_STACK = 1 << 20
+# Changes whenever compiled code of one configuration cannot run under another.
+CONFIGURATION = "epochs, fixed memory, 1 MiB stack"
+
+# wasm.h, wasm_externkind_t, and wasmtime/extern.h, wasmtime_extern_kind_t: the same number.
+_FUNCTION = 0
+_MEMORY = 3
+# wasm.h, wasm_valkind_t, by the letter that `struct` has for it.
+_KINDS = {"i": 0, "I": 0, "q": 1, "Q": 1}
+
+_MAGIC = b"\0asm"
+# The binary format's `layer` field: 0 for a module, 1 for a component.
+_COMPONENT_LAYER = b"\1\0"
+
+# wasmtime/extern.h, wasmtime_extern_t: 32 bytes, a kind and, at 8, a function or a memory.
+_Extern = ctypes.c_uint64 * 4
+_EXTERN_VALUE = 8
+# wasmtime/instance.h, wasmtime_instance_t: 16 bytes.
+_InstanceValue = ctypes.c_uint64 * 2
+
+
+class Engine:
+    """One engine; everything that is made with it ends before it does."""
+
+    def __init__(self) -> None:
+        lib = library()
+        config = lib.wasm_config_new()
+        lib.wasmtime_config_epoch_interruption_set(config, True)  # noqa: FBT003  (C)
+        lib.wasmtime_config_memory_may_move_set(config, False)  # noqa: FBT003  (C)
+        lib.wasmtime_config_wasm_threads_set(config, False)  # noqa: FBT003  (C)
+        lib.wasmtime_config_wasm_memory64_set(config, False)  # noqa: FBT003  (C)
+        lib.wasmtime_config_max_wasm_stack_set(config, _MAX_STACK)
+        self.handle: int = lib.wasm_engine_new_with_config(config)
+        if not self.handle:
+            raise Unavailable("the WebAssembly engine does not start", field="wasmtime")
+        self.interrupt = lambda: lib.wasmtime_engine_increment_epoch(self.handle)
+
+    def close(self) -> None:
+        """Give the engine back."""
+        library().wasm_engine_delete(self.handle)
+
+
+class Module:
+    """Compiled code.
+
+    Attributes:
+        imports: module, name and whether it is a function, of each import.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.imports = _imports(handle)
+
+    @classmethod
+    def compile(cls, engine: Engine, wasm: bytes) -> Module:
+        """Compile a module's binary form.
+
+        Raises:
+            Malformed: it is not a module, or not a valid one.
+        """
+        if wasm[:4] != _MAGIC:
+            raise Malformed(
+                "not WebAssembly",
+                field="module",
+                found=f"{len(wasm)} bytes that begin with {wasm[:4].hex() or 'nothing'}",
+                expected=_MAGIC.hex(),
+            )
+        if wasm[6:8] == _COMPONENT_LAYER:
+            raise Malformed(
+                "this kind of WebAssembly is not supported",
+                field="module",
+                found="a component",
+                expected="a core module for WASI preview 1",
+                hint="build for wasm32-wasip1",
+            )
+        handle = ctypes.c_void_p()
+        error = library().wasmtime_module_new(
+            engine.handle, wasm, len(wasm), ctypes.byref(handle)
+        )
+        check(error, Malformed, "not a valid WebAssembly module")
+        return cls(handle.value or 0)
+
+    @classmethod
+    def load(cls, engine: Engine, compiled: bytes) -> Module:
+        """Take what `compiled` made, of this version and configuration.
+
+        The caller answers for the bytes: they are machine code, and run.
+
+        Raises:
+            Unavailable: they are for another version, configuration or processor.
+        """
+        handle = ctypes.c_void_p()
+        error = library().wasmtime_module_deserialize(
+            engine.handle, compiled, len(compiled), ctypes.byref(handle)
+        )
+        check(error, Unavailable, "compiled code cannot be used")
+        return cls(handle.value or 0)
+
+    def compiled(self) -> bytes:
+        """The machine code, for `load`.
+
+        Raises:
+            Unavailable: the engine cannot tell.
+        """
+        data = Bytes()
+        error = library().wasmtime_module_serialize(self.handle, ctypes.byref(data))
+        check(error, Unavailable, "compiled code cannot be had")
+        return data.take()
+
+    def close(self) -> None:
+        """Give the module back."""
+        library().wasmtime_module_delete(self.handle)
+
+
+def _imports(module: int) -> list[tuple[str, str, bool]]:
+    lib = library()
+    found = Bytes()  # a wasm_importtype_vec_t has the same shape
+    lib.wasmtime_module_imports(module, ctypes.byref(found))
+    items = (ctypes.c_void_p * found.size).from_address(found.data) if found.size else ()
+    imports = [
+        (
+            name_at(lib.wasm_importtype_module(item)),
+            name_at(lib.wasm_importtype_name(item)),
+            lib.wasm_externtype_kind(lib.wasm_importtype_type(item)) == _FUNCTION,
+        )
+        for item in items
+    ]
+    lib.wasm_importtype_vec_delete(ctypes.byref(found))
+    return imports
+
+
+class Instance:
+    """A module with its own memory, and the host functions it was linked with.
+
+    Attributes:
+        context: what the library calls the store from inside.
+    """
+
+    def __init__(self, engine: Engine, module: Module, *, memory_limit: int) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            engine: the engine that compiled `module`.
+            module: what to run.
+            memory_limit: how many bytes of linear memory it may have.
+        """
+        lib = library()
+        self._module = module
+        self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
+        self.context: int = lib.wasmtime_store_context(self._store)
+        lib.wasmtime_store_limiter(self._store, memory_limit, -1, -1, -1, -1)
+        # One tick of `Engine.interrupt` ends it.
+        lib.wasmtime_context_set_epoch_deadline(self.context, 1)
+        self._linker: int = lib.wasmtime_linker_new(engine.handle)
+        self._callbacks: list[object] = []
+        self._value = _InstanceValue()
+
+    def define(
+        self,
+        module: str,
+        name: str,
+        parameters: str,
+        result: str,
+        function: Callable[[int, int, int, int], int],
+    ) -> None:
+        """Provide a host function.
+
+        Args:
+            module: the import's module.
+            name: the import's name.
+            parameters: a `struct` letter for each.
+            result: likewise, or empty.
+            function: called with (environment, caller, address of the values, how many);
+                returns a new trap or 0, and never raises.
+
+        Raises:
+            Malformed: the import is defined already.
+        """
+        callback = Callback(function)
+        self._callbacks.append(callback)
+        lib = library()
+        kind = lib.wasm_functype_new(_kinds(parameters), _kinds(result))
+        encoded, encoded_name = module.encode(), name.encode()
+        error = lib.wasmtime_linker_define_func_unchecked(
+            self._linker,
+            encoded,
+            len(encoded),
+            encoded_name,
+            len(encoded_name),
+            kind,
+            callback,
+            None,
+            None,
+        )
+        lib.wasm_functype_delete(kind)
+        check(error, Malformed, f"{module} {name} cannot be provided")
+
+    def link(self) -> None:
+        """Make the instance; this runs the module's own start function, if it has one.
+
+        Raises:
+            Malformed: its imports have other types than what was defined.
+            Trap: its start function trapped.
+            Unavailable: it wants more memory than it may have.
+        """
+        trap = ctypes.c_void_p()
+        error = library().wasmtime_linker_instantiate(
+            self._linker,
+            self.context,
+            self._module.handle,
+            ctypes.byref(self._value),
+            ctypes.byref(trap),
+        )
+        if trap.value:
+            raise _trap(trap.value)
+        if error:
+            text = message_of(error)
+            if "incompatible import type" in text:
+                raise Malformed(f"the module does not fit its host: {text}", field="module")
+            raise Unavailable(f"the module cannot be started: {text}", field="module")
+
+    def call(self, name: str) -> None:
+        """Call an exported function without parameters or results.
+
+        Raises:
+            Malformed: there is no such function.
+            Trap: the guest trapped.
+        """
+        lib = library()
+        encoded = name.encode()
+        found = _Extern()
+        there = lib.wasmtime_instance_export_get(
+            self.context, ctypes.byref(self._value), encoded, len(encoded), ctypes.byref(found)
+        )
+        if not there or found[0] & 0xFF != _FUNCTION:
+            raise Malformed(
+                "not a program",
+                field="module",
+                found=f"no exported function {name}",
+                expected=f"a command, which exports {name}",
+                hint="link it as an executable, not as a library (reactor)",
+            )
+        trap = ctypes.c_void_p()
+        # The checked call: a guest may export what it likes under this name.
+        error = lib.wasmtime_func_call(
+            self.context,
+            ctypes.addressof(found) + _EXTERN_VALUE,
+            None,
+            0,
+            None,
+            0,
+            ctypes.byref(trap),
+        )
+        if trap.value:
+            raise _trap(trap.value)
+        check(error, Malformed, f"{name} cannot be called")
+
+    def close(self) -> None:
+        """Give the instance and its memory back."""
+        lib = library()
+        lib.wasmtime_linker_delete(self._linker)
+        lib.wasmtime_store_delete(self._store)
+        self._callbacks.clear()
+
+
+def memory_of(caller: int) -> tuple[int, int]:
+    """The address and size of the memory of a host function's caller; (0, 0) if it has none."""
+    lib = library()
+    found = _Extern()
+    if not lib.wasmtime_caller_export_get(caller, b"memory", 6, ctypes.byref(found)):
+        return 0, 0
+    if found[0] & 0xFF != _MEMORY:
+        lib.wasmtime_extern_delete(ctypes.byref(found))
+        return 0, 0
+    context = lib.wasmtime_caller_context(caller)
+    memory = ctypes.addressof(found) + _EXTERN_VALUE
+    return (
+        lib.wasmtime_memory_data(context, memory) or 0,
+        lib.wasmtime_memory_data_size(context, memory),
+    )
+
+
+def new_trap(message: bytes) -> int:
+    """Make a trap for a host function to return, which gives it away."""
+    return int(library().wasmtime_trap_new(message, len(message)))
+
+
+def _kinds(letters: str) -> ctypes.Structure:
+    lib = library()
+    types = (ctypes.c_void_p * len(letters))(*(lib.wasm_valtype_new(_KINDS[c]) for c in letters))
+    vector = Bytes()  # a wasm_valtype_vec_t has the same shape; the function type takes it over
+    lib.wasm_valtype_vec_new(ctypes.byref(vector), len(letters), ctypes.byref(types))
+    return vector
+
+
+def _trap(handle: int) -> Trap:
+    lib = library()
+    text = Bytes()
+    lib.wasm_trap_message(handle, ctypes.byref(text))
+    lib.wasm_trap_delete(handle)
+    return Trap(f"the guest trapped: {text.take().decode(errors='replace').rstrip(chr(0))}")

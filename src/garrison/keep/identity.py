@@ -1,0 +1,272 @@
+"""Who the keep is: a key that never leaves it, and certificates that the steward gives for it.
+
+`Credentials.certify` is one round of attestation: a challenge, evidence bound to the key and the
+challenge, a CSR that carries it, a certificate chain. What comes back is believed only if it
+is for this key, for what was asked, and under the tenant's roots.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import logging
+import ssl
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.formats.csr import build_request, decode_pki_path
+from garrison.formats.evidence import bound_report_data
+from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from garrison.attesters.base import Attester
+
+log = logging.getLogger("garrison.keep")
+
+# Certificates, a problem document, a challenge: all are far smaller.
+_MAX_ANSWER = 1 << 18
+_TIMEOUT = urllib3.Timeout(connect=10, read=30)
+_CURVES = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1}
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certificate chain, leaf first, for the keep's key, and what its leaf says."""
+
+    chain: tuple[x509.Certificate, ...]
+    key: ec.EllipticCurvePrivateKey
+    identity: CertifiedIdentity
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The keep's own certificate."""
+        return self.chain[0]
+
+    def chain_pem(self) -> bytes:
+        """The chain, leaf first, as PEM."""
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
+
+    def key_pem(self) -> bytes:
+        """The private key, for a TLS library in this same process. Never write it anywhere."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+class StewardClient:
+    """The steward as the keep sees it: a challenge, and an answer to a CSR, over TLS."""
+
+    def __init__(self, url: str, roots_pem: str) -> None:
+        """Prepare to speak with the steward at `url`; nothing is sent yet.
+
+        Args:
+            url: `https://host[:port]`.
+            roots_pem: the CA certificates that may vouch for its TLS.
+
+        Raises:
+            Misuse: the URL is not https.
+            Malformed: the roots are not PEM certificates.
+        """
+        if not url.startswith("https://"):
+            raise Misuse("not an https URL", field="steward", found=repr(url[:200]))
+        self.url = url.rstrip("/")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            context.load_verify_locations(cadata=roots_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise Malformed("not PEM certificates", field="steward roots") from error
+        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+
+    def challenge(self) -> bytes:
+        """Get a fresh challenge to bind evidence to.
+
+        Raises:
+            Unavailable: the steward cannot be reached, or fails.
+            Malformed: its answer is not a challenge.
+        """
+        status, body = self._request("GET", "/challenge")
+        if status != 200:
+            raise self._refusal(status, body)
+        try:
+            text = _json_object(body)["challenge"]
+            return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except (KeyError, TypeError, binascii.Error) as error:
+            raise Malformed("not a challenge", field=f"answer of {self.url}") from error
+
+    def certify(self, request: bytes) -> list[x509.Certificate]:
+        """Send a CSR (DER), and return the chain, leaf first.
+
+        Raises:
+            Rejected: the steward refuses, with its reasons.
+            Unavailable: the steward cannot be reached, or fails.
+            Malformed: its answer is not a certificate chain.
+        """
+        headers = {
+            "Content-Type": "application/pkcs10",
+            "Accept": "application/octet-stream, application/problem+json",
+        }
+        status, body = self._request("POST", "/", body=request, headers=headers)
+        if status != 200:
+            raise self._refusal(status, body)
+        return list(reversed(decode_pki_path(body)))
+
+    def _request(self, method: str, path: str, **arguments: Any) -> tuple[int, bytes]:
+        try:
+            response = self._pool.request(
+                method, self.url + path, redirect=False, preload_content=False, **arguments
+            )
+            try:
+                body = response.read(_MAX_ANSWER + 1)
+            finally:
+                response.close()
+        except urllib3.exceptions.SSLError as error:
+            raise Unverified(
+                f"the steward's TLS certificate is not accepted: {error}",
+                field=self.url,
+                hint="give the root that vouches for it with --steward-root",
+            ) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"the steward cannot be reached: {error}", field=self.url) from error
+        if len(body) > _MAX_ANSWER:
+            raise Malformed("too long an answer", field=self.url, expected=f"{_MAX_ANSWER} bytes")
+        return response.status, body
+
+    def _refusal(self, status: int, body: bytes) -> Exception:
+        if status >= 500:
+            return Unavailable(f"the steward fails with status {status}", field=self.url)
+        try:
+            problem = _json_object(body)
+        except Malformed:
+            problem = {}
+        detail = _plain(problem.get("detail") or problem.get("title") or "no reason given")
+        error = Refused(f"the steward refuses ({status}): {detail}", field=self.url)
+        checks = problem.get("checks")
+        if isinstance(checks, list):
+            error.checks = [
+                {str(key): _plain(value) for key, value in check.items() if value is not None}
+                for check in checks[:50]
+                if isinstance(check, dict)
+            ]
+        return error
+
+
+class Refused(Rejected):
+    """The steward's refusal, with the checks that failed as it told them."""
+
+    checks: list[dict[str, str]] = []  # noqa: RUF012  (replaced, never changed in place)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The keep's key, and how certificates are got for it."""
+
+    key: ec.EllipticCurvePrivateKey
+    attester: Attester
+    steward: StewardClient
+    roots: tuple[x509.Certificate, ...]
+
+    @classmethod
+    def generate(cls, attester: Attester, steward: StewardClient, roots_pem: str) -> Credentials:
+        """Make a key on the curve that the TEE's own signatures have.
+
+        Raises:
+            Malformed: `roots_pem` holds no certificates.
+        """
+        key = ec.generate_private_key(_CURVES[attester.curve]())
+        return cls(key, attester, steward, tuple(load_roots(roots_pem)))
+
+    def certify(self, workload: WorkloadIdentity | None = None) -> Certified:
+        """Attest, and get a certificate: for the keep, or for the `workload` that it runs.
+
+        Raises:
+            Rejected: the steward refuses.
+            Unavailable: the steward cannot be reached, or fails.
+            Unverified: what it answered is not for this key, not what was asked, or not
+                under the tenant's roots.
+            Malformed: what it answered cannot be read.
+        """
+        challenge = self.steward.challenge()
+        spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        evidence = self.attester.attest(bound_report_data(spki, challenge))
+        request = build_request(self.key, evidence=evidence, challenge=challenge, workload=workload)
+        chain = self.steward.certify(request)
+        now = datetime.now(UTC)
+        certified = self._check(chain, workload, now)
+        log.info(
+            "certified as %s (tee %s, until %s)",
+            certified.identity.spiffe_id,
+            certified.identity.workload.tee,
+            certified.leaf.not_valid_after_utc.isoformat(),
+        )
+        return certified
+
+    def _check(
+        self, chain: list[x509.Certificate], asked: WorkloadIdentity | None, now: datetime
+    ) -> Certified:
+        if not chain:
+            raise Malformed("no certificate", field=f"answer of {self.steward.url}")
+        if chain[0].public_key() != self.key.public_key():
+            raise Unverified("the steward certified another key", field=self.steward.url)
+        verifier = PolicyBuilder().store(Store(list(self.roots))).time(now).build_client_verifier()
+        try:
+            verifier.verify(chain[0], chain[1:])
+        except VerificationError as error:
+            raise Unverified(
+                f"the steward's certificate does not lead to a root of --steward-root: {error}",
+                field=self.steward.url,
+            ) from error
+        identity = CertifiedIdentity.from_certificate(chain[0])
+        if identity is None:
+            raise Unverified("the steward's certificate names no keep", field=self.steward.url)
+        certified = identity.workload
+        wanted = asked or WorkloadIdentity(slug=None, digest=None)
+        if (certified.slug, certified.digest) != (wanted.slug, wanted.digest):
+            raise Unverified(
+                "the steward certified another workload",
+                field=self.steward.url,
+                found=certified,
+                expected=wanted,
+            )
+        return Certified(tuple(chain), self.key, identity)
+
+
+def load_roots(pem: str) -> list[x509.Certificate]:
+    """Read PEM certificates, at least one.
+
+    Raises:
+        Malformed: there is none, or one cannot be read.
+    """
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise Malformed("not PEM certificates", field="steward roots") from error
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON", field="the steward's answer") from error
+    if not isinstance(value, dict):
+        raise Malformed("not a JSON object", field="the steward's answer")
+    return value
+
+
+def _plain(value: object) -> str:
+    """Another party's words, fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in str(value)[:500])

@@ -1,0 +1,121 @@
+"""The life of a keep, top to bottom: attest, certify, fetch, check, certify, run.
+
+This is the code that a measured keep starts with. Whatever it is told from outside is the
+host's word (`LaunchRequest`), and every step below is there so that the word need not be
+believed.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from garrison.attesters.select import select
+from garrison.drawbridge.client import Client, ClientCertificate
+from garrison.errors import Misuse
+from garrison.formats.digest import digest_text
+from garrison.formats.enarx_toml import Config
+from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.slug import Slug
+from garrison.keep.execute import execute
+from garrison.keep.identity import Certified, Credentials, StewardClient
+from garrison.keep.net.network import Identity, Network
+from garrison.keep.renewal import renewed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from garrison.formats.launch_request import LaunchRequest
+
+log = logging.getLogger("garrison.keep")
+
+MAIN = "main.wasm"
+CONFIG = "Enarx.toml"
+
+
+def live(request: LaunchRequest) -> int:
+    """Run the published workload that `request` names, and return its exit code.
+
+    Raises:
+        GarrisonError: any step failed; the workload has then not run.
+    """
+    slug = Slug.parse(request.slug)
+    if request.steward is None:
+        raise Misuse("no steward is named", field="steward", hint="deploy with --steward URL")
+    attester = select(request.attester)
+    steward = StewardClient(request.steward, request.steward_roots)
+
+    # 1. A key, made here; evidence that binds it; a certificate for the keep as such.
+    credentials = Credentials.generate(attester, steward, request.steward_roots)
+    keep = credentials.certify()
+
+    # 2. The workload, over mutual TLS; the client checks every byte against the digests.
+    client_certificate = ClientCertificate(chain_pem=keep.chain_pem(), key_pem=keep.key_pem())
+    drawbridge = Client(slug.host, ca_pem=request.registry_ca, certificate=client_certificate)
+    package = drawbridge.fetch(slug)
+    log.info("fetched %s, digest %s, every byte checked", slug, digest_text(package.digest))
+
+    # 3. A certificate that names the workload: fresh evidence, the same key.
+    workload = WorkloadIdentity(slug=slug, digest=package.digest)
+    certified = credentials.certify(workload)
+
+    # 4. Run it, with that identity on its connections, renewed for as long as it runs.
+    return run(package.files, credentials=credentials, certified=certified, workload=workload)
+
+
+def run_local(
+    files: Mapping[str, bytes],
+    digest: bytes,
+    *,
+    steward: StewardClient,
+    roots_pem: str,
+    attester: Mapping[str, str],
+    arguments: tuple[str, ...] = (),
+) -> int:
+    """Run a local workload, with a certificate that names its digest only.
+
+    Raises:
+        GarrisonError: any step failed; the workload has then not run.
+    """
+    credentials = Credentials.generate(select(attester), steward, roots_pem)
+    workload = WorkloadIdentity(slug=None, digest=digest)
+    certified = credentials.certify(workload)
+    return run(
+        files,
+        credentials=credentials,
+        certified=certified,
+        workload=workload,
+        arguments=arguments,
+    )
+
+
+def run(
+    files: Mapping[str, bytes],
+    *,
+    credentials: Credentials | None = None,
+    certified: Certified | None = None,
+    workload: WorkloadIdentity | None = None,
+    arguments: tuple[str, ...] = (),
+) -> int:
+    """Run the package `files` and return the guest's exit code.
+
+    Without credentials the workload has no identity: its TLS connections are anonymous.
+
+    Raises:
+        Malformed: the package's configuration or module cannot be read.
+        GarrisonError: the guest trapped or was interrupted.
+    """
+    config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
+    identity = None if certified is None else Identity(certified.chain, certified.key)
+    roots = () if credentials is None else credentials.roots
+    network = Network(config, identity, list(roots))
+    with renewed(network, credentials, certified, workload):
+        return execute(
+            files[MAIN],
+            args=[MAIN, *config.args, *arguments],
+            env=config.environment(),
+            stdio=config.stdio,
+            files=files,
+            network=network,
+            preopened=network.preopened(),
+        )

@@ -1,0 +1,65 @@
+"""The few calls into OpenSSL that pyOpenSSL has no copy-free or no public form of.
+
+pyOpenSSL's `recv_into` copies twice, and neither it nor `send` work on another's memory without
+a copy. The functions here are those of the same library, called directly; they keep OpenSSL's
+rule that a thread's error queue is empty before a call whose failure is to be understood.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from OpenSSL import SSL
+
+# pyOpenSSL's own handles on the library; there are no public ones.
+lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001
+ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
+
+# OpenSSL, include/openssl/sslerr.h: the one reason code that is told apart and not exported.
+PEER_DID_NOT_RETURN_A_CERTIFICATE = 199
+
+
+def handle(connection: SSL.Connection) -> Any:
+    """The library's own object for `connection`."""
+    return connection._ssl  # noqa: SLF001  (as above)
+
+
+def context_handle(context: SSL.Context) -> Any:
+    """The library's own object for `context`."""
+    return context._context  # noqa: SLF001  (as above)
+
+
+def verify_error(code: int) -> str:
+    """What OpenSSL calls the failure of a certificate."""
+    return text(lib.X509_verify_cert_error_string(code))
+
+
+def text(value: Any) -> str:
+    """A C string, which may be NULL."""
+    return "" if value == ffi.NULL else bytes(ffi.string(value)).decode("ascii", "replace")
+
+
+def reason() -> int:
+    """The reason code of the first error in the queue, 0 if there is none."""
+    return int(lib.ERR_GET_REASON(lib.ERR_peek_error()))
+
+
+def failure(code: int) -> OSError:
+    """The error of a connection that has failed with `SSL_get_error` = `code`.
+
+    It empties the error queue. What the peer's alert said is in the message.
+    """
+    number = int(ffi.errno)
+    error = lib.ERR_peek_error()
+    lib.ERR_clear_error()
+    if code == lib.SSL_ERROR_SYSCALL:
+        number = number or errno.ECONNRESET
+        return OSError(number, os.strerror(number))
+    if lib.ERR_GET_REASON(error) == lib.SSL_R_UNEXPECTED_EOF_WHILE_READING:
+        return OSError(
+            errno.ECONNRESET, "the connection was cut off: it ended without the end of TLS"
+        )
+    why = text(lib.ERR_reason_error_string(error)) or "unknown reason"
+    return OSError(errno.ECONNABORTED, f"TLS failed: {why}")

@@ -1,0 +1,170 @@
+"""Which rule holds for a connection, and whether it admits the peer that came. Pure.
+
+The most exact rule holds: host and port before host before default; for a listener its port
+before default; TLS where there is none. What a rule asks of the peer's certificate:
+
+=========  =====================  ==================  =========  ========================
+direction  rule                   certificate under   host name  who is admitted
+=========  =====================  ==================  =========  ========================
+outgoing   nothing, or `web`      web roots           checked    that host, as anonymous
+outgoing   `steward`              the steward         checked    that host, with identity
+outgoing   PEM                    those roots         checked    that host, as anonymous
+outgoing   `peers`                the steward, PEM    no         whom `peers` admits
+incoming   nothing, or `steward`  the steward         no         all; none is anonymous
+incoming   PEM                    those roots         no         all, as anonymous
+incoming   `peers`                the steward, PEM    no         whom `peers` admits
+=========  =====================  ==================  =========  ========================
+
+An identity is believed under the steward's roots, and under PEM roots only where `peers` asks
+for one: a certificate authority of another trade has no say in what runs in a keep. A keep
+that is certified as such, and for no workload, is refused wherever identities are believed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from garrison.errors import Rejected
+from garrison.formats.digest import digest_text
+from garrison.formats.enarx_toml import Rule
+from garrison.formats.endpoint import Endpoint
+from garrison.formats.identity import CertifiedIdentity
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from garrison.formats.enarx_toml import Config
+    from garrison.formats.identity import WorkloadIdentity
+
+ANONYMOUS: dict[str, Any] = {"kind": "anonymous"}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A rule, as it holds for one connection or listener.
+
+    Attributes:
+        name: what logs and errors call the rule.
+        rule: the rule.
+        incoming: whether it is for a listener.
+    """
+
+    name: str
+    rule: Rule
+    incoming: bool
+
+    @property
+    def trust(self) -> str:
+        """Whose certificates count: `steward`, `web` or PEM text."""
+        if self.rule.trust is not None:
+            return self.rule.trust
+        return "steward" if self.incoming or self.rule.peers is not None else "web"
+
+    @property
+    def checks_host(self) -> bool:
+        """Whether the peer's certificate has to be for the host that was asked for."""
+        return not self.incoming and self.rule.peers is None
+
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether a peer without a certificate is refused."""
+        return not self.incoming or self.rule.peers is not None
+
+    @property
+    def believes_identity(self) -> bool:
+        """Whether what the peer's certificate says of a workload counts."""
+        return self.trust == "steward" or self.rule.peers is not None
+
+    @property
+    def wanted(self) -> str:
+        """Whom the rule admits, for logs and errors."""
+        if self.rule.peers is not None:
+            return " or ".join(map(str, self.rule.peers)) or "nobody"
+        roots = {"steward": "the steward's", "web": "a web"}.get(self.trust, "a configured")
+        return f"a certificate under {roots} root" if self.needs_certificate else "any workload"
+
+    def check_allowed(self, target: str) -> None:
+        """Refuse what the configuration denies.
+
+        Raises:
+            Rejected: the rule is `deny`.
+        """
+        if self.rule.prot == "deny":
+            raise Rejected(
+                "denied by the workload's configuration",
+                field=self.name,
+                found=target,
+                hint="only a change of Enarx.toml, and so of the workload's digest, allows it",
+            )
+
+    def admit(self, certificate: x509.Certificate | None) -> dict[str, Any]:
+        """Judge the peer by its certificate, whose chain was verified, and describe the peer.
+
+        Args:
+            certificate: the peer's, or None if it has none.
+
+        Returns:
+            The peer, as the workload reads it.
+
+        Raises:
+            Rejected: the rule does not admit it.
+            Malformed: what the certificate says of a workload contradicts itself.
+        """
+        if certificate is None:
+            if self.needs_certificate:
+                raise self._refusal("no certificate")
+            return ANONYMOUS
+        if not self.believes_identity:
+            return ANONYMOUS
+        certified = CertifiedIdentity.from_certificate(certificate)
+        workload = None if certified is None else certified.workload
+        if workload is not None and workload.digest is None:
+            raise self._refusal(f"{workload}, certified for no workload")
+        peers = self.rule.peers
+        if peers is not None and not any(peer.admits(workload) for peer in peers):
+            raise self._refusal("a certificate without identity" if workload is None else workload)
+        return ANONYMOUS if workload is None else describe(workload)
+
+    def _refusal(self, presented: object) -> Rejected:
+        return Rejected(
+            "the peer is not admitted", field=self.name, found=presented, expected=self.wanted
+        )
+
+
+def outgoing(config: Config, target: Endpoint) -> tuple[Policy, Endpoint]:
+    """Find the rule for a connection to `target`, and fill in the port.
+
+    A port that the rule's default fills in counts as if it had been named: a rule for
+    `host:443` cannot be evaded by leaving 443 out.
+    """
+    rules = config.outgoing
+    by_host = next((key for key in (str(Endpoint(target.host)), "default") if key in rules), None)
+    rule = Rule() if by_host is None else rules[by_host]
+    endpoint = Endpoint(target.host, target.port or rule.default_port)
+    if str(endpoint) in rules:
+        name = _name("outgoing", f'"{endpoint}"')
+        return Policy(name, rules[str(endpoint)], incoming=False), endpoint
+    name = _name("outgoing", by_host if by_host in (None, "default") else f'"{by_host}"')
+    return Policy(name, rule, incoming=False), endpoint
+
+
+def incoming(config: Config, port: int) -> Policy:
+    """Find the rule for a listener on `port`."""
+    key = next((key for key in (str(port), "default") if key in config.incoming), None)
+    rule = Rule() if key is None else config.incoming[key]
+    return Policy(_name("incoming", key), rule, incoming=True)
+
+
+def describe(workload: WorkloadIdentity) -> dict[str, Any]:
+    """Describe an attested workload, as its peer reads it."""
+    peer = {"kind": "local" if workload.slug is None else "keep"}
+    if workload.slug is not None:
+        peer["workload"] = str(workload.slug)
+    if workload.digest is not None:
+        peer["digest"] = digest_text(workload.digest)
+    return {**peer, "tee": workload.tee, "measurement": workload.measurement.hex()}
+
+
+def _name(direction: str, key: str | None) -> str:
+    return f"network.{direction}.{key}" if key else f"network.{direction} (no rule)"

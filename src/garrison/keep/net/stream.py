@@ -1,0 +1,292 @@
+"""Connected streams: plain ones, and TLS ones whose peer was checked in the handshake.
+
+Sockets do not block. Data goes between OpenSSL and the workload's memory without a copy. The
+end of a TLS stream counts only if TLS announced it: a connection that is cut off, as an attacker
+on the way can do, is an error and no end of data.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from garrison.keep.net.openssl import failure, ffi, handle, lib
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
+
+# RFC 8446, section 5.1: the plain text of a record has at most 2^14 bytes.
+_MAX_RECORD = 1 << 14
+# The library counts in a C int.
+_MAX_CALL = (1 << 31) - 1
+# How long, and for how many streams at a time, the announcement of the end may stay unsent
+# because the peer does not read. Beyond, the stream is cut off.
+_LINGER_SECONDS = 10.0
+_MAX_LINGERING = 64
+
+
+class Stream:
+    """A plain connection.
+
+    Attributes:
+        peer: who is at the other end, as the workload reads it.
+    """
+
+    def __init__(self, sock: socket.socket, peer: dict[str, Any]) -> None:
+        self.peer = dict(peer)
+        self._socket = sock
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to poll."""
+        return self._socket.fileno()
+
+    def read_into(self, view: memoryview) -> int:
+        """Read into `view`.
+
+        Returns:
+            How many bytes, 0 at the end of the stream.
+
+        Raises:
+            BlockingIOError: there is nothing yet.
+            OSError: the connection failed.
+        """
+        return self._socket.recv_into(view)
+
+    def write(self, view: memoryview) -> int:
+        """Write from `view`.
+
+        Returns:
+            How many bytes were taken, perhaps not all.
+
+        Raises:
+            BlockingIOError: none can be taken yet.
+            OSError: the connection failed.
+        """
+        return self._socket.send(view)
+
+    def pending(self) -> bool:
+        """Whether data waits that the descriptor does not show."""
+        return False
+
+    def wants_write(self) -> bool:
+        """Whether a read waits for the descriptor to be writable."""
+        return False
+
+    def shutdown(self, how: int) -> None:
+        """End one direction or both, as `socket.shutdown` does.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        self._socket.shutdown(how)
+
+    def close(self) -> None:
+        """Close the connection; again is nothing."""
+        self._socket.close()
+
+
+class TlsStream(Stream):
+    """A TLS connection after its handshake."""
+
+    def __init__(
+        self, sock: socket.socket, connection: SSL.Connection, peer: dict[str, Any]
+    ) -> None:
+        super().__init__(sock, peer)
+        # Kept, for it owns what the handle points to.
+        self._connection = connection
+        self._ssl = handle(connection)
+        self._closed = False
+        # Number and message of the error that ended the connection. Not the exception: with its
+        # traceback it would keep the workload's memory alive, and itself.
+        self._failure: tuple[int, str] | None = None
+        self._read_wants_write = False
+        self._read_ended = False
+        # The end of writing: asked for, and announced in TLS.
+        self._write_ended = False
+        self._end_sent = False
+        # A record that could not be sent whole. OpenSSL has encrypted it and cannot take it
+        # back, while the workload was told that nothing was taken and may come again with more,
+        # less or other data. `_record` is what is still to be sent, None once it is; `_owed` is
+        # what the workload has yet to hand over of it.
+        self._record: memoryview | None = None
+        self._owed = memoryview(b"")
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to poll; -1 after `close`."""
+        return -1 if self._closed else self._socket.fileno()
+
+    def read_into(self, view: memoryview) -> int:
+        """Read into `view`, as `Stream.read_into` does."""
+        size = min(len(view), _MAX_CALL)
+        if not size:
+            return 0
+        self._check_usable()
+        if self._read_ended:
+            return 0
+        if self._write_ended and not self._end_sent:
+            self._end_write()
+        # Released at once: nothing may point into the workload's memory after the call.
+        with ffi.from_buffer(view, require_writable=True) as target:
+            return self._ssl_read(target, size)
+
+    def _ssl_read(self, target: Any, size: int) -> int:
+        self._read_wants_write = False
+        total = 0
+        while True:
+            lib.ERR_clear_error()
+            count = int(lib.SSL_read(self._ssl, target + total, size - total))
+            if count > 0:
+                total += count
+                # One call gives one record; after a full one there is likely more.
+                if count < _MAX_RECORD or total == size:
+                    return total
+                continue
+            code = lib.SSL_get_error(self._ssl, count)
+            if code == lib.SSL_ERROR_ZERO_RETURN:
+                return total
+            if code == lib.SSL_ERROR_WANT_WRITE:
+                self._read_wants_write = True
+            elif code != lib.SSL_ERROR_WANT_READ:
+                self._fail(failure(code))
+            if total:
+                # What comes next, also an error, is for the next call.
+                return total
+            self._check_usable()
+            raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
+
+    def write(self, view: memoryview) -> int:
+        """Write from `view`, as `Stream.write` does.
+
+        Raises:
+            ConnectionAbortedError: after a write that would have blocked, other data came. Part
+                of the first is on its way already, so that the stream cannot go on.
+        """
+        self._check_usable()
+        if self._write_ended:
+            raise BrokenPipeError(errno.EPIPE, "this direction was shut down")
+        if self._owed:
+            return self._pay(view)
+        if not len(view):
+            return 0
+        try:
+            return self._ssl_write(view)
+        except BlockingIOError:
+            self._record = self._owed = memoryview(bytes(view[:_MAX_RECORD]))
+            raise
+
+    def _pay(self, view: memoryview) -> int:
+        """Take from `view` what the record on its way already holds."""
+        count = min(len(view), len(self._owed))
+        if view[:count] != self._owed[:count]:
+            self._fail(
+                OSError(errno.ECONNABORTED, "other data after a write that was to be repeated")
+            )
+            self._check_usable()
+        if self._record is not None:
+            self._ssl_write(self._record)
+            self._record = None
+        self._owed = self._owed[count:]
+        return count
+
+    def _ssl_write(self, view: memoryview) -> int:
+        lib.ERR_clear_error()
+        with ffi.from_buffer(view) as source:
+            count = int(lib.SSL_write(self._ssl, source, min(len(view), _MAX_CALL)))
+            # Here, for no other call may come between the failed one and this.
+            code = 0 if count > 0 else lib.SSL_get_error(self._ssl, count)
+        if count > 0:
+            return count
+        if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
+            raise BlockingIOError(errno.EAGAIN, "cannot write yet")
+        self._fail(failure(code))
+        self._check_usable()
+        raise AssertionError  # `_check_usable` has raised
+
+    def _fail(self, error: OSError) -> None:
+        self._failure = (error.errno or errno.EIO, error.strerror or "")
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self._failure is not None:
+            raise OSError(*self._failure)
+
+    def pending(self) -> bool:
+        """Whether decrypted data waits."""
+        return not self._closed and bool(lib.SSL_pending(self._ssl) > 0)
+
+    def wants_write(self) -> bool:
+        """Whether a read waits for the descriptor to be writable.
+
+        It then has something of TLS itself to send: a key update's answer, or the end.
+        """
+        return self._read_wants_write or (self._write_ended and not self._end_sent)
+
+    def shutdown(self, how: int) -> None:
+        """End one direction or both; the end of writing is announced in TLS.
+
+        Where the peer does not read, the announcement waits for the next read, or for `close`.
+
+        Raises:
+            OSError: the connection failed.
+        """
+        self._check_usable()
+        if how != socket.SHUT_WR:
+            self._read_ended = True
+        if how != socket.SHUT_RD:
+            self._write_ended = True
+            self._end_write()
+
+    def _end_write(self) -> None:
+        """Announce the end of writing, then end it on the socket.
+
+        Where part of a record was abandoned there is no announcement, and the peer sees that
+        the stream was cut off.
+        """
+        if self._owed or self._announce_end():
+            self._end_sent = True
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _announce_end(self) -> bool:
+        """Send the end of TLS; False if the socket takes no more for now."""
+        if self._end_sent or self._failure is not None:
+            return True
+        lib.ERR_clear_error()
+        code = lib.SSL_get_error(self._ssl, lib.SSL_shutdown(self._ssl))
+        self._end_sent = bool(code != lib.SSL_ERROR_WANT_WRITE)
+        lib.ERR_clear_error()
+        return self._end_sent
+
+    def close(self) -> None:
+        """Announce the end in TLS and close the connection; again is nothing.
+
+        A peer that does not read holds nobody up: the announcement then waits in the background,
+        for a while.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):
+            self._socket.close()
+            return
+        threading.Thread(target=self._linger, name="tls-end", daemon=True).start()
+
+    def _linger(self) -> None:
+        """Announce the end when the peer reads on; nobody else uses this stream any more."""
+        deadline = time.monotonic() + _LINGER_SECONDS
+        try:
+            poller = select.poll()
+            poller.register(self._socket, select.POLLOUT)
+            while (left := deadline - time.monotonic()) > 0 and not self._announce_end():
+                poller.poll(left * 1000)
+        finally:
+            _LINGERING.release()
+            self._socket.close()
+
+
+_LINGERING = threading.BoundedSemaphore(_MAX_LINGERING)

@@ -1,0 +1,207 @@
+"""What an open file, directory, stream or listener has in common, and the rights to use it.
+
+A descriptor never blocks: where it would, it raises BlockingIOError, and says with `events`
+and `timeout` what to wait for. Waiting is the host's.
+"""
+
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.errno import Errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garrison.keep.vfs.nodes import Node
+
+# `filetype`
+UNKNOWN = 0
+CHARACTER = 2
+FOLDER = 3
+REGULAR = 4
+STREAM = 6
+SYMLINK = 7
+
+# `rights`, by bit
+FD_READ = 1 << 1
+FD_SEEK = 1 << 2
+FD_TELL = 1 << 5
+FD_WRITE = 1 << 6
+FD_ALLOCATE = 1 << 8
+PATH_CREATE_DIRECTORY = 1 << 9
+PATH_CREATE_FILE = 1 << 10
+PATH_LINK_SOURCE = 1 << 11
+PATH_LINK_TARGET = 1 << 12
+PATH_OPEN = 1 << 13
+FD_READDIR = 1 << 14
+PATH_READLINK = 1 << 15
+PATH_RENAME_SOURCE = 1 << 16
+PATH_RENAME_TARGET = 1 << 17
+PATH_FILESTAT_GET = 1 << 18
+PATH_FILESTAT_SET_SIZE = 1 << 19
+PATH_FILESTAT_SET_TIMES = 1 << 20
+FD_FILESTAT_GET = 1 << 21
+FD_FILESTAT_SET_SIZE = 1 << 22
+FD_FILESTAT_SET_TIMES = 1 << 23
+PATH_SYMLINK = 1 << 24
+PATH_REMOVE_DIRECTORY = 1 << 25
+PATH_UNLINK_FILE = 1 << 26
+POLL = 1 << 27
+SOCK_SHUTDOWN = 1 << 28
+SOCK_ACCEPT = 1 << 29
+ALL = (1 << 30) - 1
+
+_SYNC = 1 << 0 | 1 << 4
+_SET_FLAGS = 1 << 3
+_ADVISE = 1 << 7
+
+STREAM_RIGHTS = FD_READ | FD_WRITE | _SET_FLAGS | _SYNC | FD_FILESTAT_GET | POLL
+FILE_RIGHTS = (
+    STREAM_RIGHTS
+    | FD_SEEK
+    | FD_TELL
+    | _ADVISE
+    | FD_ALLOCATE
+    | FD_FILESTAT_SET_SIZE
+    | FD_FILESTAT_SET_TIMES
+)
+SOCKET_RIGHTS = STREAM_RIGHTS | SOCK_SHUTDOWN
+LISTENER_RIGHTS = SOCK_ACCEPT | FD_READ | _SET_FLAGS | FD_FILESTAT_GET | POLL
+FOLDER_RIGHTS = (
+    0x07FFFE00 & ~(FD_FILESTAT_SET_SIZE)  # every right on a path
+    | FD_READDIR
+    | _SET_FLAGS
+    | _SYNC
+)
+
+
+class Stat:
+    """What a guest can know of a node: `filestat`, without the device."""
+
+    __slots__ = ("atim", "ctim", "filetype", "ino", "links", "mtim", "size")
+
+    def __init__(
+        self, filetype: int, ino: int = 0, links: int = 1, size: int = 0, times: tuple[int, int, int] = (0, 0, 0)
+    ) -> None:
+        self.filetype = filetype
+        self.ino = ino
+        self.links = links
+        self.size = size
+        self.atim, self.mtim, self.ctim = times
+
+
+class Descriptor:
+    """An open thing; by itself it can do nothing.
+
+    Attributes:
+        filetype: what it is.
+        rights: what may be done with it.
+        inheriting: what may be done with what is opened through it.
+        flags: `fdflags`.
+        preopened: the name that the guest finds it by, None if the guest opened it.
+    """
+
+    filetype = UNKNOWN
+    possible = 0
+
+    def __init__(self) -> None:
+        self.rights = self.possible
+        self.inheriting = 0
+        self.flags = 0
+        self.preopened: str | None = None
+
+    def read(self, view: memoryview) -> int:
+        """Read some; 0 is the end.
+
+        Raises:
+            BlockingIOError: there is nothing yet.
+            Errno: this cannot be read.
+            OSError: the host's reason.
+        """
+        raise Errno(errno.BADF)
+
+    def write(self, view: memoryview) -> int:
+        """Write some, and say how much.
+
+        Raises:
+            BlockingIOError: nothing can be taken yet.
+            Errno: this cannot be written.
+            OSError: the host's reason.
+        """
+        raise Errno(errno.BADF)
+
+    def pread(self, view: memoryview, offset: int) -> int:
+        """Read at a place.
+
+        Raises:
+            Errno: this has no places.
+        """
+        raise Errno(errno.SPIPE)
+
+    def pwrite(self, view: memoryview, offset: int) -> int:
+        """Write at a place.
+
+        Raises:
+            Errno: this has no places.
+        """
+        raise Errno(errno.SPIPE)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Change the place (`whence`: 0 from the start, 1 from here, 2 from the end).
+
+        Raises:
+            Errno: this has no places, or not that one.
+        """
+        raise Errno(errno.SPIPE)
+
+    def stat(self) -> Stat:
+        """What it is."""
+        return Stat(self.filetype)
+
+    def set_size(self, size: int) -> None:
+        """Cut it or fill it with zeros.
+
+        Raises:
+            Errno: it has no size.
+        """
+        raise Errno(errno.INVAL)
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Make sure that there is room.
+
+        Raises:
+            Errno: it has no size, or there is none.
+        """
+        raise Errno(errno.NOTSUP)
+
+    def set_times(self, atim: int | None, mtim: int | None) -> None:
+        """Set its times, in nanoseconds.
+
+        Raises:
+            Errno: it has none.
+        """
+        raise Errno(errno.INVAL)
+
+    def node(self) -> "Node":  # noqa: UP037  (no future import on a start's path)
+        """The node that it is open on, as the directory of a path.
+
+        Raises:
+            Errno: it is no directory.
+        """
+        raise Errno(errno.NOTDIR)
+
+    def ready(self, *, write: bool) -> bool:
+        """Whether a read or write would do something now, if that is known without asking."""
+        return True
+
+    def events(self, *, write: bool) -> "tuple[int, int] | None":  # noqa: UP037  (likewise)
+        """Host descriptor and poll events to wait for; None where waiting is never needed."""
+        return None
+
+    def timeout(self) -> "float | None":  # noqa: UP037  (likewise)
+        """Seconds after which to ask again without any event."""
+        return None
+
+    def available(self) -> int:
+        """How many bytes a read would give, as far as known."""
+        return 1
+
+    def close(self) -> None:
+        """End it."""

@@ -1,0 +1,129 @@
+"""Finding what a path means, and never leaving the directory that it starts from.
+
+Rules: a path is relative to an open directory; `..` and symbolic links are followed inside it
+and refused (PERM) where they would lead out; links are followed a bounded number of times.
+"""
+
+from __future__ import annotations
+
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.nodes import Directory, Symlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garrison.keep.vfs.nodes import Node
+
+# As on Linux (limits.h, PATH_MAX, and path_resolution(7)).
+MAX_PATH = 4096
+_MAX_LINKS = 40
+
+
+class Place:
+    """Where a path leads.
+
+    Attributes:
+        parent: the directory that it ends in.
+        name: the last name; empty if the path ends in `.` or `..`.
+        node: what is there, None if nothing.
+        slash: the path ends in a slash, so only a directory will do.
+    """
+
+    __slots__ = ("name", "node", "parent", "slash")
+
+    def __init__(self, parent: Directory, name: str, node: Node | None, *, slash: bool) -> None:
+        self.parent = parent
+        self.name = name
+        self.node = node
+        self.slash = slash
+
+    def existing(self) -> Node:
+        """What is there.
+
+        Raises:
+            Errno: nothing is, or it is no directory where only one will do.
+        """
+        if self.node is None:
+            raise Errno(errno.NOENT)
+        if self.slash and not isinstance(self.node, Directory):
+            raise Errno(errno.NOTDIR)
+        return self.node
+
+    def named(self) -> str:
+        """The last name, to be removed or made.
+
+        Raises:
+            Errno: the path has none, for it ends in `.` or `..`.
+        """
+        if not self.name:
+            raise Errno(errno.INVAL if self.node is not None else errno.NOENT)
+        return self.name
+
+
+def decode(path: bytes) -> str:
+    """Read a path as text.
+
+    Raises:
+        Errno: it is too long, or not UTF-8, or has a zero in it.
+    """
+    if len(path) > MAX_PATH:
+        raise Errno(errno.NAMETOOLONG)
+    try:
+        text = path.decode()
+    except UnicodeDecodeError:
+        raise Errno(errno.ILSEQ) from None
+    if "\0" in text:
+        raise Errno(errno.INVAL)
+    return text
+
+
+def resolve(base: Directory, path: str, *, follow: bool) -> Place:
+    """Find `path` from `base`; `follow` a symbolic link at its end too.
+
+    Raises:
+        Errno: it leads out, or through something that is no directory, or nowhere.
+    """
+    if not path:
+        raise Errno(errno.NOENT)
+    chain = [base]
+    left = _parts(path)
+    slash = path.endswith("/")
+    links = 0
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            chain.pop()
+            if not chain:
+                raise Errno(errno.PERM)
+            continue
+        node = chain[-1].lookup(name)
+        last = not any(part != "" for part in left)
+        if isinstance(node, Symlink) and (follow or slash or not last):
+            links += 1
+            if links > _MAX_LINKS:
+                raise Errno(errno.LOOP)
+            left += _parts(node.target)
+            slash = slash or (last and node.target.endswith("/"))
+            continue
+        if last:
+            return Place(chain[-1], name, node, slash=slash)
+        if node is None:
+            raise Errno(errno.NOENT)
+        if not isinstance(node, Directory):
+            raise Errno(errno.NOTDIR)
+        chain.append(node)
+    parent = chain[-2] if len(chain) > 1 else chain[-1]
+    return Place(parent, "", chain[-1], slash=slash)
+
+
+def _parts(path: str) -> list[str]:
+    """The names of a path, last first.
+
+    Raises:
+        Errno: it is absolute, and so not under any directory.
+    """
+    if path.startswith("/"):
+        raise Errno(errno.PERM)
+    return path.split("/")[::-1]

@@ -1,0 +1,202 @@
+"""Descriptors that end outside the virtual file system: standard streams and the network.
+
+None blocks; `events` says what the host shall wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from garrison.keep.vfs import descriptor as d
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.descriptor import Descriptor
+from garrison.keep.vfs.errno import Errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Stream(Protocol):
+        """A connection whose peer was checked (`garrison.keep.net`)."""
+
+        @property
+        def peer(self) -> dict[str, Any]: ...  # noqa: D102
+        def fileno(self) -> int: ...  # noqa: D102
+        def read_into(self, view: memoryview) -> int: ...  # noqa: D102
+        def write(self, view: memoryview) -> int: ...  # noqa: D102
+        def pending(self) -> bool: ...  # noqa: D102
+        def wants_write(self) -> bool: ...  # noqa: D102
+        def shutdown(self, how: int) -> None: ...  # noqa: D102
+        def close(self) -> None: ...  # noqa: D102
+
+    class Listener(Protocol):
+        """A listening socket (`garrison.keep.net`)."""
+
+        def fileno(self) -> int: ...  # noqa: D102
+        def ready(self) -> bool: ...  # noqa: D102
+        def accept(self) -> Stream: ...  # noqa: D102
+        def timeout(self) -> float | None: ...  # noqa: D102
+        def close(self) -> None: ...  # noqa: D102
+
+
+# poll(2), asm-generic/poll.h: written here because the module `select` is not needed for a guest
+# that only writes to a file.
+POLLIN = 1
+POLLOUT = 4
+
+# pipe(7), PIPE_BUF: a pipe that polls as writable takes as much without blocking.
+_PIPE_BUF = 4096
+
+
+class HostStream(Descriptor):
+    """A standard stream of the keep's own process. It is never closed, for it is not ours."""
+
+    possible = d.STREAM_RIGHTS
+
+    def __init__(self, number: int) -> None:
+        if os.isatty(number):
+            self.filetype = d.CHARACTER
+        super().__init__()
+        self.rights &= ~(d.FD_WRITE if number == 0 else d.FD_READ)
+        self._number = number
+        # A regular file never blocks, and poll(2) has nothing to say of it.
+        self._waits = not stat.S_ISREG(os.fstat(number).st_mode)
+
+    def read(self, view: memoryview) -> int:
+        """Read what is there."""
+        if self._waits and not self.ready(write=False):
+            raise BlockingIOError
+        return os.readv(self._number, [view])
+
+    def write(self, view: memoryview) -> int:
+        """Write as much as surely does not block."""
+        if not self._waits:
+            return os.write(self._number, view)
+        if not self.ready(write=True):
+            raise BlockingIOError
+        return os.write(self._number, view[:_PIPE_BUF])
+
+    def ready(self, *, write: bool) -> bool:
+        """Ask the kernel."""
+        if not self._waits:
+            return True
+        from select import poll  # late: a guest that writes nothing starts without
+
+        poller = poll()
+        poller.register(self._number, POLLOUT if write else POLLIN)
+        return bool(poller.poll(0))
+
+    def events(self, *, write: bool) -> tuple[int, int] | None:
+        """Its own descriptor, unless it is a file."""
+        return (self._number, POLLOUT if write else POLLIN) if self._waits else None
+
+
+class Null(Descriptor):
+    """`/dev/null`, and a standard stream that is none."""
+
+    filetype = d.CHARACTER
+    possible = d.STREAM_RIGHTS
+
+    def read(self, view: memoryview) -> int:
+        """Give the end."""
+        return 0
+
+    def write(self, view: memoryview) -> int:
+        """Take all."""
+        return len(view)
+
+
+class Zero(Null):
+    """`/dev/zero`."""
+
+    def read(self, view: memoryview) -> int:
+        """Give zeros."""
+        view[:] = bytes(len(view))
+        return len(view)
+
+
+class Random(Null):
+    """`/dev/urandom`; what is written to it goes nowhere."""
+
+    def read(self, view: memoryview) -> int:
+        """Give random bytes."""
+        view[:] = os.urandom(len(view))
+        return len(view)
+
+
+class Socket(Descriptor):
+    """A connection.
+
+    Attributes:
+        stream: whose peer was checked.
+    """
+
+    filetype = d.STREAM
+    possible = d.SOCKET_RIGHTS
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def read(self, view: memoryview) -> int:
+        """Receive."""
+        return self.stream.read_into(view) if len(view) else 0
+
+    def write(self, view: memoryview) -> int:
+        """Send."""
+        return self.stream.write(view) if len(view) else 0
+
+    def ready(self, *, write: bool) -> bool:
+        """Whether decrypted bytes wait that the kernel knows nothing of."""
+        return not write and self.stream.pending()
+
+    def events(self, *, write: bool) -> tuple[int, int] | None:
+        """Its socket; a TLS stream may have to write before it can read."""
+        if write:
+            return self.stream.fileno(), POLLOUT
+        return self.stream.fileno(), POLLIN | (POLLOUT if self.stream.wants_write() else 0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+
+
+class ListeningSocket(Descriptor):
+    """A listener."""
+
+    filetype = d.STREAM
+    possible = d.LISTENER_RIGHTS
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def accept(self) -> Socket:
+        """Take the next connection.
+
+        Raises:
+            BlockingIOError: there is none yet.
+            OSError: the host's reason.
+        """
+        return Socket(self._listener.accept())
+
+    def read(self, view: memoryview) -> int:
+        """Fail: it is not connected."""
+        raise Errno(errno.NOTSUP)
+
+    def ready(self, *, write: bool) -> bool:
+        """Whether a connection waits; this goes on with handshakes that are under way."""
+        return not write and self._listener.ready()
+
+    def events(self, *, write: bool) -> tuple[int, int] | None:
+        """Its own descriptor, which is readable when there is something to go on with."""
+        return self._listener.fileno(), POLLIN
+
+    def timeout(self) -> float | None:
+        """When the next handshake is late."""
+        return self._listener.timeout()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()

@@ -1,0 +1,1 @@
+"""WASI preview 1, in full: what a guest can ask of the keep."""

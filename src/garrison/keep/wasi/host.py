@@ -1,0 +1,221 @@
+"""The host of one guest: its descriptors, its memory, and the functions that it imports.
+
+Rules: no exception ever enters the engine (an `Errno` is the guest's, everything else ends the
+guest by a trap and is raised again outside); no function runs twice for one call; what a
+function writes its result to is checked before it does anything.
+"""
+
+from __future__ import annotations
+
+import time
+from ctypes import c_char
+from struct import Struct
+
+from garrison.errors import Malformed
+from garrison.keep.engine.runtime import new_trap
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.errno import Errno, of_host
+from garrison.keep.wasi import abi
+from garrison.keep.wasi.memory import Memory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from garrison.keep.engine.runtime import Instance, Module
+    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.wasi.interrupts import Interrupts
+
+    Function = Callable[..., None]
+
+# wasmtime/val.h, wasmtime_val_raw_t: 16 bytes, the value at 0.
+_VALUE_SIZE = 16
+_PADDING = {"I": "12x", "Q": "8x", "q": "8x"}
+
+
+class Exit(BaseException):
+    """The guest ended itself.
+
+    Args:
+        code: its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Table(dict[int, "Descriptor"]):
+    """The guest's descriptors by number.
+
+    Args:
+        limit: how many there may be.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        # No number below this one is free.
+        self._lowest = 0
+
+    def insert(self, descriptor: Descriptor) -> int:
+        """Give `descriptor` the lowest free number.
+
+        Raises:
+            Errno: there are too many; it is closed.
+        """
+        if len(self) >= self._limit:
+            descriptor.close()
+            raise Errno(errno.MFILE)
+        number = self._lowest
+        while number in self:
+            number += 1
+        self[number] = descriptor
+        self._lowest = number + 1
+        return number
+
+    def take(self, number: int) -> Descriptor:
+        """Take a descriptor away, not closed.
+
+        Raises:
+            Errno: there is none.
+        """
+        descriptor = self.having(number)
+        del self[number]
+        self._lowest = min(self._lowest, number)
+        return descriptor
+
+    def having(self, number: int, rights: int = 0) -> Descriptor:
+        """The descriptor with a number, if it has the `rights` to what shall be done.
+
+        Raises:
+            Errno: there is none, or it has not.
+        """
+        try:
+            descriptor = self[number]
+        except KeyError:
+            raise Errno(errno.BADF) from None
+        if rights & ~descriptor.rights:
+            raise Errno(errno.NOTCAPABLE)
+        return descriptor
+
+    def close(self) -> None:
+        """Close all."""
+        while self:
+            _, descriptor = self.popitem()
+            descriptor.close()
+
+
+class Host:
+    """What one guest runs on.
+
+    Args:
+        args: the arguments, the program's name first.
+        env: the environment.
+        descriptors: those that it starts with.
+        interrupts: what ends a wait.
+
+    Attributes:
+        failure: what ended the guest from inside a function, if that was it.
+    """
+
+    def __init__(
+        self, args: list[str], env: dict[str, str], descriptors: Table, interrupts: Interrupts
+    ) -> None:
+        # A surrogate stands for a byte of a command line that is not UTF-8.
+        self.args = [_zero_ended(arg) for arg in args]
+        self.env = [_zero_ended(f"{name}={value}") for name, value in env.items()]
+        self.descriptors = descriptors
+        self.interrupts = interrupts
+        self.memory = Memory()
+        self.failure: BaseException | None = None
+
+    def provide(self, instance: Instance, module: Module) -> None:
+        """Define what `module` imports.
+
+        Raises:
+            Malformed: it imports something that no keep has.
+        """
+        for source, name, is_function in dict.fromkeys(module.imports):
+            parameters = abi.SIGNATURES.get(name)
+            if source != abi.MODULE or parameters is None or not is_function:
+                raise Malformed(
+                    "the module imports what no keep has",
+                    field="module",
+                    found=f"{source} {name}",
+                    expected=f"functions of {abi.MODULE} only",
+                    hint="build for wasm32-wasip1, without JavaScript glue or threads",
+                )
+            result = "" if name in abi.NO_RESULT else "I"
+            callback = self._callback(_function(name), parameters)
+            instance.define(source, name, parameters, result, callback)
+
+    def wait_for(self, descriptor: Descriptor, *, write: bool) -> None:
+        """Wait until reading or writing may do something.
+
+        Raises:
+            Errno: the guest does not want to wait.
+            Interrupted: a signal came.
+        """
+        if descriptor.flags & abi.NONBLOCK:
+            raise Errno(errno.AGAIN)
+        if not descriptor.ready(write=write):
+            events = descriptor.events(write=write)
+            self.interrupts.wait([events] if events else [], descriptor.timeout())
+
+    def _callback(
+        self, function: Function, parameters: str
+    ) -> Callable[[int, int, int, int], int]:
+        """Make what the engine calls: it reads the parameters, and writes the errno."""
+        body = function.__get__(self)
+        unpack = Struct("<" + "".join(c + _PADDING[c] for c in parameters)).unpack_from
+        size = max(len(parameters), 1) * _VALUE_SIZE
+        memory = self.memory
+        # The values are on the engine's stack, at one of few addresses.
+        known: dict[int, memoryview] = {}
+
+        def callback(_environment: int, caller: int, values: int, _count: int) -> int:
+            try:
+                view = known.get(values)
+                if view is None:
+                    view = memoryview((c_char * size).from_address(values)).cast("B").cast("I")
+                    known[values] = view
+                memory.caller = caller
+                try:
+                    body(*unpack(view))
+                    view[0] = 0
+                except Errno as error:
+                    view[0] = error.number
+                except MemoryError:
+                    view[0] = errno.NOMEM
+                except OSError as error:
+                    view[0] = of_host(error)
+            except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
+                self.failure = error
+                return new_trap(b"ended by the host")
+            return 0
+
+        return callback
+
+
+def _function(name: str) -> Function:
+    """The function that serves an import, from the module of its group."""
+    group = abi.GROUPS[name.partition("_")[0]]
+    module = __import__(f"garrison.keep.wasi.{group}", fromlist=[name])
+    function: Function = getattr(module, name)
+    return function
+
+
+def _zero_ended(text: str) -> bytes:
+    return text.encode(errors="surrogateescape") + b"\0"
+
+
+def now(clock: int) -> int:
+    """The time of a clock, in nanoseconds.
+
+    Raises:
+        Errno: there is no such clock.
+    """
+    if clock not in abi.CLOCKS:
+        raise Errno(errno.INVAL)
+    return time.clock_gettime_ns(clock)

@@ -1,0 +1,119 @@
+"""Signals that end a run, wherever the guest is.
+
+A guest can be in its own code for ever, where no Python runs. So the interpreter's C handler
+writes to a pipe, and a thread that reads it tells the engine, which stops the guest at its next
+loop or call. Python's own handlers raise nothing: an exception at the entry of a host function
+would be lost. Where the host waits, it waits for a second pipe too, so that no signal that comes
+just before the waiting is missed.
+"""
+
+from __future__ import annotations
+
+import _signal as signal
+import _thread
+import os
+
+from garrison.keep.engine.failures import Interrupted
+from garrison.keep.vfs.streams import POLLIN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP = b"\0"
+
+
+class Interrupts:
+    """Turns SIGINT and SIGTERM into `Interrupted`, from `__enter__` to `__exit__`.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Args:
+        stop: stops the guest; called in another thread.
+
+    Attributes:
+        number: the signal that came, 0 if none did.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.number = 0
+        self._stop = stop
+        self._previous: dict[int, Any] = {}
+        self._previous_wakeup = -1
+        self._ended = _thread.allocate_lock()
+        self._pipes: list[int] = []
+
+    def __enter__(self) -> Interrupts:
+        signals, wake = os.pipe()
+        woken, tell = os.pipe()
+        self._pipes = [signals, wake, woken, tell]
+        os.set_blocking(wake, False)  # noqa: FBT003  (its own interface)
+        try:
+            self._previous_wakeup = signal.set_wakeup_fd(wake)
+        except ValueError:
+            # Not the main thread: signals go elsewhere.
+            return self
+        self._ended.acquire()
+        _thread.start_new_thread(self._watch, (signals, tell))
+        for number in _SIGNALS:
+            # One that is ignored (nohup, a shell's background job) stays so.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ended.locked():
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._previous_wakeup)
+            os.write(self._pipes[1], _STOP)
+            self._ended.acquire()
+        for descriptor in self._pipes:
+            os.close(descriptor)
+
+    def check(self) -> None:
+        """Raise if a signal came.
+
+        Raises:
+            Interrupted: it did.
+        """
+        if self.number:
+            raise Interrupted(self.number)
+
+    def wait(self, events: list[tuple[int, int]], seconds: float | None) -> dict[int, int]:
+        """Wait until one of `events` (descriptor, poll(2) events) happens, or the time is over.
+
+        Returns:
+            What happened, by descriptor; nothing if the time is over.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        from select import poll  # late: most short programs never wait
+
+        poller = poll()
+        woken = self._pipes[2]
+        poller.register(woken, POLLIN)
+        wanted: dict[int, int] = {}
+        for descriptor, mask in events:
+            wanted[descriptor] = wanted.get(descriptor, 0) | mask
+            poller.register(descriptor, wanted[descriptor])
+        # poll(2) takes a C int of milliseconds; a longer wait is a caller's loop.
+        found = dict(poller.poll(None if seconds is None else min(seconds * 1000, 1 << 30)))
+        if found.pop(woken, 0):
+            self.check()
+        return found
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+
+    def _watch(self, signals: int, tell: int) -> None:
+        while (received := os.read(signals, 1)) != _STOP:
+            if received[0] in _SIGNALS:
+                self.number = received[0]
+                os.write(tell, received)
+                self._stop()
+        self._ended.release()

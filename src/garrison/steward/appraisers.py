@@ -1,0 +1,46 @@
+"""The TEEs that this steward can verify: from evidence to attestation result, by its policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from garrison.appraisal.snp import appraise
+from garrison.endorsements.store import SnpEndorsementStore
+from garrison.formats.csr import EnarxEvidence
+from garrison.formats.snp_evidence import SnpEvidence
+from garrison.verification.snp import verify
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from garrison.appraisal.result import AttestationResult
+    from garrison.appraisal.snp import SnpPolicy
+    from garrison.formats.evidence import Evidence
+
+
+class SnpAppraiser:
+    """SEV-SNP: endorsements from the policy's directories, AMD's roots and those it names."""
+
+    def __init__(self, policy: SnpPolicy) -> None:
+        """Read the endorsements that `policy` names.
+
+        Raises:
+            Misuse: a directory cannot be read, or a simulated root is a vendor's.
+            Malformed: a file is not what its name says.
+        """
+        self._policy = policy
+        self._roots = policy.roots()
+        self._store = SnpEndorsementStore.load(policy.endorsements)
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """See `garrison.steward.issuance.Appraiser.appraise`."""
+        crls: tuple[bytes, ...] = ()
+        if isinstance(evidence, EnarxEvidence):
+            snp, crls = SnpEvidence.from_enarx(evidence.der)
+        else:
+            snp = SnpEvidence.from_bytes(evidence.payload)
+        endorsements = self._store.for_evidence(snp, crls)
+        verified = verify(snp.report, endorsements, self._roots, now)
+        return appraise(verified, self._policy, expected_report_data, now)

@@ -1,0 +1,123 @@
+"""The certificates that a steward signs: one profile, nothing copied from a request.
+
+Leaf, X.509 v3, 16-byte random serial. Extensions, in this order: basic constraints (critical,
+not a CA), key usage (critical, digital signature), extended key usage (server and client),
+subject alternative name (one SPIFFE ID, then DNS names; critical where the subject is empty,
+RFC 5280 4.2.1.6), `WorkloadIdentity`, subject and authority key identifiers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from garrison.errors import Unavailable
+from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
+from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier, key_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+_SERIAL_SIZE = 16
+_OWN_LIFETIME = timedelta(minutes=10)
+
+
+def issue_certificate(
+    authority: Authority,
+    public_key: ec.EllipticCurvePublicKey,
+    identity: WorkloadIdentity,
+    *,
+    dns_names: Sequence[str],
+    lifetime: timedelta,
+    now: datetime,
+) -> x509.Certificate:
+    """Certify that `identity` holds `public_key`. The caller has verified that it is so.
+
+    Args:
+        authority: who signs.
+        public_key: the keep's key.
+        identity: what was verified of the keep.
+        dns_names: DNS names it may be called by.
+        lifetime: how long the certificate is good; never longer than the root.
+        now: the time.
+
+    Raises:
+        Unavailable: the root is not valid at `now`.
+        Malformed: the identity has no SPIFFE ID.
+    """
+    uri = identity.spiffe_id(authority.trust_domain)
+    common_name = identity.common_name()
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    names += [x509.DNSName(name) for name in dns_names]
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    extension = x509.UnrecognizedExtension(WORKLOAD_IDENTITY_OID, identity.to_der())
+    return _sign(authority, public_key, common_name, names, usages, [extension], lifetime, now)
+
+
+def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes, bytes]:
+    """Make a key and a certificate with which the steward shows itself to a drawbridge.
+
+    Its SPIFFE ID is `spiffe://<trust domain>/steward`; it is for clients alone, for minutes.
+
+    Returns:
+        The chain and the private key, both PEM.
+
+    Raises:
+        Unavailable: the root is not valid at `now`.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.UniformResourceIdentifier(f"spiffe://{authority.trust_domain}/steward")]
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    certificate = _sign(authority, key.public_key(), None, names, usages, [], _OWN_LIFETIME, now)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return certificate.public_bytes(Encoding.PEM), private
+
+
+def _sign(
+    authority: Authority,
+    public_key: ec.EllipticCurvePublicKey,
+    common_name: str | None,
+    names: Sequence[x509.GeneralName],
+    usages: Sequence[x509.ObjectIdentifier],
+    extensions: Sequence[x509.UnrecognizedExtension],
+    lifetime: timedelta,
+    now: datetime,
+) -> x509.Certificate:
+    root = authority.certificate
+    if not root.not_valid_before_utc <= now < root.not_valid_after_utc:
+        raise Unavailable(
+            "the steward's root is not valid now",
+            field="root.pem",
+            found=f"{root.not_valid_before_utc} to {root.not_valid_after_utc}",
+            expected=f"valid at {now}",
+            hint="make a new one with `garrison steward init`, and distribute its root.pem",
+        )
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(subject))
+        .issuer_name(root.subject)
+        .public_key(public_key)
+        # Positive in 16 bytes (RFC 5280, 4.1.2.2).
+        .serial_number((int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1)
+        .not_valid_before(max(now - BACKDATE, root.not_valid_before_utc))
+        .not_valid_after(min(now + lifetime, root.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=not subject)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return (
+        builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(authority_key_identifier(root), critical=False)
+        .sign(authority.key, authority.hash_algorithm)
+    )

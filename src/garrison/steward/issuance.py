@@ -1,0 +1,287 @@
+"""Issuance, sans-I/O: a request and a time in, a certificate or a refusal out.
+
+It goes in two steps, because a workload's digest must be looked up in between:
+
+`examine`
+    1. The request has the right form, and is signed by the key it holds.
+    2. It carries evidence.
+    3. The evidence answers a challenge of this steward; or the policy says that it need not.
+    4. The key has the strength of the TEE's own.
+    5. The evidence is genuine, is bound to that key and that challenge, and the policy admits
+       the platform and the keep that it shows.
+    6. The policy admits the kind of name that is asked for, and the DNS names.
+`issue`
+    7. The drawbridge gives the tag the digest that the keep runs.
+    8. A certificate says what was verified, for as long as the policy says.
+
+The first step that fails ends it. Nothing of the request enters the certificate but the key,
+and a name whose every part was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from garrison.errors import Rejected
+from garrison.formats.csr import EnarxEvidence, Request
+from garrison.formats.evidence import (
+    REPORT_DATA_SIZE,
+    SNP_MEDIA_TYPE,
+    Evidence,
+    Tee,
+    bound_report_data,
+)
+from garrison.formats.identity import WorkloadIdentity
+from garrison.steward.certificates import issue_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from cryptography import x509
+
+    from garrison.appraisal.result import AttestationResult
+    from garrison.formats.slug import Slug
+    from garrison.steward.authority import Authority
+    from garrison.steward.challenge import Challenges
+    from garrison.steward.policy import Policy
+
+
+# The TCB status in a certificate for simulated evidence, whatever its TCB versions say.
+INSECURE_SIMULATED = "InsecureSimulated"
+
+
+class NoEvidence(Rejected):
+    """The request carries no evidence at all: the sender does not say what it is."""
+
+
+class Appraiser(Protocol):
+    """Verifies the evidence of one TEE, and appraises it by the steward's policy."""
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """Verify `evidence` and collect every check.
+
+        Args:
+            evidence: the evidence.
+            expected_report_data: what it must be bound to, 64 bytes.
+            now: the time.
+
+        Raises:
+            Malformed: it cannot be read.
+            Unverified: it is not genuine.
+            Unavailable: the vendor's endorsements for it cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Steward:
+    """All that issuance depends on. `appraisers` holds those TEEs that the policy admits."""
+
+    authority: Authority
+    policy: Policy
+    challenges: Challenges
+    appraisers: Mapping[Tee, Appraiser]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A request whose evidence is verified and admitted.
+
+    Attributes:
+        request: the request.
+        result: what the evidence shows.
+        identity: what the certificate is to say, if the digest is right.
+        dns_names: the DNS names it is to have.
+    """
+
+    request: Request
+    result: AttestationResult
+    identity: WorkloadIdentity
+    dns_names: tuple[str, ...]
+
+    @property
+    def lookup(self) -> Slug | None:
+        """The tag whose digest the caller must look up for `issue`; None for other kinds."""
+        return self.identity.slug
+
+
+# Keys are as strong as what the TEE signs with (the original's rule too).
+_CURVES: dict[Tee, type[ec.EllipticCurve]] = {
+    Tee.SNP: ec.SECP384R1,
+    Tee.NITRO: ec.SECP384R1,
+    Tee.TDX: ec.SECP256R1,
+    Tee.SGX: ec.SECP256R1,
+}
+_MEDIA_TYPES = {SNP_MEDIA_TYPE: Tee.SNP}
+
+
+def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
+    """Steps 1 to 6.
+
+    Args:
+        data: the certificate request, DER.
+        steward: whose policy decides.
+        now: the time.
+
+    Raises:
+        NoEvidence: the request carries none.
+        Malformed: request, challenge or evidence does not have the form it must have.
+        Unverified: request, challenge or evidence is not genuine.
+        Rejected: the policy does not admit what is shown or what is asked for.
+        Unavailable: the vendor's endorsements cannot be had.
+    """
+    # 1. Form and signature.
+    request = Request.from_der(data)
+    # 2. Evidence.
+    if request.evidence is None:
+        raise NoEvidence(
+            "no evidence", field="certificate request", expected="evidence of a TEE", hint=_HINT
+        )
+    tee = _tee_of(request.evidence)
+    appraiser = steward.appraisers.get(tee)
+    if appraiser is None:
+        raise Rejected(
+            "the policy does not admit this TEE",
+            field="evidence",
+            found=tee.value,
+            expected=", ".join(admitted.value for admitted in steward.appraisers),
+        )
+    # 3. Freshness.
+    expected = _expected_report_data(request, tee, steward, now)
+    # 4. Strength.
+    curve = _CURVES[tee]
+    if not isinstance(request.public_key.curve, curve):
+        raise Rejected(
+            "weaker or other than what the TEE signs with",
+            field="certificate request key",
+            found=request.public_key.curve.name,
+            expected=curve.name,
+        )
+    # 5. Verification and appraisal.
+    result = appraiser.appraise(request.evidence, expected, now)
+    result.require()
+    # 6. Names.
+    identity = _identity(request, result, tee, steward.policy)
+    return Examined(request, result, identity, _dns_names(request, steward.policy))
+
+
+def issue(
+    examined: Examined, steward: Steward, registry_digest: bytes | None, now: datetime
+) -> x509.Certificate:
+    """Steps 7 and 8.
+
+    Args:
+        examined: what `examine` found.
+        steward: who signs.
+        registry_digest: the digest that the drawbridge gives `examined.lookup`; None where
+            there is nothing to look up.
+        now: the time.
+
+    Raises:
+        Rejected: the keep runs something else than the tag holds.
+        Unavailable: the root has expired.
+        RuntimeError: a digest was not looked up; the caller is wrong.
+    """
+    identity = examined.identity
+    # 7. The digest.
+    if (registry_digest is None) != (examined.lookup is None):
+        raise RuntimeError("a digest must be looked up exactly where a slug is asked for")
+    if registry_digest is not None and registry_digest != identity.digest:
+        raise Rejected(
+            "the drawbridge holds another workload under this name",
+            field=f"digest of {identity.slug}",
+            found="" if identity.digest is None else identity.digest.hex(),
+            expected=registry_digest.hex(),
+            hint="the keep runs other files than were published: fetch and start it again",
+        )
+    # 8. The certificate.
+    return issue_certificate(
+        steward.authority,
+        examined.request.public_key,
+        identity,
+        dns_names=examined.dns_names,
+        lifetime=steward.policy.lifetime,
+        now=now,
+    )
+
+
+_HINT = "run the keep in a TEE, or with a simulator that the steward's policy names"
+
+
+def _tee_of(evidence: Evidence | EnarxEvidence) -> Tee:
+    if isinstance(evidence, EnarxEvidence):
+        return evidence.tee
+    tee = _MEDIA_TYPES.get(evidence.media_type)
+    if tee is None:
+        raise Rejected(
+            "unknown kind of evidence",
+            field="evidence media type",
+            found=evidence.media_type,
+            expected=", ".join(_MEDIA_TYPES),
+        )
+    return tee
+
+
+def _expected_report_data(request: Request, tee: Tee, steward: Steward, now: datetime) -> bytes:
+    if request.challenge is not None:
+        steward.challenges.check(request.challenge, now)
+        return bound_report_data(request.spki, request.challenge)
+    if steward.policy.challenge_required:
+        raise Rejected(
+            "no challenge",
+            field="certificate request",
+            expected="challengePassword with a challenge of this steward",
+            hint="get one with GET /challenge, and bind the evidence to it",
+        )
+    # The original's binding: the digest of the key alone.
+    digest = hashlib.sha256 if tee is Tee.SGX else hashlib.sha384
+    return digest(request.spki).digest().ljust(REPORT_DATA_SIZE, b"\0")
+
+
+def _identity(
+    request: Request, result: AttestationResult, tee: Tee, policy: Policy
+) -> WorkloadIdentity:
+    asked = request.workload
+    slug, digest = (None, None) if asked is None else (asked.slug, asked.digest)
+    if slug is not None and slug.host not in policy.drawbridges:
+        raise Rejected(
+            "the policy does not name this drawbridge",
+            field="slug",
+            found=slug,
+            expected=", ".join(policy.drawbridges) or "none at all",
+        )
+    if slug is None and digest is not None and not policy.local_workloads:
+        raise Rejected(
+            "the policy does not admit local workloads",
+            field="workload",
+            found=f"digest {digest.hex()} without a slug",
+            expected="a workload that a drawbridge of the policy holds",
+            hint="publish the workload, or set local_workloads = true in the steward's policy",
+        )
+    return WorkloadIdentity(
+        slug=slug,
+        digest=digest,
+        tee=tee.value,
+        measurement=result.measurement,
+        # A peer must see in the certificate that nothing stands behind it.
+        tcb_status=INSECURE_SIMULATED if result.simulated else result.tcb_status,
+    )
+
+
+def _dns_names(request: Request, policy: Policy) -> tuple[str, ...]:
+    """Those asked for, if the policy admits all of them; where none is asked for, all it admits."""
+    foreign = [name for name in request.dns_names if name not in policy.dns_names]
+    if foreign:
+        raise Rejected(
+            "the policy does not admit these DNS names",
+            field="subjectAltName",
+            found=", ".join(foreign),
+            expected=", ".join(policy.dns_names) or "none at all",
+        )
+    return request.dns_names or policy.dns_names

@@ -1,0 +1,142 @@
+"""What a steward admits: one TOML document, read strictly.
+
+    trust_domain = "example.com"
+    freshness = "required"            # or "optional": admits keeps of the original, see below
+    local_workloads = false           # true: names for workloads that no drawbridge holds
+
+    [certificates]
+    lifetime_minutes = 60             # at most a day
+    dns_names = ["chat.example.com"]  # what keeps may be called beside their SPIFFE ID
+
+    [drawbridges."drawbridge.example.com"]
+    ca = "drawbridge-ca.pem"          # absent: the web's roots
+
+    [snp]                             # see garrison.appraisal.snp
+
+A key that is missing refuses, a key that is unknown is an error. With `freshness = "optional"`
+evidence without a challenge is admitted, bound to the key alone: it may be as old as the
+platform's certificates.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.appraisal.snp import SnpPolicy
+from garrison.errors import Malformed, Misuse
+from garrison.formats.identity import check_trust_domain
+from garrison.formats.slug import check_host
+from garrison.formats.strict_toml import Table
+from garrison.steward.authority import load_certificates
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# A leaf cannot be revoked: its lifetime is how long a platform found bad stays trusted.
+_MAX_LIFETIME_MINUTES = 24 * 60
+_MAX_FILE = 1 << 20
+_DNS_NAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a steward admits, and what it certifies.
+
+    Attributes:
+        trust_domain: the SPIFFE trust domain of all its certificates.
+        challenge_required: whether evidence must answer a challenge.
+        lifetime: how long a certificate is good.
+        dns_names: the DNS names that a certificate may have.
+        drawbridges: the drawbridges whose names it certifies: host, and the PEM of its CA, or
+            None for the web's roots.
+        local_workloads: whether it certifies workloads by their digest alone.
+        snp: what it admits of SEV-SNP.
+    """
+
+    trust_domain: str
+    challenge_required: bool
+    lifetime: timedelta
+    dns_names: tuple[str, ...]
+    drawbridges: Mapping[str, str | None]
+    local_workloads: bool
+    snp: SnpPolicy
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read the policy in the file `path`; files that it names are relative to it.
+
+        Raises:
+            Misuse: the file, or one that it names, cannot be read.
+            Malformed: it is not a policy.
+        """
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_FILE + 1)
+        except OSError as error:
+            raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+        table = Table.parse(data, source=str(path), limit=_MAX_FILE)
+        policy = cls._read(table, path.parent)
+        table.done()
+        return policy
+
+    @classmethod
+    def _read(cls, table: Table, base: Path) -> Policy:
+        trust_domain = check_trust_domain(table.string("trust_domain"))
+        freshness = table.string("freshness", choices=("required", "optional"))
+        local_workloads = table.boolean("local_workloads", False)  # noqa: FBT003 - the default
+        _require(table, "certificates")
+        certificates = table.table("certificates")
+        minutes = certificates.integer("lifetime_minutes", low=1, high=_MAX_LIFETIME_MINUTES)
+        dns_names = certificates.strings("dns_names", [])
+        for name in dns_names:
+            if _DNS_NAME.fullmatch(name) is None:
+                raise certificates.malformed(
+                    "dns_names", "not a DNS name", expected="lower-case names without wildcards"
+                )
+        certificates.done()
+        drawbridges = _drawbridges(table.table("drawbridges"), base)
+        if not drawbridges and not local_workloads:
+            raise Malformed(
+                "no workload could have a certificate",
+                field=table.where("drawbridges"),
+                expected="a drawbridge, or local_workloads = true",
+            )
+        _require(table, "snp")
+        return cls(
+            trust_domain=trust_domain,
+            challenge_required=freshness == "required",
+            lifetime=timedelta(minutes=minutes),
+            dns_names=tuple(dns_names),
+            drawbridges=drawbridges,
+            local_workloads=local_workloads,
+            snp=SnpPolicy.from_table(table.table("snp"), base),
+        )
+
+
+def _require(table: Table, key: str) -> None:
+    if key not in table:
+        raise Malformed("missing", field=table.where(key), expected="a table")
+
+
+def _drawbridges(table: Table, base: Path) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for host in table.keys():  # noqa: SIM118 - not a mapping
+        check_host(host, field=table.where(host))
+        entry = table.table(host)
+        ca = entry.optional_string("ca")
+        entry.done()
+        found[host] = None if ca is None else _ca_pem(base / ca)
+    return found
+
+
+def _ca_pem(path: Path) -> str:
+    certificates = load_certificates(path)
+    return b"".join(item.public_bytes(Encoding.PEM) for item in certificates).decode("ascii")

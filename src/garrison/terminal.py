@@ -1,0 +1,105 @@
+"""How an error is told to a person, and which exit code it means.
+
+Shared by the command line and by the first process of a keep, which has no command line.
+Colour appears on a terminal only, and `NO_COLOR` (no-color.org) is honoured.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import IntEnum
+
+from garrison import errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, TextIO
+
+
+class ExitCode(IntEnum):
+    """What `garrison` ends with where no guest's code stands; sysexits.h where it has a number."""
+
+    OK = 0
+    MISUSE = 2
+    MALFORMED = 65
+    UNAVAILABLE = 69
+    INTERNAL = 70
+    CANNOT_WRITE = 73
+    UNVERIFIED = 76
+    REJECTED = 77
+    INTERRUPTED = 130
+    TRAP = 134
+    TERMINATED = 143
+
+
+_FAMILIES: tuple[tuple[type[errors.GarrisonError], ExitCode], ...] = (
+    (errors.Misuse, ExitCode.MISUSE),
+    (errors.Malformed, ExitCode.MALFORMED),
+    (errors.Unavailable, ExitCode.UNAVAILABLE),
+    (errors.Unverified, ExitCode.UNVERIFIED),
+    (errors.Rejected, ExitCode.REJECTED),
+)
+
+# ECMA-48, Select Graphic Rendition.
+_COLOURS = {"red": "1;31", "green": "1;32", "yellow": "1;33", "cyan": "36", "bold": "1"}
+
+
+def paint(text: str, colour: str, stream: TextIO) -> str:
+    """Give `text` a colour, if `stream` is a terminal that wants one."""
+    if os.environ.get("NO_COLOR") or not stream.isatty():
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that `error` means."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    # The engine's own endings say their code: a trap, a signal.
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return code
+    for family, of_family in _FAMILIES:
+        if isinstance(error, family):
+            return of_family
+    return ExitCode.CANNOT_WRITE if isinstance(error, OSError) else ExitCode.INTERNAL
+
+
+def report(error: BaseException) -> int:
+    """Print `error` to standard error for a person, and return the exit code that it means."""
+    for line in _lines(error):
+        print(line, file=sys.stderr)
+    if os.environ.get("GARRISON_TRACEBACK"):
+        import traceback
+
+        traceback.print_exception(error)
+    return exit_code(error)
+
+
+def _lines(error: BaseException) -> list[str]:
+    label = paint("error:", "red", sys.stderr)
+    hint = paint("hint:", "cyan", sys.stderr)
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"]
+    if isinstance(error, errors.GarrisonError):
+        lines = [f"{label} {error}"]
+        for check in getattr(error, "checks", ()):
+            lines += _check_lines(check)
+        return [*lines, f"{hint} {error.hint}"] if error.hint else lines
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return [f"{label} {name}{error.strerror or error}"]
+    return [
+        f"{label} internal error: {type(error).__name__}: {error}",
+        f"{hint} this is a defect of Garrison; set GARRISON_TRACEBACK=1 to see where it is",
+    ]
+
+
+def _check_lines(check: Mapping[str, Any]) -> list[str]:
+    cross = paint("✗", "red", sys.stderr)
+    text = f"  {cross} {check.get('check')}: found {check.get('found')}"
+    if check.get("expected") is not None:
+        text += f", expected {check['expected']}"
+    return [text, f"    {check['remedy']}"] if check.get("remedy") else [text]

@@ -1,0 +1,347 @@
+"""A whole Garrison on one machine, through its own commands: for the demonstration and tests.
+
+A drawbridge and a steward over TLS on free ports, a simulated TEE vendor that the steward's
+policy names, and keeps. All are real processes in a directory of their own, so any number of
+stacks can run side by side. However the stack ends, so do its processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+GARRISON = (sys.executable, "-P", "-m", "garrison")
+USER = "demo"
+
+# Generous: two loaded cores, and the first start compiles all of Python's modules.
+READY_SECONDS = 60.0
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class StackError(Exception):
+    """A step of the stack failed; the text says which, and what was printed."""
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Process:
+    """A started command, whose output is collected line by line."""
+
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self._new: queue.Queue[str | None] = queue.Queue()
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            text=True,
+            errors="replace",
+            bufsize=1,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  (one prctl, no locks)
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101  (opened above)
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            self._new.put(self.lines[-1])
+        self._new.put(None)
+
+    def expect(self, text: str, seconds: float = READY_SECONDS) -> str:
+        """Wait for a further line that contains `text`, and return it.
+
+        Raises:
+            StackError: the process ended, or the time is over, without one.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._new.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise StackError(self._said(f"did not say {text!r} in {seconds:.0f} s")) from None
+            if line is None:
+                raise StackError(self._said(f"ended without saying {text!r}"))
+            if text in line:
+                return line
+
+    def send(self, line: str) -> None:
+        """Write a line to the process's standard input."""
+        assert self._process.stdin is not None  # noqa: S101  (opened above)
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def finish(self, seconds: float = READY_SECONDS) -> int:
+        """Close standard input, wait for the end, and return the exit code.
+
+        Raises:
+            StackError: the process does not end in time.
+        """
+        assert self._process.stdin is not None  # noqa: S101  (opened above)
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise StackError(self._said(f"did not end in {seconds:.0f} s")) from None
+        self._reader.join()
+        return code
+
+    def stop(self) -> int:
+        """End the process, gently at first, and return its exit code."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._reader.join(10)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    # What was still to be written has no reader any more.
+                    continue
+        return self._process.returncode
+
+    def _said(self, what: str) -> str:
+        output = "\n".join(f"    {line}" for line in self.lines[-20:]) or "    (nothing)"
+        return f"{self.name} {what}; it said:\n{output}"
+
+
+@dataclass
+class Stack:
+    """The services, and what is needed to use them. Use it as a context manager."""
+
+    directory: Path
+    local_workloads: bool = False
+    lifetime_minutes: int = 60
+    processes: list[Process] = field(default_factory=list)
+    registry: str = ""
+    steward_url: str = ""
+    measurement: str = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of every command: a home of the stack's own, nothing of the user's."""
+        return {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": str(self.directory / "home"),
+            "LANG": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", ""),
+        }
+
+    @property
+    def registry_ca(self) -> Path:
+        """The CA of the drawbridge's TLS."""
+        return self.directory / "drawbridge" / "tls" / "ca.pem"
+
+    @property
+    def steward_root(self) -> Path:
+        """The root of the steward: of its certificates, and of its own TLS."""
+        return self.directory / "steward" / "root.pem"
+
+    @property
+    def simulator(self) -> Path:
+        """The simulated vendor's keys."""
+        return self.directory / "simulator"
+
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `garrison` with `arguments` to its end."""
+        return subprocess.run(
+            [*GARRISON, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=self.environment,
+            timeout=2 * READY_SECONDS,
+            check=False,
+        )
+
+    def command(self, *arguments: str) -> str:
+        """Run `garrison` with `arguments`, and return what it printed.
+
+        Raises:
+            StackError: it failed.
+        """
+        done = self.run(*arguments)
+        if done.returncode != 0:
+            raise StackError(
+                f"garrison {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}"
+            )
+        return done.stdout
+
+    def start(self, name: str, *arguments: str) -> Process:
+        """Start `garrison` with `arguments`; it ends with the stack at the latest."""
+        process = Process(name, [*GARRISON, *arguments], self.environment)
+        self.processes.append(process)
+        return process
+
+    def start_services(self) -> None:
+        """Start the drawbridge and the steward, each trusting what it must, and no more.
+
+        Raises:
+            StackError: one does not come up.
+        """
+        (self.directory / "home").mkdir(parents=True, exist_ok=True)
+        self.command("platform", "insecure-simulator", "--name", "demo", str(self.simulator))
+        self.measurement = self.command("image", "measure").strip()
+        self.command(
+            "steward", "init", str(self.directory / "steward"), "--trust-domain", "demo.test"
+        )
+        drawbridge = self.start(
+            "the drawbridge", "drawbridge", "serve", "--insecure-dev", "--port", "0",
+            "--store", str(self.directory / "drawbridge"),
+            "--client-ca", str(self.steward_root),
+        )  # fmt: skip
+        url = drawbridge.expect("listening on https://").rpartition(" ")[2]
+        self.registry = f"localhost:{url.rpartition(':')[2]}"
+        policy = self.directory / "policy.toml"
+        policy.write_text(self.policy())
+        steward = self.start(
+            "the steward", "steward", "serve", "--port", "0",
+            "--dir", str(self.directory / "steward"),
+            "--policy", str(policy),
+        )  # fmt: skip
+        url = steward.expect("listening on https://").rpartition(" ")[2]
+        self.steward_url = f"https://localhost:{url.rpartition(':')[2]}"
+
+    def policy(self) -> str:
+        """The steward's policy: the simulated root by name, this very version of the keep."""
+        spki = json.loads((self.simulator / "simulator.json").read_text())["ark_key_sha256"]
+        return f"""
+trust_domain = "demo.test"
+freshness = "required"
+local_workloads = {str(self.local_workloads).lower()}
+
+[certificates]
+lifetime_minutes = {self.lifetime_minutes}
+dns_names = ["localhost"]
+
+[drawbridges."{self.registry}"]
+ca = "{self.registry_ca}"
+
+[snp]
+measurements = ["{self.measurement}"]
+products = ["Milan"]
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+endorsements = []
+
+[snp.insecure_simulated_roots.demo]
+key_sha256 = "{spki}"
+endorsements = "{self.simulator}"
+"""
+
+    def login(self) -> None:
+        """Log in at the development issuer, and register the user.
+
+        Raises:
+            StackError: it is refused.
+        """
+        self.command(
+            "user", "login", *self.registry_options, "--oidc-client-id", USER,
+            "--oidc-domain", f"https://{self.registry}/insecure-oidc/",
+            "--oidc-secret-file", str(self.directory / "drawbridge" / "insecure-oidc-secret"),
+            self.registry,
+        )  # fmt: skip
+        self.command("user", "register", *self.registry_options, f"{self.registry}/{USER}")
+
+    @property
+    def registry_options(self) -> tuple[str, str]:
+        """The options that every command needs to reach the drawbridge."""
+        return ("--ca-bundle", str(self.registry_ca))
+
+    def slug(self, name: str) -> str:
+        """The slug of `repo:tag` in this stack's drawbridge."""
+        return f"{self.registry}/{USER}/{name}"
+
+    def publish(self, package: Path, name: str) -> dict[str, Any]:
+        """Publish the directory `package` as `repo:tag`, and return what the command tells.
+
+        Raises:
+            StackError: it is refused.
+        """
+        text = self.command(
+            "package", "publish", "--json", *self.registry_options, str(package), self.slug(name)
+        )
+        told: dict[str, Any] = json.loads(text)
+        return told
+
+    def register_repo(self, name: str, *options: str) -> None:
+        """Register the repository `name`.
+
+        Raises:
+            StackError: it is refused.
+        """
+        self.command(
+            "repo", "register", *self.registry_options, *options, f"{self.registry}/{USER}/{name}"
+        )
+
+    def deploy_arguments(self, name: str, *, simulate: bool = True) -> list[str]:
+        """The command line that deploys `repo:tag`."""
+        return [
+            "deploy", "--backend", "nil",
+            "--steward", self.steward_url,
+            "--steward-root", str(self.steward_root),
+            *self.registry_options,
+            *(("--insecure-simulate", f"snp={self.simulator}") if simulate else ()),
+            self.slug(name),
+        ]  # fmt: skip
+
+    def deploy(self, name: str, label: str) -> Process:
+        """Start a keep for `repo:tag`, with simulated SNP evidence."""
+        return self.start(label, *self.deploy_arguments(name))
+
+
+def free_port() -> int:
+    """A TCP port that nobody listened on a moment ago."""
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        port: int = probe.getsockname()[1]
+        return port

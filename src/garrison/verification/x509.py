@@ -1,0 +1,161 @@
+"""Certificate chains as TEE vendors make them: short, with a pinned root, checked link by link.
+
+The web's path validation does not fit them: their leaves have no subject alternative name, and
+AMD's no positive serial number. Each rule here is one that the vendor's certificates keep.
+
+What is not checked, and why: name constraints and policies, which no such chain has; key
+identifiers, which say nothing that the signature does not say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import SignatureAlgorithmOID
+
+from garrison.errors import Unverified
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+# AMD document 57230, section 3: every CA key is RSA-4096, and signs RSASSA-PSS with SHA-384,
+# MGF1 with SHA-384, and a salt of 48 bytes.
+_CA_KEY_BITS = 4096
+_SALT = 48
+
+
+def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> None:
+    """Refuse a certificate that is not valid at `now`.
+
+    Raises:
+        Unverified: it is not yet, or no longer.
+    """
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not start <= now <= end:
+        raise Unverified(
+            "not yet valid" if now < start else "expired",
+            field=field,
+            found=now.isoformat(),
+            expected=f"{start.isoformat()} to {end.isoformat()}",
+        )
+
+
+def check_ca(certificate: x509.Certificate, field: str) -> None:
+    """Refuse a certificate that may not sign others.
+
+    Raises:
+        Unverified: it is no certificate authority's.
+    """
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise Unverified(
+            "not a certificate authority's",
+            field=field,
+            found=f"no extension {error.oid.dotted_string}",
+            expected="basic constraints and key usage",
+        ) from error
+    if not constraints.ca or not usage.key_cert_sign:
+        raise Unverified(
+            "not a certificate authority's",
+            field=field,
+            found=f"CA {constraints.ca}, keyCertSign {usage.key_cert_sign}",
+            expected="both",
+        )
+
+
+def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """Refuse a certificate that `issuer` did not sign, as AMD signs.
+
+    Raises:
+        Unverified: the names, the algorithm or the signature are wrong.
+    """
+    if certificate.issuer != issuer.subject:
+        raise Unverified(
+            "issued by another",
+            field=field,
+            found=certificate.issuer.rfc4514_string(),
+            expected=issuer.subject.rfc4514_string(),
+        )
+    parameters = certificate.signature_algorithm_parameters
+    _check_algorithm(certificate.signature_algorithm_oid, parameters, field)
+    _check_signature(
+        issuer, certificate.signature, certificate.tbs_certificate_bytes, certificate, field
+    )
+
+
+def check_crl(
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime, field: str
+) -> None:
+    """Refuse a revocation list that `issuer` did not sign, or that is not current.
+
+    Raises:
+        Unverified: it is not genuine, or not of this time.
+    """
+    if crl.issuer != issuer.subject:
+        raise Unverified(
+            "issued by another",
+            field=field,
+            found=crl.issuer.rfc4514_string(),
+            expected=issuer.subject.rfc4514_string(),
+        )
+    _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
+    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
+    start, end = crl.last_update_utc, crl.next_update_utc
+    if end is None or not start <= now <= end:
+        raise Unverified(
+            "not current",
+            field=field,
+            found=now.isoformat(),
+            expected=f"{start.isoformat()} to {end.isoformat() if end else 'an end'}",
+            hint="fetch the vendor's latest revocation list",
+        )
+
+
+def _check_algorithm(oid: x509.ObjectIdentifier, parameters: object, field: str) -> None:
+    if (
+        oid != SignatureAlgorithmOID.RSASSA_PSS
+        or not isinstance(parameters, padding.PSS)
+        or parameters._salt_length != _SALT  # noqa: SLF001 - the library has no other way to tell
+        or not isinstance(parameters.mgf, padding.MGF1)
+        or not isinstance(parameters.mgf._algorithm, hashes.SHA384)  # noqa: SLF001 - see above
+    ):
+        raise Unverified(
+            "wrong signature algorithm",
+            field=field,
+            found=oid.dotted_string,
+            expected="RSASSA-PSS, SHA-384, salt of 48 bytes",
+        )
+
+
+def _check_signature(
+    issuer: x509.Certificate,
+    signature: bytes,
+    data: bytes,
+    signed: x509.Certificate | x509.CertificateRevocationList,
+    field: str,
+) -> None:
+    key = issuer.public_key()
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != _CA_KEY_BITS:
+        raise Unverified(
+            "wrong kind of key",
+            field=f"{field}: issuer's key",
+            expected=f"RSA of {_CA_KEY_BITS} bits",
+        )
+    if not isinstance(signed.signature_hash_algorithm, hashes.SHA384):
+        raise Unverified("wrong hash", field=field, expected="SHA-384")
+    try:
+        key.verify(
+            signature, data, padding.PSS(padding.MGF1(hashes.SHA384()), _SALT), hashes.SHA384()
+        )
+    except InvalidSignature as error:
+        raise Unverified(
+            "the signature is wrong",
+            field=field,
+            expected=f"one by {issuer.subject.rfc4514_string()}",
+        ) from error

@@ -1,0 +1,105 @@
+"""Errors as a person sees them, and the exit code of each family."""
+
+from __future__ import annotations
+
+import pytest
+
+from garrison.cli.main import main
+from garrison.errors import (
+    GarrisonError,
+    Malformed,
+    Misuse,
+    Rejected,
+    Unavailable,
+    Unverified,
+)
+from garrison.terminal import exit_code, report
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Misuse("x"), 2),
+        (Malformed("x"), 65),
+        (Unavailable("x"), 69),
+        (ZeroDivisionError("x"), 70),
+        (OSError(28, "No space left on device", "/x"), 73),
+        (Unverified("x"), 76),
+        (Rejected("x"), 77),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_a_message_names_field_found_expected_and_hint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = Malformed("wrong", field="Enarx.toml:3: args", found=7, expected="a list", hint="see x")
+    assert report(error) == 65
+    assert capsys.readouterr().err == (
+        "error: Enarx.toml:3: args: wrong; found 7; expected a list\nhint: see x\n"
+    )
+
+
+def test_failed_checks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Refused(Rejected):
+        checks = ({"check": "vmpl", "found": 3, "expected": 0, "remedy": "boot at VMPL 0"},)
+
+    report(Refused("rejected"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: rejected", "  ✗ vmpl: found 3, expected 0", "    boot at VMPL 0"]
+
+
+def test_a_defect_is_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GARRISON_TRACEBACK", raising=False)
+    assert report(ZeroDivisionError("x")) == 70
+    text = capsys.readouterr().err
+    assert "internal error: ZeroDivisionError: x" in text
+    assert "Traceback" not in text
+
+
+def test_every_family_has_its_own_exit_code() -> None:
+    codes = {family: exit_code(family("x")) for family in GarrisonError.__subclasses__()}
+    ours = {
+        family: code for family, code in codes.items() if family.__module__ == "garrison.errors"
+    }
+    assert len(set(ours.values())) == len(ours)
+    assert 70 not in ours.values()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run", "deploy", "config", "package", "repo", "tree", "user", "platform", "image",
+        "steward", "drawbridge",
+    ],
+)  # fmt: skip
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert "Usage: garrison " + name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["no-such-command"], 2),
+        (["run"], 2),
+        (["run", "/no/such/file"], 2),
+        (["deploy", "not-a-slug"], 65),
+        (["deploy", "host/user/repo:1.0.0"], 2),
+        (["deploy", "ftp://host/user/repo:1.0.0"], 2),
+        (["platform", "info", "--no-such-option"], 2),
+    ],
+)
+def test_wrong_use_is_told_and_has_its_code(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    text = capsys.readouterr()
+    assert "Traceback" not in text.err
+    assert text.err
+    assert not text.out

@@ -1,0 +1,104 @@
+"""`garrison config`: the file that it writes, and what it says of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from garrison.cli.config import command
+from garrison.errors import Malformed, Misuse
+from garrison.formats.enarx_toml import TEMPLATE
+from garrison.testing.tls import Authority
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_init_writes_the_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mask = os.umask(0o027)
+    try:
+        assert invoke("init").exit_code == 0
+    finally:
+        os.umask(mask)
+    assert list(tmp_path.iterdir()) == [tmp_path / "Enarx.toml"]
+    assert (tmp_path / "Enarx.toml").read_text() == TEMPLATE
+    assert (tmp_path / "Enarx.toml").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+def test_init_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "Enarx.toml"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(Misuse) as caught:
+        invoke("init")
+    assert (caught.value.field, caught.value.message) == ("Enarx.toml", "exists already")
+    assert list(tmp_path.iterdir()) == [tmp_path / "Enarx.toml"]
+    assert path.is_symlink() or path.read_text() == "mine"
+
+
+def test_check_explains(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    pem = Authority().root_pem
+    path.write_text(
+        "args = ['a']\n[env]\nSECRET = 'hush'\n"
+        "[network.incoming.8443]\npeers = ['drawbridge.test/jane/chat:^1.0']\n"
+        "[network.incoming.80]\nprot = 'tcp'\n"
+        "[network.outgoing.'db.test:5432']\npeers = []\n"
+        f"[network.outgoing.'pem.test']\ntrust = '''{pem}'''\n"
+        "[network.outgoing.default]\nprot = 'deny'\n"
+    )
+    text = invoke("check", str(path)).output
+    for line in (
+        "schema   fosdem",
+        "stdin    null",
+        "  default: TLS; admits anybody; who shows a certificate must be under the steward's roots",
+        "  8443: TLS; admits drawbridge.test/jane/chat:^1.0, certified under the steward's roots",
+        "  80: plain TCP, in the clear; every peer is anonymous",
+        "  db.test:5432: TLS; admits nobody, certified under the steward's roots",
+        "  pem.test: TLS; admits the host by its name, certified under the roots given as PEM",
+        "  default: denied",
+    ):
+        assert line in text.splitlines()
+    assert "hush" not in text
+    explained = json.loads(CliRunner().invoke(command, ["check", "--json", str(path)]).stdout)
+    assert explained["env"] == ["SECRET"]
+    assert explained["outgoing"]["default"] == {"prot": "deny"}
+    assert explained["incoming"]["8443"] == {
+        "prot": "tls",
+        "trust": "steward",
+        "host_checked": False,
+        "anonymous": False,
+        "peers": ["drawbridge.test/jane/chat:^1.0"],
+    }
+    assert "BEGIN" not in json.dumps(explained)
+
+
+def test_check_explains_descriptors(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("[[files]]\nkind = 'stdin'\n[[files]]\nkind = 'listen'\nname = 'L'\n")
+    lines = invoke("check", str(path)).output.splitlines()
+    assert "fd 0     stdin: stdin" in lines
+    assert any(line.startswith("fd 1     L: listen [::]:443: TLS; admits any") for line in lines)
+
+
+def test_check_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("\nnope = 1\n")
+    with pytest.raises(Malformed) as caught:
+        invoke("check", str(path))
+    assert str(caught.value).startswith(f"{path}:2: nope: unknown key")

@@ -1,0 +1,380 @@
+"""Data over a TLS stream: all of it, in order, to its announced end, and never other data."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import hashlib
+import random
+import select
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from garrison.formats.enarx_toml import Config, Rule
+from garrison.keep.net.network import Network
+from garrison.testing.tls import Authority, workload
+from garrison.testing.tls_pair import (
+    connected,
+    identity,
+    read_all,
+    read_exactly,
+    wait,
+    write_all,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from garrison.keep.net.stream import Stream
+
+AUTHORITY = Authority()
+LEAF = AUTHORITY.issue(workload(), hosts=("localhost",))
+SIZE = 10_000_000
+DATA = random.Random(1).randbytes(SIZE)  # noqa: S311  (test data)
+
+
+@contextmanager
+def pair(prot: str = "tls") -> Iterator[tuple[Stream, Stream]]:
+    rule = Rule("tcp") if prot == "tcp" else Rule(trust="steward")
+    config = Config(
+        incoming={"default": Rule("tcp")} if prot == "tcp" else {}, outgoing={"default": rule}
+    )
+    network = Network(config, identity(LEAF), [AUTHORITY.root])
+    with connected(network, network) as (a, b):
+        yield a, b
+
+
+def fill(stream: Stream, data: bytes = b"x" * 100_000) -> int:
+    """Write until the peer, which does not read, must be waited for; how much was taken."""
+    taken = 0
+    while True:
+        try:
+            taken += stream.write(memoryview(data)[taken % len(data) :])
+        except BlockingIOError:
+            return taken
+
+
+@pytest.mark.parametrize("prot", ["tls", "tcp"])
+def test_ten_megabytes_both_ways_at_once(prot: str) -> None:
+    digests = []
+
+    def send(stream: Stream) -> None:
+        view, chance = memoryview(DATA), random.Random(2)  # noqa: S311  (test data)
+        while view:
+            taken = wait(stream, stream.write, view[: chance.randrange(1, 300_000)])
+            view = view[taken:]
+        stream.shutdown(socket.SHUT_WR)
+
+    for forth in (True, False):
+        with pair(prot) as ends:
+            source, sink = ends if forth else ends[::-1]
+            thread = threading.Thread(target=send, args=(source,))
+            thread.start()
+            digests.append(hashlib.sha256(read_all(sink, size=77_777)).digest())
+            thread.join()
+    assert digests == [hashlib.sha256(DATA).digest()] * 2
+
+
+def test_both_directions_of_one_stream_interleave() -> None:
+    with pair() as (a, b):
+        got: dict[int, bytearray] = {0: bytearray(), 1: bytearray()}
+        left = [memoryview(DATA)[: 3 << 20], memoryview(DATA)[: 3 << 20]]
+        view = memoryview(bytearray(50_000))
+        deadline = time.monotonic() + 20
+        while (left[0] or left[1] or len(got[0]) + len(got[1]) < 6 << 20) and (
+            time.monotonic() < deadline
+        ):
+            for index, stream in enumerate((a, b)):
+                with suppress(BlockingIOError):
+                    left[index] = left[index][stream.write(left[index][:40_000]) :]
+                with suppress(BlockingIOError):
+                    got[index] += view[: stream.read_into(view)]
+        assert bytes(got[0]) == bytes(got[1]) == DATA[: 3 << 20]
+
+
+def test_a_read_fills_the_view_over_full_records() -> None:
+    with pair() as (a, b):
+        write_all(a, DATA[:16384])
+        write_all(a, DATA[16384:32768])
+        write_all(a, DATA[32768:40000])
+        time.sleep(0.05)
+        view = memoryview(bytearray(65536))
+        assert wait(b, b.read_into, view) == 40000
+        assert view[:40000] == DATA[:40000]
+
+
+def test_pending_tells_of_data_that_poll_does_not_see() -> None:
+    with pair() as (a, b):
+        assert not b.pending()
+        write_all(a, b"0123456789")
+        assert read_exactly(b, 4) == b"0123"
+        assert b.pending()
+        assert not select.select([b], [], [], 0)[0]
+        assert read_exactly(b, 6) == b"456789"
+        assert not b.pending()
+        assert not b.wants_write()
+
+
+@pytest.mark.parametrize("prot", ["tls", "tcp"])
+def test_nothing_yet_is_no_end(prot: str) -> None:
+    with pair(prot) as (a, b):
+        with pytest.raises(BlockingIOError):
+            b.read_into(memoryview(bytearray(1)))
+        if prot == "tls":
+            assert b.read_into(memoryview(bytearray())) == 0
+            assert b.write(memoryview(b"")) == 0
+        write_all(a, b"x")
+        assert read_exactly(b, 1) == b"x"
+
+
+@pytest.mark.parametrize("prot", ["tls", "tcp"])
+def test_the_end_of_one_direction_leaves_the_other(prot: str) -> None:
+    with pair(prot) as (a, b):
+        write_all(a, b"question")
+        a.shutdown(socket.SHUT_WR)
+        assert read_all(b) == b"question"
+        with pytest.raises(BrokenPipeError):
+            a.write(memoryview(b"more"))
+        write_all(b, b"answer")
+        b.shutdown(socket.SHUT_WR)
+        assert read_all(a) == b"answer"
+        a.close()
+        a.close()
+
+
+def test_an_end_of_reading_is_an_end() -> None:
+    with pair() as (a, b):
+        write_all(a, b"unread")
+        b.shutdown(socket.SHUT_RD)
+        assert b.read_into(memoryview(bytearray(10))) == 0
+        write_all(b, b"still")
+        assert read_exactly(a, 5) == b"still"
+
+
+def test_a_closed_stream_ends() -> None:
+    with pair() as (a, b):
+        write_all(a, b"bye")
+        a.close()
+        assert read_all(b) == b"bye"
+        assert read_all(b) == b""
+
+
+def test_a_stream_that_is_cut_off_is_an_error_and_no_end() -> None:
+    """The truncation attack: the host closes the connection, TLS did not announce an end."""
+    with pair() as (a, b):
+        write_all(a, b"half of")
+        a._socket.shutdown(socket.SHUT_WR)
+        assert read_exactly(b, 7) == b"half of"
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError) as caught:
+                wait(b, b.read_into, memoryview(bytearray(10)))
+            assert "cut off" in str(caught.value)
+
+
+def test_data_before_a_cut_is_given_first() -> None:
+    with pair() as (a, b):
+        write_all(a, DATA[:16384])
+        a._socket.shutdown(socket.SHUT_WR)
+        time.sleep(0.05)
+        assert wait(b, b.read_into, memoryview(bytearray(65536))) == 16384
+        with pytest.raises(ConnectionResetError):
+            b.read_into(memoryview(bytearray(10)))
+
+
+def test_data_that_was_tampered_with_is_an_error() -> None:
+    with pair() as (a, b):
+        write_all(a, b"first")
+        assert read_exactly(b, 5) == b"first"
+        a._socket.send(b"\x17\x03\x03\x00\x20" + b"\0" * 32)
+        for _ in range(2):
+            with pytest.raises(ConnectionAbortedError, match="TLS failed"):
+                wait(b, b.read_into, memoryview(bytearray(10)))
+        with pytest.raises(ConnectionAbortedError):
+            b.write(memoryview(b"x"))
+
+
+def test_a_reset_is_a_reset() -> None:
+    with pair() as (a, b):
+        write_all(b, b"unread")
+        select.select([a], [], [], 5)
+        a._socket.close()
+        select.select([b], [], [], 5)
+        with pytest.raises(ConnectionResetError):
+            b.read_into(memoryview(bytearray(10)))
+    with pair() as (a, b):
+        write_all(b, b"unread")
+        select.select([a], [], [], 5)
+        a._socket.close()
+        select.select([b], [], [], 5)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            b.write(memoryview(b"x"))
+
+
+def test_a_write_that_would_block_can_come_again_with_more() -> None:
+    with pair() as (a, b):
+        taken = fill(a)
+        again = (b"x" * 100_000)[taken % 100_000 :] + b"y" * 50_000
+
+        def finish() -> None:
+            write_all(a, again)
+            a.close()
+
+        thread = threading.Thread(target=finish)
+        thread.start()
+        got = read_all(b)
+        thread.join()
+        assert got == b"x" * taken + again
+
+
+@pytest.mark.parametrize("piece", [1, 100, 16384, 16385])
+def test_a_write_that_would_block_can_come_again_with_less(piece: int) -> None:
+    """The record on its way holds more than what is handed over now; nothing is sent twice."""
+    with pair() as (a, b):
+        block = b"".join(number.to_bytes(4, "big") for number in range(25_000))
+        taken = fill(a, block)
+        rest = memoryview(block)[taken % len(block) :]
+
+        def finish() -> None:
+            left = rest[:50_000]
+            while left:
+                left = left[wait(a, a.write, left[:piece]) :]
+            a.close()
+
+        thread = threading.Thread(target=finish)
+        thread.start()
+        got = read_all(b)
+        thread.join()
+        whole = block * (taken // len(block) + 2)
+        assert got == whole[: taken + len(rest[:50_000])]
+
+
+def test_other_data_after_a_write_that_would_block_is_an_error() -> None:
+    with pair() as (a, b):
+        taken = fill(a)
+        with pytest.raises(ConnectionAbortedError, match="other data"):
+            a.write(memoryview(b"z"))
+        with pytest.raises(ConnectionAbortedError):
+            a.write(memoryview(b"x"))
+        a.close()
+        with pytest.raises(ConnectionResetError):
+            read_exactly(b, taken + 20_000)
+
+
+def test_an_abandoned_write_is_not_an_end() -> None:
+    with pair() as (a, b):
+        fill(a)
+        a.close()
+        with pytest.raises(ConnectionResetError):
+            read_all(b)
+
+
+def small_buffers(a: Stream, b: Stream) -> None:
+    a._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 50_000)
+    b._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
+    # The kernel has the last word of the handshake to acknowledge.
+    time.sleep(0.05)
+
+
+def wire_capacity() -> int:
+    """How many bytes fit between the two ends while the peer does not read."""
+    with pair() as (a, b):
+        small_buffers(a, b)
+        fill(a, b"x" * 16384)
+        held = 0
+        while select.select([b], [], [], 0.1)[0]:
+            held += len(b._socket.recv(1 << 20))
+        return held
+
+
+def fill_exactly(stream: Stream, wire: int) -> int:
+    """Write records that take `wire` bytes in all, of which each has 22 that are no data."""
+    sent = 0
+    while wire > 0:
+        size = 16384 if wire >= 2 * 16406 else (wire if wire <= 16406 else wire // 2) - 22
+        sent += stream.write(memoryview(b"x" * size))
+        wire -= size + 22
+    return sent
+
+
+@contextmanager
+def brimming() -> Iterator[tuple[Stream, Stream, int]]:
+    """A pair between which not one byte more fits, and how much data is on its way."""
+    for _ in range(20):
+        capacity = wire_capacity()
+        with pair() as (a, b):
+            small_buffers(a, b)
+            try:
+                sent = fill_exactly(a, capacity)
+            except BlockingIOError:
+                # The kernel's accounts differ a little now and then.
+                continue
+            yield a, b, sent
+            return
+    raise TimeoutError("the socket cannot be filled to the brim")
+
+
+@pytest.mark.parametrize("patience", [10.0, 0.0])
+def test_close_does_not_wait_for_a_slow_reader(
+    patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is full to the brim: the end of TLS is sent when the peer reads, or never."""
+    monkeypatch.setattr("garrison.keep.net.stream._LINGER_SECONDS", patience)
+    with brimming() as (a, b, sent):
+        started = time.monotonic()
+        a.close()
+        a.close()
+        assert time.monotonic() - started < 1
+        assert a.fileno() == -1
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            a.write(memoryview(b"x"))
+        if patience:
+            assert len(read_all(b)) == sent
+        else:
+            with pytest.raises(ConnectionResetError, match="cut off"):
+                read_all(b)
+
+
+def test_an_end_of_writing_waits_for_a_slow_reader() -> None:
+    with brimming() as (a, b, sent):
+        a.shutdown(socket.SHUT_WR)
+        assert a.wants_write()
+        got = read_exactly(b, sent)
+        with pytest.raises(BlockingIOError):
+            a.read_into(memoryview(bytearray(1)))
+        assert not a.wants_write()
+        assert read_all(b) == b""
+        assert got == b"x" * sent
+
+
+def test_an_error_keeps_nothing_of_the_guests_memory() -> None:
+    """Also where somebody keeps the error, and with it the frames that it went through."""
+    with pair() as (a, _):
+        view = memoryview(bytearray(1 << 20))
+        fill(a, bytes(1 << 20))
+        with pytest.raises(BlockingIOError) as reading:
+            a.read_into(view)
+        with pytest.raises(BlockingIOError) as writing:
+            a.write(view)
+        a._socket.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(BrokenPipeError) as failed:
+            a.write(view)
+        # An export that is left over would make this an error.
+        view.release()
+        assert [caught.value.errno for caught in (reading, writing, failed)] == [
+            errno.EAGAIN,
+            errno.EAGAIN,
+            errno.EPIPE,
+        ]
+
+
+def test_streams_leave_nothing_behind() -> None:
+    with pair() as (a, b):
+        descriptors = {a.fileno(), b.fileno()}
+    gc.collect()
+    assert a.fileno() == b.fileno() == -1
+    assert len(descriptors) == 2

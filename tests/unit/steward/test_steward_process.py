@@ -1,0 +1,193 @@
+"""`garrison steward` as real processes, with a simulated TEE and the true SNP verifier."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import ssl
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from garrison.attesters.select import select
+from garrison.attesters.simulated_snp_insecure import process_measurement
+from garrison.formats.challenge_wire import Offer
+from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_path
+from garrison.formats.evidence import bound_report_data
+from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.formats.slug import Slug
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from garrison.attesters.base import Attester
+
+GARRISON = (sys.executable, "-m", "garrison")
+PROBLEM = "application/problem+json"
+
+
+def garrison(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*GARRISON, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def policy(simulator: Path, measurement: str) -> str:
+    key = json.loads((simulator / "simulator.json").read_text())["ark_key_sha256"]
+    return f"""
+trust_domain = "example.test"
+freshness = "required"
+local_workloads = true
+[certificates]
+lifetime_minutes = 5
+[snp]
+measurements = ["{measurement}"]
+products = ["Milan"]
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+endorsements = []
+[snp.insecure_simulated_roots.demo]
+key_sha256 = "{key}"
+endorsements = "{simulator}"
+"""
+
+
+class Running:
+    """A steward that serves, and a keep's side of it."""
+
+    def __init__(self, base: Path, measurement: str) -> None:
+        self.simulator = base / "simulator"
+        self.directory = base / "steward"
+        for arguments in (
+            ["platform", "insecure-simulator", "--name", "demo", str(self.simulator)],
+            ["steward", "init", str(self.directory), "--trust-domain", "example.test"],
+        ):
+            done = garrison(*arguments)
+            assert done.returncode == 0, done.stderr
+        (base / "policy.toml").write_text(policy(self.simulator, measurement))
+        where = ["--dir", str(self.directory), "--policy", str(base / "policy.toml")]
+        self.process = subprocess.Popen(
+            [*GARRISON, "steward", "serve", *where, "--host", "localhost", "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.port = int(json.loads(self.process.stdout.readline())["url"].rpartition(":")[2])
+
+    @property
+    def attester(self) -> Attester:
+        return select({"kind": "simulated-snp-insecure", "directory": str(self.simulator)})
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        context = ssl.create_default_context(cafile=str(self.directory / "root.pem"))
+        connection = http.client.HTTPSConnection(
+            "localhost", self.port, context=context, timeout=30
+        )
+        headers = {"Content-Type": PKCS10_MEDIA_TYPE, "Accept": PROBLEM}
+        try:
+            connection.request(method, path, body, headers)
+            with connection.getresponse() as response:
+                return response.status, response.read()
+        finally:
+            connection.close()
+
+    def request(self, workload: WorkloadIdentity | None) -> bytes:
+        challenge = Offer.from_bytes(self.ask("GET", "/challenge")[1]).challenge
+        key = ec.generate_private_key(ec.SECP384R1())
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        evidence = self.attester.attest(bound_report_data(spki, challenge))
+        return build_request(key, evidence=evidence, challenge=challenge, workload=workload)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    started = Running(tmp_path_factory.mktemp("process"), process_measurement().hex())
+    yield started
+    started.process.kill()
+    started.process.communicate()
+
+
+def test_attested_keep_gets_its_certificate(running: Running) -> None:
+    workload = WorkloadIdentity(None, bytes(range(32)))
+    status, body = running.ask("POST", "/", running.request(workload))
+    assert status == 200, body
+    root, leaf = decode_pki_path(body)
+    assert root == x509.load_pem_x509_certificate(running.ask("GET", "/bundle")[1])
+    leaf.verify_directly_issued_by(root)
+    identity = CertifiedIdentity.from_certificate(leaf)
+    assert identity is not None
+    assert identity.workload.digest == workload.digest
+    assert identity.workload.measurement == process_measurement()
+    assert identity.workload.tcb_status == "InsecureSimulated"
+
+
+def test_keep_without_evidence_does_not(running: Running) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    request = build_request(key, evidence=None, challenge=None, workload=None)
+    assert running.ask("POST", "/", request)[0] == 401
+
+
+def test_unknown_drawbridge_is_told(running: Running) -> None:
+    workload = WorkloadIdentity(Slug.parse("other.test/u/r:1.0.0"), bytes(32))
+    status, body = running.ask("POST", "/", running.request(workload))
+    assert status == 400
+    assert (
+        json.loads(body)["checks"][0]["check"] == "slug: the policy does not name this drawbridge"
+    )
+
+
+def test_other_measurement_is_told_with_found_and_expected(tmp_path: Path) -> None:
+    running = Running(tmp_path, "ab" * 48)
+    try:
+        status, body = running.ask("POST", "/", running.request(None))
+    finally:
+        running.process.send_signal(signal.SIGTERM)
+        _, err = running.process.communicate(timeout=30)
+    assert status == 400
+    (check,) = json.loads(body)["checks"]
+    assert process_measurement().hex() in check["found"]
+    assert "ab" * 48 in check["expected"]
+    assert running.process.returncode == 0
+    assert "INSECURE: the policy trusts the simulated TEE vendor 'demo'" in err
+    assert '"outcome": "refused"' in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["init", "{dir}", "--trust-domain", "a.test"], "exists already"),
+        (["serve", "--dir", "{dir}", "--policy", "{other}"], "not the trust domain of root.pem"),
+        (
+            ["serve", "--dir", "{dir}", "--policy", "{policy}", "--tls-cert", "{policy}"],
+            "given without the other",
+        ),
+    ],
+)
+def test_misuse_is_told_without_a_traceback(
+    running: Running, arguments: list[str], reason: str
+) -> None:
+    base = running.directory.parent
+    text = (base / "policy.toml").read_text()
+    (base / "other.toml").write_text(text.replace("example.test", "other.test"))
+    places = {
+        "dir": running.directory,
+        "policy": base / "policy.toml",
+        "other": base / "other.toml",
+    }
+    done = garrison("steward", *(argument.format(**places) for argument in arguments))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
