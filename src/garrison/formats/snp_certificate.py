@@ -76,6 +76,7 @@ def load_certificate(der: bytes, field: str) -> x509.Certificate:
         # The library reads on demand. Whatever it would refuse later, it refuses now.
         _ = (certificate.subject, certificate.issuer, certificate.extensions)
         _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
+        _ = certificate.signature_hash_algorithm
     except _UNREADABLE as error:
         raise Malformed("not an X.509 certificate", field=field) from error
     return certificate
@@ -92,6 +93,7 @@ def load_crl(der: bytes, field: str) -> x509.CertificateRevocationList:
         crl = x509.load_der_x509_crl(der)
         # The library reads on demand. Whatever it would refuse later, it refuses now.
         _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
+        _ = crl.signature_hash_algorithm
         _ = [entry.serial_number for entry in crl]
     except _UNREADABLE as error:
         raise Malformed("not a revocation list", field=field) from error

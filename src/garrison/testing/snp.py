@@ -49,13 +49,13 @@ _CPUIDS = {
 
 
 @cache
-def ca_key(index: int) -> RSAPrivateKey:
+def ca_key(index: int) -> RSAPrivateKey:  # noqa: ARG001 - what the cache goes by
     """The RSA key number `index`, the same in all of the process."""
     return generate_ca_key()
 
 
 @cache
-def chip_key(index: int) -> ec.EllipticCurvePrivateKey:
+def chip_key(index: int) -> ec.EllipticCurvePrivateKey:  # noqa: ARG001 - see above
     """The P-384 key number `index`, the same in all of the process."""
     return ec.generate_private_key(ec.SECP384R1())
 
@@ -120,7 +120,7 @@ class FakePlatform:
             crl: whether there is one.
             vek: what to change in the leaf: arguments of `InsecureVendor.vek`.
         """
-        arguments = {"tcb": self.tcb, "kind": self.kind, "hwid": self.hwid} | vek
+        arguments: dict[str, Any] = {"tcb": self.tcb, "kind": self.kind, "hwid": self.hwid} | vek
         vendor = self.vendor
         return SnpEndorsements(
             leaf=vendor.vek(chip_key(0).public_key(), **arguments).public_bytes(Encoding.DER),

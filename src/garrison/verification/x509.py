@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.x509.oid import SignatureAlgorithmOID
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from garrison.errors import Unverified
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # MGF1 with SHA-384, and a salt of 48 bytes.
 _CA_KEY_BITS = 4096
 _SALT = 48
+# RFC 5280, section 4.2: what is critical must be understood. These are, by `check_ca`.
+_KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
 
 def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> None:
@@ -73,7 +75,8 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
     """Refuse a certificate that `issuer` did not sign, as AMD signs.
 
     Raises:
-        Unverified: the names, the algorithm or the signature are wrong.
+        Unverified: the names, the algorithm or the signature are wrong, or it has a critical
+            extension that is not understood here.
     """
     if certificate.issuer != issuer.subject:
         raise Unverified(
@@ -81,6 +84,18 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
             field=field,
             found=certificate.issuer.rfc4514_string(),
             expected=issuer.subject.rfc4514_string(),
+        )
+    critical = [
+        extension.oid.dotted_string
+        for extension in certificate.extensions
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL
+    ]
+    if critical:
+        raise Unverified(
+            "unknown critical extension",
+            field=field,
+            found=", ".join(critical),
+            expected="none but basic constraints and key usage",
         )
     parameters = certificate.signature_algorithm_parameters
     _check_algorithm(certificate.signature_algorithm_oid, parameters, field)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Malformed, Unverified
 from garrison.formats.snp import CHIP_ID_SIZE, SIGNED_SIZE, Cpuid, Product, SigningKey, Tcb
-from garrison.formats.snp_evidence import SnpEndorsements
+from garrison.formats.snp_certificate import load_certificate
 from garrison.testing.snp import NOW, FakePlatform
 from garrison.verification.roots import Anchor, Roots
 from garrison.verification.snp import SnpClaims, verify
 from garrison.verification.verified import Verified
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from garrison.formats.snp_evidence import SnpEndorsements
 
 PLATFORM = FakePlatform()
 GENOA = FakePlatform(Product.GENOA, tcb=Tcb(10, 0, 23, 84))
@@ -223,9 +232,8 @@ def test_asvk_in_place_of_the_ask() -> None:
 
 
 def test_chain_of_another_product() -> None:
-    refused("ASK certificate: issued by another", PLATFORM, endorsements=replace(
-        PLATFORM.endorsements(), root=GENOA.endorsements().root
-    ))
+    chain = replace(PLATFORM.endorsements(crl=False), root=GENOA.endorsements().root)
+    refused("ASK certificate: issued by another", PLATFORM, endorsements=chain)
 
 
 def test_leaf_as_an_authority() -> None:
@@ -237,9 +245,8 @@ def test_leaf_as_an_authority() -> None:
 
 def test_root_in_place_of_the_intermediate() -> None:
     chain = PLATFORM.endorsements()
-    refused("VEK certificate: issued by another", PLATFORM, endorsements=replace(
-        chain, issuer=chain.root
-    ))
+    chain = replace(chain, issuer=chain.root)
+    refused("VEK certificate: issued by another", PLATFORM, endorsements=chain)
 
 
 @pytest.mark.parametrize("place", ["leaf", "issuer", "root", "crl"])
@@ -256,6 +263,74 @@ def test_a_changed_signature_of_a_certificate(place: str) -> None:
     chain = replace(PLATFORM.endorsements(), **{place: bytes(der)})
     # The root's own change shows already in its fingerprint where a vendor pins it.
     refused("the signature is wrong", PLATFORM, endorsements=chain)
+
+
+@pytest.mark.parametrize("place", ["leaf", "issuer", "root", "crl"])
+def test_every_byte_of_the_chain_matters(place: str) -> None:
+    report, chain, roots = PLATFORM.report(), PLATFORM.endorsements(), PLATFORM.roots()
+    genuine = getattr(chain, place)
+    for offset in range(0, len(genuine), 3):
+        der = bytearray(genuine)
+        der[offset] ^= 1 << offset % 8
+        with pytest.raises((Unverified, Malformed)):
+            verify(report, replace(chain, **{place: bytes(der)}), roots, NOW)
+
+
+_PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+
+
+def signed_again(
+    scheme: Any = _PSS,
+    algorithm: hashes.SHA256 | hashes.SHA384 | None = None,
+    more: Sequence[x509.ExtensionType] = (),
+) -> SnpEndorsements:
+    """The chain with the same leaf, signed otherwise, and with critical extensions `more`."""
+    chain = PLATFORM.endorsements()
+    leaf = load_certificate(chain.leaf, "leaf")
+    builder = (
+        x509.CertificateBuilder(leaf.issuer, leaf.subject, leaf.public_key(), 5)
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+    )
+    for extension in leaf.extensions:
+        builder = builder.add_extension(extension.value, critical=False)
+    for value in more:
+        builder = builder.add_extension(value, critical=True)
+    key = PLATFORM.vendor.ask_key
+    again = builder.sign(key, algorithm or hashes.SHA384(), rsa_padding=scheme)
+    return replace(chain, leaf=again.public_bytes(Encoding.DER))
+
+
+def test_signed_again_in_the_same_way() -> None:
+    claims(PLATFORM, endorsements=signed_again())
+
+
+def test_critical_extension_that_nobody_knows() -> None:
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\x00")
+    error = refused(
+        "VEK certificate: unknown critical extension",
+        PLATFORM,
+        endorsements=signed_again(more=[unknown]),
+    )
+    assert error.found == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "algorithm"),
+    [
+        (padding.PKCS1v15(), hashes.SHA384()),
+        (padding.PSS(padding.MGF1(hashes.SHA256()), 48), hashes.SHA256()),
+        (padding.PSS(padding.MGF1(hashes.SHA384()), 32), hashes.SHA384()),
+        (padding.PSS(padding.MGF1(hashes.SHA384()), 48), hashes.SHA256()),
+        (padding.PSS(padding.MGF1(hashes.SHA256()), 48), hashes.SHA384()),
+    ],
+)
+def test_other_signature_algorithms(scheme: Any, algorithm: hashes.SHA256 | hashes.SHA384) -> None:
+    refused(
+        "VEK certificate: wrong (signature algorithm|hash)",
+        PLATFORM,
+        endorsements=signed_again(scheme, algorithm),
+    )
 
 
 # Time and revocation.
@@ -304,5 +379,3 @@ def test_another_intermediate_revoked() -> None:
     asvk = PLATFORM.vendor.ask(SigningKey.VLEK).serial_number
     assert claims(PLATFORM, endorsements=PLATFORM.endorsements(revoked=[asvk])).crl_checked
     refused("revoked", VLEK, endorsements=VLEK.endorsements(revoked=[asvk]))
-
-

@@ -108,7 +108,7 @@ def _open_own(parent: int, name: str) -> int:
     try:
         descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except FileNotFoundError:
-        try:
+        try:  # noqa: SIM105  (contextlib costs a start 1 ms)
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             pass  # another start was faster
@@ -193,17 +193,17 @@ def _write(directory: int, name: str, parts: tuple[bytes, ...], *, replace: bool
         finally:
             os.close(descriptor)
         if replace:
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)  # noqa: PTH104
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             return
     except BaseException:
-        os.unlink(temporary, dir_fd=directory)  # noqa: PTH108
+        os.unlink(temporary, dir_fd=directory)
         raise
     try:
         os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
         pass  # another start was faster, and its file stands
     finally:
-        os.unlink(temporary, dir_fd=directory)  # noqa: PTH108
+        os.unlink(temporary, dir_fd=directory)
 
 
 def _mac(secret: bytes, entry: str, content: bytes) -> bytes:

@@ -95,9 +95,7 @@ class Module:
                 hint="build for wasm32-wasip1",
             )
         handle = ctypes.c_void_p()
-        error = library().wasmtime_module_new(
-            engine.handle, wasm, len(wasm), ctypes.byref(handle)
-        )
+        error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), ctypes.byref(handle))
         check(error, Malformed, "not a valid WebAssembly module")
         return cls(handle.value or 0)
 
@@ -200,7 +198,8 @@ class Instance:
         callback = Callback(function)
         self._callbacks.append(callback)
         lib = library()
-        kind = lib.wasm_functype_new(_kinds(parameters), _kinds(result))
+        taken, given = _kinds(parameters), _kinds(result)
+        kind = lib.wasm_functype_new(ctypes.byref(taken), ctypes.byref(given))
         encoded, encoded_name = module.encode(), name.encode()
         error = lib.wasmtime_linker_define_func_unchecked(
             self._linker,
@@ -306,7 +305,7 @@ def new_trap(message: bytes) -> int:
     return int(library().wasmtime_trap_new(message, len(message)))
 
 
-def _kinds(letters: str) -> ctypes.Structure:
+def _kinds(letters: str) -> Bytes:
     lib = library()
     types = (ctypes.c_void_p * len(letters))(*(lib.wasm_valtype_new(_KINDS[c]) for c in letters))
     vector = Bytes()  # a wasm_valtype_vec_t has the same shape; the function type takes it over

@@ -4,6 +4,8 @@ A descriptor never blocks: where it would, it raises BlockingIOError, and says w
 and `timeout` what to wait for. Waiting is the host's.
 """
 
+# ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
+
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 
@@ -78,7 +80,12 @@ class Stat:
     __slots__ = ("atim", "ctim", "filetype", "ino", "links", "mtim", "size")
 
     def __init__(
-        self, filetype: int, ino: int = 0, links: int = 1, size: int = 0, times: tuple[int, int, int] = (0, 0, 0)
+        self,
+        filetype: int,
+        ino: int = 0,
+        links: int = 1,
+        size: int = 0,
+        times: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         self.filetype = filetype
         self.ino = ino
@@ -179,7 +186,7 @@ class Descriptor:
         """
         raise Errno(errno.INVAL)
 
-    def node(self) -> "Node":  # noqa: UP037  (no future import on a start's path)
+    def node(self) -> "Node":
         """The node that it is open on, as the directory of a path.
 
         Raises:
@@ -191,11 +198,11 @@ class Descriptor:
         """Whether a read or write would do something now, if that is known without asking."""
         return True
 
-    def events(self, *, write: bool) -> "tuple[int, int] | None":  # noqa: UP037  (likewise)
+    def events(self, *, write: bool) -> "tuple[int, int] | None":
         """Host descriptor and poll events to wait for; None where waiting is never needed."""
         return None
 
-    def timeout(self) -> "float | None":  # noqa: UP037  (likewise)
+    def timeout(self) -> "float | None":
         """Seconds after which to ask again without any event."""
         return None
 

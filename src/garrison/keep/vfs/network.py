@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     Opener = Callable[[], Descriptor]
-
-log = logging.getLogger("garrison.keep")
 
 # What the guest is told of a refusal; the reason is in the keep's log.
 _REFUSALS: tuple[tuple[type[GarrisonError], int], ...] = (
@@ -111,12 +107,8 @@ def network_directory(network: Network, descriptors: Mapping[int, Descriptor]) -
         found = descriptors.get(int(name))
         return _json(found.stream.peer) if isinstance(found, Socket) else None
 
-    peers = Directory(
-        None, [("con", event("con")), ("lis", event("lis")), ("fd", _Dynamic(peer))]
-    )
-    return Directory(
-        None, [("con", _Dynamic(connect)), ("lis", _Dynamic(listen)), ("peer", peers)]
-    )
+    peers = Directory(None, [("con", event("con")), ("lis", event("lis")), ("fd", _Dynamic(peer))])
+    return Directory(None, [("con", _Dynamic(connect)), ("lis", _Dynamic(listen)), ("peer", peers)])
 
 
 def _json(value: dict[str, Any]) -> File:
@@ -129,6 +121,8 @@ def _told(ask: Callable[[str], T], name: str) -> T:
     try:
         return ask(name)
     except GarrisonError as error:
-        log.warning("refused to the workload: %s: %s", name, error)
+        import logging  # late: it costs a start 5 ms
+
+        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", name, error)
         number = next((n for family, n in _REFUSALS if isinstance(error, family)), errno.ACCES)
         raise Errno(number) from error

@@ -3,6 +3,8 @@
 What is read-only (the package, the directories of the keep itself) says so by having no quota.
 """
 
+# ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
+
 from __future__ import annotations
 
 import time
@@ -246,6 +248,12 @@ class Directory(Node):
         node.unused()
         self.mtim = self.ctim = node.ctim = time.time_ns()
 
+    def contains(self, other: Directory) -> bool:
+        """Whether `other` is this directory, or below it."""
+        return other is self or any(
+            isinstance(node, Directory) and node.contains(other) for node in self._entries.values()
+        )
+
     def move(self, name: str, target: Directory, new_name: str) -> None:
         """Give what has `name` a new name, here or elsewhere, in place of what had that.
 
@@ -253,16 +261,12 @@ class Directory(Node):
             Errno: one of both is read-only.
         """
         self.check_writable()
-        quota = target.check_writable()
+        target.check_writable()
         node = self._entries[name]
-        if new_name in target._entries:  # noqa: SLF001  (of its own kind)
+        if new_name in target._entries:
             target.remove(new_name)
-            quota.take(_NODE_COST)
-        else:
-            quota.take(_NODE_COST)
         del self._entries[name]
-        quota.take(-_NODE_COST)
-        target._entries[new_name] = node  # noqa: SLF001  (of its own kind)
+        target._entries[new_name] = node
         self.mtim = target.mtim = node.ctim = time.time_ns()
 
 

@@ -3,6 +3,8 @@
 None blocks; `events` says what the host shall wait for.
 """
 
+# ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
+
 from __future__ import annotations
 
 import os
@@ -16,6 +18,8 @@ from garrison.keep.vfs.errno import Errno
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
+
+    from typing_extensions import TypeIs
 
     class Stream(Protocol):
         """A connection whose peer was checked (`garrison.keep.net`)."""
@@ -47,6 +51,11 @@ POLLOUT = 4
 
 # pipe(7), PIPE_BUF: a pipe that polls as writable takes as much without blocking.
 _PIPE_BUF = 4096
+
+
+def is_stream(opened: Stream | Listener) -> TypeIs[Stream]:
+    """Whether `opened` is a connection, and not a listener."""
+    return hasattr(opened, "read_into")
 
 
 class HostStream(Descriptor):

@@ -59,9 +59,18 @@ SIGNATURES = {
 NO_RESULT = ("proc_exit",)
 
 # Each group of functions is a module of this package, imported only if a guest imports from it.
-GROUPS = {"args": "process", "environ": "process", "clock": "process", "random": "process",
-          "sched": "process", "proc": "process", "fd": "descriptors", "path": "paths",
-          "sock": "sockets", "poll": "poll"}
+GROUPS = {
+    "args": "process",
+    "environ": "process",
+    "clock": "process",
+    "random": "process",
+    "sched": "process",
+    "proc": "process",
+    "fd": "descriptors",
+    "path": "paths",
+    "sock": "sockets",
+    "poll": "poll",
+}
 
 # `fdflags`
 APPEND = 1

@@ -52,10 +52,10 @@ def read_some(host: Host, descriptor: Descriptor, buffers: list[memoryview]) -> 
     for buffer in buffers:
         if not len(buffer):
             continue
-        while True:
+        size = None
+        while size is None:
             try:
                 size = descriptor.read(buffer)
-                break
             except BlockingIOError:
                 if total:
                     return total

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # wasmtime/val.h, wasmtime_val_raw_t: 16 bytes, the value at 0.
 _VALUE_SIZE = 16
+# A guest that calls at ever other depths of its stack shall not fill our memory.
+_MAX_KNOWN = 64
 _PADDING = {"I": "12x", "Q": "8x", "q": "8x"}
 
 
@@ -163,9 +165,7 @@ class Host:
             events = descriptor.events(write=write)
             self.interrupts.wait([events] if events else [], descriptor.timeout())
 
-    def _callback(
-        self, function: Function, parameters: str
-    ) -> Callable[[int, int, int, int], int]:
+    def _callback(self, function: Function, parameters: str) -> Callable[[int, int, int, int], int]:
         """Make what the engine calls: it reads the parameters, and writes the errno."""
         body = function.__get__(self)
         unpack = Struct("<" + "".join(c + _PADDING[c] for c in parameters)).unpack_from
@@ -178,6 +178,8 @@ class Host:
             try:
                 view = known.get(values)
                 if view is None:
+                    if len(known) >= _MAX_KNOWN:
+                        known.clear()
                     view = memoryview((c_char * size).from_address(values)).cast("B").cast("I")
                     known[values] = view
                 memory.caller = caller

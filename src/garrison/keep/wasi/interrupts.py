@@ -9,7 +9,6 @@ just before the waiting is missed.
 
 from __future__ import annotations
 
-import _signal as signal
 import _thread
 import os
 
@@ -18,9 +17,12 @@ from garrison.keep.vfs.streams import POLLIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
+    from typing import Any, Self
+else:
+    import _signal as signal  # its wrapper makes enumerations, which costs a start 3 ms
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOP = b"\0"
@@ -46,11 +48,11 @@ class Interrupts:
         self._ended = _thread.allocate_lock()
         self._pipes: list[int] = []
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         signals, wake = os.pipe()
         woken, tell = os.pipe()
         self._pipes = [signals, wake, woken, tell]
-        os.set_blocking(wake, False)  # noqa: FBT003  (its own interface)
+        os.set_blocking(wake, False)
         try:
             self._previous_wakeup = signal.set_wakeup_fd(wake)
         except ValueError:

@@ -1,0 +1,138 @@
+"""Run one guest, from its bytes to its exit code.
+
+The guest sees what it is given here and nothing else: no environment, file or descriptor of the
+host goes to it by itself.
+"""
+
+from __future__ import annotations
+
+from garrison.keep.engine.cache import compiled_module
+from garrison.keep.engine.failures import Trap
+from garrison.keep.engine.runtime import Engine, Instance
+from garrison.keep.vfs.nodes import Folder, Quota
+from garrison.keep.vfs.root import root_directory
+from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
+from garrison.keep.wasi.host import Exit, Host, Table
+from garrison.keep.wasi.interrupts import Interrupts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from garrison.keep.engine.runtime import Module
+    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.streams import Listener, Stream
+
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+class Limits:
+    """How much of the keep a guest may take.
+
+    Args:
+        memory: bytes of its linear memory; by default all that 32 bits can name.
+        files: bytes of the files that it makes.
+        descriptors: how many it may have open.
+    """
+
+    __slots__ = ("descriptors", "files", "memory")
+
+    def __init__(
+        self, *, memory: int = 1 << 32, files: int = 1 << 28, descriptors: int = 4096
+    ) -> None:
+        self.memory = memory
+        self.files = files
+        self.descriptors = descriptors
+
+
+def execute(
+    wasm: bytes,
+    *,
+    args: Sequence[str],
+    env: Mapping[str, str],
+    stdio: Mapping[str, str],
+    files: Mapping[str, bytes],
+    network: Network | None,
+    preopened: Sequence[tuple[str, Stream | Listener]] = (),
+    limits: Limits | None = None,
+) -> int:
+    """Run a module until it ends.
+
+    Args:
+        wasm: the module.
+        args: its arguments, the program's name first.
+        env: its environment.
+        stdio: `stdin`, `stdout` and `stderr` to `host` or `null`; what is missing is `null`.
+        files: the package's files, by path.
+        network: what it can reach; without it there is no `/net`.
+        preopened: listeners and connections that it has from the start, from descriptor 3 on,
+            before the root directory.
+        limits: how much it may take.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        Malformed: it is no module, or not one for WASI preview 1.
+        Trap: it did what WebAssembly forbids.
+        Interrupted: SIGINT or SIGTERM came.
+        Unavailable: the engine is missing, or the guest wants more memory than it may have.
+    """
+    limits = limits or Limits()
+    table = Table(limits.descriptors)
+    for number, name in enumerate(_STREAMS):
+        table.insert(_standard(number, stdio.get(name, "null")))
+    for name, opened in preopened:
+        table.insert(_socket(name, opened))
+    root = Folder(root_directory(files, network, table, Quota(limits.files)))
+    root.preopened = "/"
+    table.insert(root)
+    engine = Engine()
+    try:
+        module = compiled_module(engine, wasm)
+        try:
+            with Interrupts(engine.interrupt) as interrupts:
+                host = Host(list(args), dict(env), table, interrupts)
+                instance = Instance(engine, module, memory_limit=limits.memory)
+                try:
+                    return _run(instance, module, host)
+                finally:
+                    instance.close()
+        finally:
+            module.close()
+    finally:
+        engine.close()
+        table.close()
+
+
+def _standard(number: int, kind: str) -> Descriptor:
+    if kind == "host":
+        try:
+            return HostStream(number)
+        except OSError:
+            # We were started without that stream.
+            return Null()
+    return Null()
+
+
+def _socket(name: str, opened: Stream | Listener) -> Descriptor:
+    descriptor: Socket | ListeningSocket
+    descriptor = Socket(opened) if is_stream(opened) else ListeningSocket(opened)
+    descriptor.preopened = name
+    return descriptor
+
+
+def _run(instance: Instance, module: Module, host: Host) -> int:
+    host.provide(instance, module)
+    try:
+        instance.link()
+        instance.call("_start")
+    except Trap:
+        if isinstance(host.failure, Exit):
+            return host.failure.code
+        if host.failure is not None:
+            raise host.failure from None
+        host.interrupts.check()
+        raise
+    return 0

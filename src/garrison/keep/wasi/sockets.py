@@ -1,0 +1,107 @@
+"""The `sock_` functions. Sockets are opened by path (`vfs.network`) or are there from the start."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from garrison.keep.vfs import descriptor as d
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.streams import ListeningSocket, Socket
+from garrison.keep.wasi import abi
+from garrison.keep.wasi.descriptors import read_some, write_all
+from garrison.keep.wasi.memory import U32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garrison.keep.wasi.host import Host
+
+_FLAGS = Struct("<H")
+# `riflags`
+_PEEK = 1
+_WAIT_ALL = 2
+# `sdflags`, to what shutdown(2) calls them.
+_HOW = {1: 0, 2: 1, 3: 2}
+
+
+def sock_accept(host: Host, fd: int, flags: int, result: int) -> None:
+    """Take the next connection."""
+    out = host.memory.view(result, 4)
+    listener = host.descriptors.having(fd)
+    if not isinstance(listener, ListeningSocket):
+        raise Errno(errno.NOTSOCK if not isinstance(listener, Socket) else errno.INVAL)
+    host.descriptors.having(fd, d.SOCK_ACCEPT)
+    if flags & ~abi.NONBLOCK:
+        raise Errno(errno.INVAL)
+    accepted = None
+    while accepted is None:
+        try:
+            accepted = listener.accept()
+        except BlockingIOError:
+            host.wait_for(listener, write=False)
+    accepted.flags = flags
+    U32.pack_into(out, 0, host.descriptors.insert(accepted))
+
+
+def sock_recv(
+    host: Host, fd: int, vectors: int, count: int, flags: int, result: int, out_flags: int
+) -> None:
+    """Receive."""
+    out = host.memory.view(result, 4)
+    told = host.memory.view(out_flags, 2)
+    socket = _socket(host, fd, d.FD_READ)
+    buffers = host.memory.vectors(vectors, count)
+    if flags & ~(_PEEK | _WAIT_ALL):
+        raise Errno(errno.INVAL)
+    if flags & _PEEK:
+        # What TLS has decrypted cannot be put back.
+        raise Errno(errno.NOTSUP)
+    total = read_some(host, socket, buffers)
+    if flags & _WAIT_ALL and total:
+        total = _rest(host, socket, buffers, total)
+    U32.pack_into(out, 0, total)
+    _FLAGS.pack_into(told, 0, 0)
+
+
+def _rest(host: Host, socket: Socket, buffers: list[memoryview], total: int) -> int:
+    """Read on until `buffers`, which hold `total` bytes, are full or the stream ends."""
+    wanted = sum(map(len, buffers))
+    while total < wanted:
+        left, skip = [], total
+        for buffer in buffers:
+            left.append(buffer[min(skip, len(buffer)) :])
+            skip -= min(skip, len(buffer))
+        try:
+            size = read_some(host, socket, left)
+        except (Errno, OSError):
+            break
+        if not size:
+            break
+        total += size
+    return total
+
+
+def sock_send(host: Host, fd: int, vectors: int, count: int, flags: int, result: int) -> None:
+    """Send."""
+    out = host.memory.view(result, 4)
+    socket = _socket(host, fd, d.FD_WRITE)
+    buffers = host.memory.vectors(vectors, count)
+    if flags:
+        raise Errno(errno.INVAL)
+    U32.pack_into(out, 0, write_all(host, socket, buffers))
+
+
+def sock_shutdown(host: Host, fd: int, how: int) -> None:
+    """End one direction or both."""
+    socket = _socket(host, fd, d.SOCK_SHUTDOWN)
+    if how not in _HOW:
+        raise Errno(errno.INVAL)
+    socket.stream.shutdown(_HOW[how])
+
+
+def _socket(host: Host, fd: int, right: int) -> Socket:
+    socket = host.descriptors.having(fd)
+    if not isinstance(socket, Socket):
+        raise Errno(errno.NOTSOCK)
+    host.descriptors.having(fd, right)
+    return socket

@@ -1,0 +1,47 @@
+"""The pinned roots, and simulated ones beside them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from garrison.errors import Misuse
+from garrison.formats.snp_certificate import load_certificate
+from garrison.testing.snp import FakePlatform
+from garrison.verification.roots import Anchor, Roots
+
+
+def test_pins() -> None:
+    pins = Roots.load().pins
+    assert [pin.name for pin in pins if pin.vendor == "amd"] == [
+        "AMD ARK-Milan",
+        "AMD ARK-Genoa",
+        "AMD ARK-Turin",
+    ]
+    for pin in pins:
+        assert re.fullmatch("[0-9a-f]{64}", pin.certificate_sha256)
+        assert re.fullmatch("[0-9a-f]{64}", pin.key_sha256)
+        assert "https://" in pin.source
+    assert len({pin.key_sha256 for pin in pins}) == len(pins)
+
+
+def test_a_simulated_root_says_that_it_is_one() -> None:
+    platform = FakePlatform()
+    ark = load_certificate(platform.endorsements().root, "ARK")
+    assert platform.roots().anchor(ark, "amd", "ARK") == Anchor("test", simulated=True)
+
+
+def test_no_simulated_root_without_a_name() -> None:
+    assert Roots.load().simulated == {}
+
+
+def test_a_vendors_key_cannot_be_called_simulated() -> None:
+    key = Roots.load().pins[0].key_sha256
+    with pytest.raises(Misuse, match="simulated root x: the key is already that of another root"):
+        Roots.load({"x": key})
+
+
+def test_two_names_for_one_key() -> None:
+    with pytest.raises(Misuse, match=r"simulated root b: .*found a"):
+        Roots.load({"a": "0" * 64, "b": "0" * 64})
