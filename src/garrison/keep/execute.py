@@ -6,8 +6,8 @@ host goes to it by itself.
 
 from __future__ import annotations
 
+from garrison.errors import GarrisonError
 from garrison.keep.engine.cache import compiled_module
-from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.runtime import Engine, Instance
 from garrison.keep.vfs.nodes import Folder, Quota
 from garrison.keep.vfs.root import root_directory
@@ -128,7 +128,7 @@ def _run(instance: Instance, module: Module, host: Host) -> int:
     try:
         instance.link()
         instance.call("_start")
-    except Trap:
+    except GarrisonError:
         if isinstance(host.failure, Exit):
             return host.failure.code
         if host.failure is not None:

@@ -7,11 +7,9 @@ is for this key, for what was asked, and under the tenant's roots.
 
 from __future__ import annotations
 
-import binascii
 import json
 import logging
 import ssl
-from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import build_request, decode_pki_path
 from garrison.formats.evidence import bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
@@ -102,11 +101,7 @@ class StewardClient:
         status, body = self._request("GET", "/challenge")
         if status != 200:
             raise self._refusal(status, body)
-        try:
-            text = _json_object(body)["challenge"]
-            return urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        except (KeyError, TypeError, binascii.Error) as error:
-            raise Malformed("not a challenge", field=f"answer of {self.url}") from error
+        return Offer.from_bytes(body).challenge
 
     def certify(self, request: bytes) -> list[x509.Certificate]:
         """Send a CSR (DER), and return the chain, leaf first.

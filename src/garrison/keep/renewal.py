@@ -29,6 +29,8 @@ log = logging.getLogger("garrison.keep")
 
 FIRST_RETRY = 5.0
 LAST_RETRY = 300.0
+# A steward that hands out certificates which are old already is not asked without end.
+SHORTEST_DELAY = 5.0
 
 
 def renewal_delay(not_before: datetime, not_after: datetime, now: datetime, jitter: float) -> float:
@@ -93,9 +95,10 @@ def _renew_for_ever(
 
 def _delay(certified: Certified) -> float:
     leaf = certified.leaf
-    return renewal_delay(
+    delay = renewal_delay(
         leaf.not_valid_before_utc,
         leaf.not_valid_after_utc,
         datetime.now(UTC),
         random.random(),  # noqa: S311  (spreads load, hides nothing)
     )
+    return max(delay, SHORTEST_DELAY)

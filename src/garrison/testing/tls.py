@@ -83,6 +83,7 @@ class Authority:
         ),
         spiffe_id: str | None = None,
         extension: bytes | None = None,
+        public_key: ec.EllipticCurvePublicKey | None = None,
     ) -> Leaf:
         """Issue a certificate with a new key.
 
@@ -93,6 +94,7 @@ class Authority:
             usages: what the key may be used for.
             spiffe_id: a SPIFFE ID other than the one of `identity`.
             extension: a value other than that of `identity` for the extension.
+            public_key: another's key to certify; the leaf's own key is then of no use.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
@@ -101,7 +103,7 @@ class Authority:
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(self.intermediate.subject)
-            .public_key(key.public_key())
+            .public_key(public_key or key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + valid[0])
             .not_valid_after(now + valid[1])

@@ -252,28 +252,21 @@ class Instance:
         there = lib.wasmtime_instance_export_get(
             self.context, ctypes.byref(self._value), encoded, len(encoded), ctypes.byref(found)
         )
-        if not there or found[0] & 0xFF != _FUNCTION:
+        function = ctypes.addressof(found) + _EXTERN_VALUE
+        if not there or found[0] & 0xFF != _FUNCTION or not _is_plain(self.context, function):
             raise Malformed(
                 "not a program",
                 field="module",
-                found=f"no exported function {name}",
+                found=f"no exported function {name} without parameters and results",
                 expected=f"a command, which exports {name}",
                 hint="link it as an executable, not as a library (reactor)",
             )
         trap = ctypes.c_void_p()
-        # The checked call: a guest may export what it likes under this name.
-        error = lib.wasmtime_func_call(
-            self.context,
-            ctypes.addressof(found) + _EXTERN_VALUE,
-            None,
-            0,
-            None,
-            0,
-            ctypes.byref(trap),
-        )
+        error = lib.wasmtime_func_call(self.context, function, None, 0, None, 0, ctypes.byref(trap))
         if trap.value:
             raise _trap(trap.value)
-        check(error, Malformed, f"{name} cannot be called")
+        # A trap that a host function made is told as an error.
+        check(error, Trap, "the guest failed")
 
     def close(self) -> None:
         """Give the instance and its memory back."""
@@ -305,6 +298,19 @@ def new_trap(message: bytes) -> int:
     return int(library().wasmtime_trap_new(message, len(message)))
 
 
+def _is_plain(context: int, function: int) -> bool:
+    """Whether a function has neither parameters nor results."""
+    lib = library()
+    kind = lib.wasmtime_func_type(context, function)
+    # A wasm_valtype_vec_t begins with its length.
+    plain = not any(
+        ctypes.c_size_t.from_address(vector).value
+        for vector in (lib.wasm_functype_params(kind), lib.wasm_functype_results(kind))
+    )
+    lib.wasm_functype_delete(kind)
+    return plain
+
+
 def _kinds(letters: str) -> Bytes:
     lib = library()
     types = (ctypes.c_void_p * len(letters))(*(lib.wasm_valtype_new(_KINDS[c]) for c in letters))
@@ -318,4 +324,8 @@ def _trap(handle: int) -> Trap:
     text = Bytes()
     lib.wasm_trap_message(handle, ctypes.byref(text))
     lib.wasm_trap_delete(handle)
-    return Trap(f"the guest trapped: {text.take().decode(errors='replace').rstrip(chr(0))}")
+    message = text.take().decode(errors="replace").rstrip("\0")
+    # The engine tells the trace first, with a note on its own settings, and the cause last.
+    trace, _, cause = message.partition("\n\nCaused by:\n")
+    trace = trace.partition("\nnote: ")[0]
+    return Trap(f"the guest trapped: {' '.join(cause.split()) or message}\n{trace}".rstrip())

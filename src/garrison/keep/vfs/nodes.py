@@ -250,9 +250,14 @@ class Directory(Node):
 
     def contains(self, other: Directory) -> bool:
         """Whether `other` is this directory, or below it."""
-        return other is self or any(
-            isinstance(node, Directory) and node.contains(other) for node in self._entries.values()
-        )
+        below = [self]
+        # Not by recursion: a guest can nest directories deeper than our stack.
+        while below:
+            directory = below.pop()
+            if directory is other:
+                return True
+            below += [node for node in directory._entries.values() if isinstance(node, Directory)]
+        return False
 
     def move(self, name: str, target: Directory, new_name: str) -> None:
         """Give what has `name` a new name, here or elsewhere, in place of what had that.

@@ -53,11 +53,10 @@ def path_open(
         raise Errno(errno.NOTCAPABLE)
     node = _found_or_made(place, oflags, outer.rights)
     write = bool(rights & (d.FD_WRITE | d.FD_ALLOCATE | d.FD_FILESTAT_SET_SIZE))
-    is_directory = isinstance(node, Directory)
-    if is_directory:
-        # Libraries ask for every right with O_DIRECTORY; to write is meant only without.
-        if (rights & d.FD_WRITE and not oflags & abi.DIRECTORY) or oflags & abi.TRUNCATE:
+    if isinstance(node, Directory):
+        if rights & d.FD_WRITE or oflags & abi.TRUNCATE:
             raise Errno(errno.ISDIR)
+        # Libraries ask for every other right.
         write = False
     if oflags & abi.TRUNCATE and isinstance(node, File):
         if not outer.rights & d.PATH_FILESTAT_SET_SIZE:
