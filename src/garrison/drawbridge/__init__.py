@@ -1,1 +1,1 @@
-"""The registry of workloads: content-addressed trees under immutable tags."""
+"""The drawbridge: a registry of content-addressed workloads, and its client."""

@@ -89,7 +89,7 @@ def _open_directory() -> int:
     home = os.environ.get("HOME", "")
     # XDG Base Directory 0.8: a relative path is to be ignored.
     base = os.environ.get("XDG_CACHE_HOME", "")
-    base = base if base.startswith("/") else f"{home}/.cache"
+    base = base if base.startswith("/") else home and f"{home}/.cache"
     if not base.startswith("/"):
         raise _Unusable("neither XDG_CACHE_HOME nor HOME names a directory")
     os.makedirs(base, 0o700, exist_ok=True)  # noqa: PTH103  (pathlib costs a start 5 ms)

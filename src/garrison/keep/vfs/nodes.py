@@ -256,7 +256,7 @@ class Directory(Node):
             directory = below.pop()
             if directory is other:
                 return True
-            below += [node for node in directory._entries.values() if isinstance(node, Directory)]
+            below += [node for _, node in directory.entries() if isinstance(node, Directory)]
         return False
 
     def move(self, name: str, target: Directory, new_name: str) -> None:

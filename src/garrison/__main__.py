@@ -1,0 +1,105 @@
+"""`garrison`, and the short way to `garrison run FILE [ARGS]`.
+
+A guest's start should cost little more than the guest. So that one form, without any option,
+imports next to nothing; every other goes to `garrison.cli`. What both do is the same, but that
+the short way loads the network only when the guest uses it.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from garrison.keep.net.network import Network
+    from garrison.keep.vfs.streams import Listener, Stream
+
+# `garrison.formats.enarx_toml`: what a workload without a configuration gets.
+_STDIO = {"stdin": "host", "stdout": "host", "stderr": "host"}
+_ENV = {"FD_COUNT": "3", "FD_NAMES": "stdin:stdout:stderr"}
+_MAIN = "main.wasm"
+
+
+def main() -> int:
+    """Run the command line, and return its exit code."""
+    args = sys.argv[1:]
+    if len(args) < 2 or args[0] != "run" or any(arg.startswith("-") for arg in args):
+        return _command_line()
+    # Options can be given as variables too.
+    if any(name.startswith(("GARRISON_", "ENARX_")) for name in os.environ):
+        return _command_line()
+    try:
+        with open(args[1], "rb") as file:  # noqa: PTH123  (pathlib costs a start 5 ms)
+            wasm = file.read()
+    except OSError:
+        # It says what is wrong with the path.
+        return _command_line()
+    return _run(wasm, args[2:])
+
+
+def _command_line() -> int:
+    from garrison.cli.main import main as command_line
+
+    return command_line()
+
+
+def _run(wasm: bytes, args: list[str]) -> int:
+    network = _LateNetwork()
+    try:
+        from garrison.keep.execute import execute
+
+        code = execute(
+            wasm,
+            args=[_MAIN, *args],
+            env=_ENV,
+            stdio=_STDIO,
+            files={_MAIN: wasm},
+            network=network,
+        )
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (no traceback to users)
+        from garrison.terminal import report
+
+        code = report(error)
+    if network.used():
+        # Connections may still have their end to announce.
+        return code
+    # Nothing is left to be written: the guest's output goes around these streams, and `report`
+    # writes to standard error, which keeps no line back. The rest of the interpreter's end is
+    # memory given back piece by piece, which the kernel does at once.
+    os._exit(code)
+
+
+class _LateNetwork:
+    """The network of a workload without configuration and identity, made at its first use."""
+
+    def __init__(self) -> None:
+        self._network: Network | None = None
+
+    def used(self) -> bool:
+        """Whether the guest used it."""
+        return self._network is not None
+
+    def _made(self) -> "Network":
+        if self._network is None:
+            from garrison.formats.enarx_toml import Config
+            from garrison.keep.net.network import Network
+
+            self._network = Network(Config.default(), None, [])
+        return self._network
+
+    def connect(self, target: str) -> "Stream":
+        """Connect to `host[:port]`."""
+        return self._made().connect(target)
+
+    def listen(self, target: str) -> "Listener":
+        """Listen on `port` or `addr:port`."""
+        return self._made().listen(target)
+
+    def next_event(self, direction: 'Literal["con", "lis"]') -> "dict[str, Any] | None":
+        """Take the next connected or accepted event."""
+        return self._made().next_event(direction)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

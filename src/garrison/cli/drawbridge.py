@@ -1,0 +1,155 @@
+"""`garrison drawbridge`: run the registry of workloads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from garrison.cli import ui
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# Below the directory of a local store; beside it stand files that are no part of the store.
+OBJECTS = "objects"
+
+
+@click.group()
+def command() -> None:
+    """The registry of workloads: content-addressed trees under tags that never change."""
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  garrison drawbridge serve --store ./drawbridge --insecure-dev
+  garrison drawbridge serve --store /var/lib/drawbridge --host :: --port 443 \\
+      --tls-cert server.pem --tls-key server.key --client-ca steward-root.pem \\
+      --oidc-issuer https://auth.example.com/ --oidc-audience https://drawbridge.example.com/
+
+\b
+When it is ready it says where it listens, one line on standard output. Each request is a line
+of JSON on standard error. SIGTERM ends it gracefully.
+"""
+)
+@click.option(
+    "--store",
+    required=True,
+    metavar="DIR|URL",
+    help="Where everything is kept: a directory, or s3://, gs:// or az://, with credentials from"
+    " the environment. Any number of drawbridges may share one.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
+)
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option("--tls-cert", type=_FILE, help="TLS chain, PEM.")
+@click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
+@click.option(
+    "--client-ca",
+    type=_FILE,
+    help="PEM file with the roots of stewards. Keeps that they certify read the private"
+    " repositories that admit them.",
+)
+@click.option(
+    "--steward-id",
+    "steward_ids",
+    multiple=True,
+    metavar="SPIFFE-ID",
+    help="A steward that may look up the digests of private tags, spiffe://<domain>/steward; may"
+    " be repeated. Default: every steward under --client-ca.",
+)
+@click.option("--oidc-issuer", metavar="URL", help="OpenID Connect issuer of users' tokens.")
+@click.option("--oidc-audience", metavar="TEXT", help="The audience of tokens for this drawbridge.")
+@click.option("--oidc-ca", type=_FILE, help="CAs of the issuer's TLS; default: the web's roots.")
+@click.option(
+    "--insecure-dev",
+    is_flag=True,
+    help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, and a"
+    " TLS authority of its own, DIR/tls/ca.pem.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
+def serve(
+    store: str,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
+    steward_ids: tuple[str, ...],
+    oidc_issuer: str | None,
+    oidc_audience: str | None,
+    oidc_ca: Path | None,
+    insecure_dev: bool,
+    as_json: bool,
+) -> None:
+    """Serve until told to end."""
+    # A service's libraries would slow every other command's start.
+    from garrison.drawbridge import insecure_dev as dev
+    from garrison.drawbridge.http import application
+    from garrison.drawbridge.issuer import open_verifier
+    from garrison.drawbridge.store import Store
+    from garrison.errors import Misuse
+    from garrison.service.server import serve as serve_app
+
+    if (tls_cert is None) != (tls_key is None):
+        raise Misuse(
+            "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
+        )
+    if steward_ids and client_ca is None:
+        raise Misuse("has no use without --client-ca", field="--steward-id")
+    local = None if "://" in store else Path(store)
+    routes: list[BaseRoute] = []
+    if insecure_dev:
+        if oidc_issuer or oidc_audience or oidc_ca:
+            raise Misuse("contradicts --insecure-dev", field="--oidc-issuer, --oidc-audience")
+        if local is None:
+            raise Misuse("needs a directory", field="--insecure-dev", found=store)
+        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret = dev.prepare(local, host=host, now=datetime.now(UTC))
+        ui.warn(
+            "INSECURE: --insecure-dev lets whoever can read"
+            f" {local / dev.SECRET} log in as anybody. Never use it in production."
+        )
+        issuer = dev.InsecureIssuer(secret)
+        verifier, routes = issuer.verifier(), [*issuer.routes()]
+        if tls_cert is None:
+            tls_cert, tls_key = local / dev.SERVER_PEM, local / dev.SERVER_KEY
+    elif oidc_issuer is None or oidc_audience is None:
+        raise Misuse(
+            "missing",
+            field="--oidc-issuer, --oidc-audience",
+            expected="the issuer of users' tokens, and this drawbridge's audience there",
+            hint="to try it on your own machine, give --insecure-dev",
+        )
+    else:
+        verifier = open_verifier(oidc_issuer, oidc_audience, oidc_ca)
+    if tls_cert is None or tls_key is None:
+        raise Misuse(
+            "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
+        )
+    serve_app(
+        application(
+            Store.open(store if local is None else local / OBJECTS),
+            verifier,
+            steward_ids=frozenset(steward_ids),
+            routes=routes,
+        ),
+        name="drawbridge",
+        host=host,
+        port=port,
+        certificate=tls_cert,
+        key=tls_key,
+        client_ca=client_ca,
+        json_output=as_json,
+    )

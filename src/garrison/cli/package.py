@@ -1,0 +1,154 @@
+"""`garrison package`: publish, inspect and fetch workloads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from garrison.cli import ui
+from garrison.cli.registry import json_option, open_client, registry_options
+from garrison.errors import Malformed, Misuse
+from garrison.formats.digest import digest_text
+from garrison.formats.slug import Slug
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from garrison.formats.tree import Entry
+
+_PUBLISH_EPILOG = """\b
+A package is a directory with main.wasm, perhaps Enarx.toml, and other files. Of a file, it is
+main.wasm alone. Tags never change: other content needs another version. An interrupted
+publication is completed by doing it again.
+
+\b
+Examples:
+  garrison package publish ./chat-server drawbridge.example.com/jane/chat-server:0.1.0
+  garrison package publish drawbridge.example.com/jane/hello:1.0.0 hello.wasm
+"""
+
+
+@click.group()
+def command() -> None:
+    """Publish, inspect and fetch workloads."""
+
+
+@command.command(epilog=_PUBLISH_EPILOG)
+@registry_options
+@json_option
+@click.argument("first", metavar="PATH")
+@click.argument("second", metavar="SLUG")
+def publish(
+    first: str,
+    second: str,
+    ca_bundle: Path | None,
+    insecure_auth_token: str | None,
+    as_json: bool,
+) -> None:
+    """Publish the package at PATH as SLUG (in this order, or the original's: SLUG PATH)."""
+    from garrison.formats.tree import MAIN, Package
+
+    path, slug = _path_and_slug(first, second)
+    is_directory = path.is_dir()
+    package = Package.from_directory(path) if is_directory else Package({MAIN: path.read_bytes()})
+    total = sum(len(content) for _, content in package.nodes().values())
+    client = open_client(slug.host, ca_bundle, insecure_auth_token)
+    with ui.progress(f"publishing {slug}", total) as advance:
+        entry = client.publish(slug, package, advance)
+    if as_json:
+        ui.emit_json(_document(slug, entry))
+        return
+    ui.success(f"published {slug}")
+    ui.out(f"{slug}@{digest_text(entry.workload_digest)}")
+
+
+@command.command()
+@registry_options
+@json_option
+@click.argument("slug", metavar="SLUG")
+def info(slug: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool) -> None:
+    """Show the digests of the workload SLUG."""
+    name = Slug.parse(slug)
+    entry = open_client(name.host, ca_bundle, insecure_auth_token).tag(name)
+    if as_json:
+        ui.emit_json(_document(name, entry))
+        return
+    ui.out(f"{name}@{digest_text(entry.workload_digest)}")
+    ui.out(f"type: {entry.type}")
+    for algorithm, digest in entry.digest.to_json().items():
+        ui.out(f"{algorithm}: {digest}")
+
+
+@command.command()
+@registry_options
+@json_option
+@click.argument("slug", metavar="SLUG")
+@click.argument("directory", type=click.Path(path_type=Path))
+def fetch(
+    slug: str,
+    directory: Path,
+    ca_bundle: Path | None,
+    insecure_auth_token: str | None,
+    as_json: bool,
+) -> None:
+    """Fetch the workload SLUG into DIRECTORY, which must not exist, and check every byte."""
+    name = Slug.parse(slug)
+    if directory.exists():
+        raise Misuse("exists already", field=str(directory))
+    client = open_client(name.host, ca_bundle, insecure_auth_token)
+    with ui.progress(f"fetching {name}", None) as advance:
+        fetched = client.fetch(name, advance)
+    write_directory(directory, fetched.files)
+    if as_json:
+        ui.emit_json(_document(name, fetched.entry))
+    else:
+        ui.success(f"fetched {name} into {directory}, every byte checked")
+
+
+def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a package; `directory` appears only when it is whole."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        for path, content in files.items():
+            target = temporary / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _path_and_slug(first: str, second: str) -> tuple[Path, Slug]:
+    """Tell path and slug apart, in either order."""
+    for path, slug in ((first, second), (second, first)):
+        try:
+            parsed = Slug.parse(slug)
+        except Malformed:
+            continue
+        if Path(path).exists():
+            return Path(path), parsed
+    # Neither order fits: say what is wrong with the documented one.
+    parsed = Slug.parse(second)
+    raise Misuse("does not exist", field="PATH", found=repr(first))
+
+
+def _document(slug: Slug, entry: Entry) -> dict[str, object]:
+    return {
+        "slug": str(slug),
+        "digest": digest_text(entry.workload_digest),
+        "entry": entry.to_json(),
+    }

@@ -1,0 +1,97 @@
+"""`garrison repo`: register and inspect repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  (click reads the annotations' names)
+from typing import Any
+
+import click
+
+from garrison.cli import ui
+from garrison.cli.registry import json_option, open_client, registry_options
+from garrison.errors import Misuse
+from garrison.formats.slug import Repository
+
+
+@click.group()
+def command() -> None:
+    """Register and inspect repositories."""
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  garrison repo register drawbridge.example.com/jane/chat-server
+  garrison repo register --private --keep tee=snp,measurement=3f2a... \\
+      drawbridge.example.com/jane/chat-server
+"""
+)
+@registry_options
+@click.option(
+    "--private",
+    is_flag=True,
+    help="Readable by its owner, and by the keeps of --keep; default: by everybody.",
+)
+@click.option(
+    "--keep",
+    "keeps",
+    multiple=True,
+    metavar="FIELD=VALUE,...",
+    help="Keeps that may read it, by what the steward verified of them: tee, measurement (hex),"
+    " slug, digest. All fields must match; may be repeated.",
+)
+@click.argument("repository", metavar="REPOSITORY")
+def register(
+    repository: str,
+    private: bool,
+    keeps: tuple[str, ...],
+    ca_bundle: Path | None,
+    insecure_auth_token: str | None,
+) -> None:
+    """Register REPOSITORY (host[:port]/user/repo)."""
+    from garrison.drawbridge.rules import KeepRule
+
+    if keeps and not private:
+        raise Misuse("has no use without --private", field="--keep")
+    name = Repository.parse(repository)
+    config: dict[str, Any] = {"public": not private}
+    if keeps:
+        config["keeps"] = [KeepRule.from_fields(_fields(keep)).to_fields() for keep in keeps]
+    open_client(name.host, ca_bundle, insecure_auth_token).register_repository(name, config)
+    ui.success(f"registered {name}, {'private' if private else 'public'}")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for item in text.split(","):
+        key, equals, value = item.partition("=")
+        if not equals or key in fields:
+            raise Misuse(
+                "unreadable",
+                field="--keep",
+                found=repr(item),
+                expected="FIELD=VALUE,..., each once",
+            )
+        fields[key] = value
+    return fields
+
+
+@command.command()
+@registry_options
+@json_option
+@click.argument("repository", metavar="REPOSITORY")
+def info(
+    repository: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool
+) -> None:
+    """Show who may read REPOSITORY, and its tags."""
+    name = Repository.parse(repository)
+    client = open_client(name.host, ca_bundle, insecure_auth_token)
+    config, tags = client.repository(name), client.tags(name)
+    if as_json:
+        ui.emit_json({"config": config, "tags": tags})
+        return
+    ui.out(f"{name}: {'public' if config.get('public') else 'private'}")
+    for rule in config.get("keeps", ()):
+        ui.out(f"readable by keeps with {', '.join(f'{k}={v}' for k, v in rule.items())}")
+    for tag in tags:
+        ui.out(f"{name}:{tag}")

@@ -1,0 +1,146 @@
+"""`garrison user`: register, log in and out, inspect."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import urlsafe_b64decode
+from pathlib import Path
+
+import click
+
+from garrison.cli import ui
+from garrison.cli.credentials import load_token, store_token, tokens_file
+from garrison.cli.options import read_pem
+from garrison.cli.registry import json_option, open_client, registry_options
+from garrison.errors import Malformed, Misuse
+from garrison.formats.slug import check_host, check_user
+
+_SECRETS = ("GARRISON_OIDC_CLIENT_SECRET", "ENARX_OIDC_CLIENT_SECRET")
+
+
+@click.group()
+def command() -> None:
+    """Register, log in, and inspect users."""
+
+
+@command.command(
+    epilog="""\b
+The secret of the client comes from the variable GARRISON_OIDC_CLIENT_SECRET, or from the file of
+--oidc-secret-file, never from the command line, which other processes can see.
+
+\b
+Example:
+  garrison user login --oidc-domain https://auth.example.com/ --oidc-client-id jane \\
+      --oidc-secret-file secret drawbridge.example.com
+"""
+)
+@click.option(
+    "--oidc-domain",
+    required=True,
+    metavar="URL",
+    envvar=["GARRISON_OIDC_DOMAIN", "ENARX_OIDC_DOMAIN"],
+    help="The OpenID Connect issuer.",
+)
+@click.option("--oidc-client-id", required=True, help="Who logs in, as the issuer knows it.")
+@click.option(
+    "--oidc-secret-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the client's secret.",
+)
+@click.option(
+    "--ca-bundle",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar=["GARRISON_CA_BUNDLE", "ENARX_CA_BUNDLE"],
+    help="PEM file with the CAs of the issuer's TLS; default: the web's roots.",
+)
+@click.argument("host")
+def login(
+    oidc_domain: str,
+    oidc_client_id: str,
+    oidc_secret_file: Path | None,
+    ca_bundle: Path | None,
+    host: str,
+) -> None:
+    """Log in at the drawbridge HOST (host[:port]) with a client's credentials."""
+    from garrison.drawbridge.login import client_credentials
+
+    check_host(host, field="HOST")
+    token = client_credentials(
+        oidc_domain,
+        client_id=oidc_client_id,
+        secret=_secret(oidc_secret_file),
+        audience=f"https://{host}/",
+        ca_pem=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
+    )
+    store_token(host, token)
+    ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {tokens_file()}")
+
+
+def _secret(path: Path | None) -> str:
+    if path is not None:
+        return path.read_text().strip()
+    for name in _SECRETS:
+        if os.environ.get(name):
+            return os.environ[name]
+    raise Misuse("no secret", field="--oidc-secret-file", expected=f"a file, or ${_SECRETS[0]}")
+
+
+@command.command()
+@click.argument("host")
+def logout(host: str) -> None:
+    """Forget the token for the drawbridge HOST."""
+    store_token(check_host(host, field="HOST"), None)
+    ui.success(f"logged out of {host}")
+
+
+@command.command()
+@registry_options
+@click.argument("user", metavar="USER")
+def register(user: str, ca_bundle: Path | None, insecure_auth_token: str | None) -> None:
+    """Register USER (host[:port]/name) for whom the stored token is."""
+    host, name = _host_and_name(user)
+    token = insecure_auth_token or load_token(host)
+    if token is None:
+        raise Misuse("not logged in", field=host, hint=f"garrison user login ... {host}")
+    client = open_client(host, ca_bundle, token)
+    client.register_user(name, subject_of(token))
+    ui.success(f"registered {host}/{name}")
+
+
+@command.command()
+@registry_options
+@json_option
+@click.argument("user", metavar="USER")
+def info(user: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool) -> None:
+    """Show the record of USER (host[:port]/name)."""
+    host, name = _host_and_name(user)
+    record = open_client(host, ca_bundle, insecure_auth_token).user(name)
+    if as_json:
+        ui.emit_json(record)
+    else:
+        ui.out(f"{host}/{name}: subject {record.get('subject')}")
+
+
+def _host_and_name(user: str) -> tuple[str, str]:
+    host, slash, name = user.partition("/")
+    if not slash:
+        raise Malformed("not a user", field="USER", found=repr(user[:300]), expected="host/name")
+    return check_host(host), check_user(name)
+
+
+def subject_of(token: str) -> str:
+    """Whom a token names. It is not verified: the drawbridge does that.
+
+    Raises:
+        Malformed: it is not a JSON Web Token with a subject.
+    """
+    parts = token.split(".")
+    try:
+        claims = json.loads(urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        subject = claims["sub"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        subject = None
+    if not isinstance(subject, str):
+        raise Malformed("not a token with a subject", field="token")
+    return subject

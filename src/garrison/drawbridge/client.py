@@ -1,0 +1,424 @@
+"""The drawbridge as its clients see it: keeps, stewards, and the command line.
+
+The server is not trusted. Every byte that it serves is checked against a digest before anyone
+sees it: the tag's own headers pin the tag's entry, the entry pins the root directory, each
+directory its entries. Nothing larger than its limit is read, and no redirect is followed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import certifi
+import urllib3
+
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.formats.content_digest import ContentDigest, ContentHasher
+from garrison.formats.tree import (
+    CONFIG,
+    DIRECTORY_TYPE,
+    ENTRY_TYPE,
+    MAX_DEPTH,
+    MAX_DIRECTORY,
+    MAX_ENTRY,
+    MAX_FILE,
+    MAX_FILES,
+    MAX_PACKAGE,
+    Directory,
+    Entry,
+    Package,
+    media_type,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from garrison.formats.slug import Repository, Slug
+
+API_VERSION = "0.1.0"
+_PIECE = 1 << 18
+# A list of all tags of a repository, a user, a repository's configuration, an error.
+_MAX_DOCUMENT = 1 << 20
+_TIMEOUT = urllib3.Timeout(connect=10, read=60)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate chain, leaf first, and its key, both PEM, to show in the TLS handshake."""
+
+    chain_pem: bytes
+    key_pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A workload as a drawbridge served it, every byte checked.
+
+    Attributes:
+        entry: the tag's entry.
+        digest: of the workload, 32 bytes.
+        files: path to content.
+    """
+
+    entry: Entry
+    digest: bytes
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: urllib3.HTTPHeaderDict
+    body: bytes
+    digest: ContentDigest
+
+
+class Client:
+    """A client of the drawbridge at one host."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        ca_pem: str | None = None,
+        token: str | None = None,
+        certificate: ClientCertificate | None = None,
+    ) -> None:
+        """Prepare to speak with `host`; nothing is sent yet.
+
+        Args:
+            host: `host[:port]`.
+            ca_pem: PEM certificates that may vouch for the server; None for the web's roots.
+            token: a bearer token, of a user.
+            certificate: a client certificate, of a keep or a steward.
+
+        Raises:
+            Malformed: the CA or the certificate is not PEM.
+        """
+        self.host = host
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            if ca_pem is None:
+                context.load_verify_locations(certifi.where())
+            else:
+                context.load_verify_locations(cadata=ca_pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise Malformed("not PEM certificates", field=f"CA of {host}") from error
+        if certificate is not None:
+            _load(context, certificate)
+        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+
+    # Reading.
+
+    def tag(self, slug: Slug) -> Entry:
+        """The entry that the tag holds.
+
+        Raises:
+            Rejected: there is no such tag, or it may not be read.
+            Unverified: the answer is not what its own digests say.
+            Malformed: the answer is not a tag.
+            Unavailable: the drawbridge cannot be reached, or fails.
+        """
+        answer = self._get(_tag(slug), str(slug), limit=MAX_ENTRY)
+        kind = answer.headers.get("Content-Type", "")
+        if kind != ENTRY_TYPE:
+            raise Malformed(
+                "not a tag that can be read", field=str(slug), found=repr(kind), expected=ENTRY_TYPE
+            )
+        said = ContentDigest.from_header(answer.headers.get("Content-Digest", ""))
+        said.check(answer.digest, f"tag {slug}")
+        entry = Entry.from_bytes(answer.body, f"tag {slug}")
+        if entry.type != DIRECTORY_TYPE:
+            raise Malformed(
+                "not a directory", field=f"tag {slug}", found=entry.type, expected=DIRECTORY_TYPE
+            )
+        return entry
+
+    def tag_digest(self, slug: Slug) -> bytes:
+        """The digest (32 bytes) of the workload that the tag names; raises as `tag` does."""
+        return self.tag(slug).workload_digest
+
+    def fetch(self, slug: Slug, progress: Callable[[int], None] = lambda _count: None) -> Fetched:
+        """Fetch the workload `slug`, and check every byte.
+
+        Args:
+            slug: the workload.
+            progress: told of every number of bytes that came.
+
+        Raises:
+            Rejected: there is no such tag, or it may not be read.
+            Unverified: a byte differs from what the tag's entry pins.
+            Malformed: something is too large, or not of its form.
+            Unavailable: the drawbridge cannot be reached, or fails.
+        """
+        entry = self.tag(slug)
+        files: dict[str, bytes] = {}
+        for path, of_file in self._files(slug, entry, "", 0, progress):
+            files[path] = of_file
+            if len(files) > MAX_FILES or sum(map(len, files.values())) > MAX_PACKAGE:
+                raise Malformed(
+                    "too large a package",
+                    field=str(slug),
+                    expected=f"at most {MAX_FILES} files, {MAX_PACKAGE} bytes",
+                )
+        return Fetched(entry, entry.workload_digest, dict(Package(files).files))
+
+    def directory(self, slug: Slug, path: str = "") -> Directory:
+        """The directory at `path` of the workload, checked from the tag down; as `fetch`."""
+        entry = self.tag(slug)
+        done = ""
+        directory = Directory.from_bytes(self._node(slug, done, entry), str(slug))
+        for name in filter(None, path.split("/")):
+            found = directory.entries.get(name)
+            if found is None or found.type != DIRECTORY_TYPE:
+                raise Rejected("no such directory", field=f"{slug} {path}")
+            done = f"{done}/{name}" if done else name
+            directory = Directory.from_bytes(self._node(slug, done, found), f"{slug} {done}")
+        return directory
+
+    def _files(
+        self, slug: Slug, entry: Entry, path: str, depth: int, progress: Callable[[int], None]
+    ) -> Iterator[tuple[str, bytes]]:
+        """The files below the directory at `path`, whose entry was checked."""
+        if depth > MAX_DEPTH:
+            raise Malformed("too deep", field=f"{slug} {path}", expected=f"{MAX_DEPTH} levels")
+        content = self._node(slug, path, entry)
+        for name, child in Directory.from_bytes(content, f"{slug} {path}").entries.items():
+            place = f"{path}/{name}" if path else name
+            if child.type == DIRECTORY_TYPE:
+                yield from self._files(slug, child, place, depth + 1, progress)
+            elif child.type != media_type(place):
+                raise Malformed(
+                    "wrong media type",
+                    field=f"{slug} {place}",
+                    found=child.type,
+                    expected=media_type(place),
+                )
+            else:
+                yield place, self._node(slug, place, child, progress)
+
+    def _node(
+        self,
+        slug: Slug,
+        path: str,
+        entry: Entry,
+        progress: Callable[[int], None] = lambda _count: None,
+    ) -> bytes:
+        """The content at `path`, which must be what `entry` says."""
+        where = f"{slug} {path or 'root directory'}"
+        small = entry.type == DIRECTORY_TYPE or path == CONFIG
+        limit = MAX_DIRECTORY if small else MAX_FILE
+        if entry.length > limit:
+            raise Malformed(
+                "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
+            )
+        url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
+        answer = self._get(url, where, limit=entry.length, progress=progress)
+        kind = answer.headers.get("Content-Type", "")
+        if len(answer.body) != entry.length:
+            raise Unverified(
+                "wrong length",
+                field=where,
+                found=f"{len(answer.body)} bytes",
+                expected=f"{entry.length} bytes",
+            )
+        entry.digest.check(answer.digest, where)
+        if "sha-256" not in entry.digest.values:
+            raise Malformed("no sha-256", field=f"{where}: digest")
+        if kind != entry.type:
+            raise Unverified("wrong media type", field=where, found=kind, expected=entry.type)
+        return answer.body
+
+    def tags(self, repository: Repository) -> list[str]:
+        """The names of the repository's tags; raises as `tag` does."""
+        path = f"{repository.user}/{repository.repo}/_tag"
+        value = _json(self._get(path, str(repository), limit=_MAX_DOCUMENT).body, str(repository))
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise Malformed("not a list of tags", field=str(repository))
+        return value
+
+    def repository(self, repository: Repository) -> dict[str, Any]:
+        """The repository's configuration; raises as `tag` does."""
+        return self._document(f"{repository.user}/{repository.repo}", str(repository))
+
+    def user(self, name: str) -> dict[str, Any]:
+        """The user's record; raises as `tag` does."""
+        return self._document(name, f"{self.host}/{name}")
+
+    def _document(self, path: str, where: str) -> dict[str, Any]:
+        value = _json(self._get(path, where, limit=_MAX_DOCUMENT).body, where)
+        if not isinstance(value, dict):
+            raise Malformed("not an object", field=where)
+        return value
+
+    # Writing.
+
+    def publish(
+        self, slug: Slug, package: Package, progress: Callable[[int], None] = lambda _count: None
+    ) -> Entry:
+        """Publish `package` as `slug`: the tag first, then the tree in path order.
+
+        What is there already, and the same, is left as it is: an interrupted publication is
+        completed by doing it again.
+
+        Raises:
+            Rejected: other content stands there already, or the user may not write.
+            Unavailable: the drawbridge cannot be reached, or fails.
+        """
+        nodes = package.nodes()
+        root = nodes[""][0]
+        content = root.to_bytes()
+        self._put(_tag(slug), str(slug), content, ENTRY_TYPE, ContentDigest.of(content))
+        for path, (entry, body) in nodes.items():
+            url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
+            self._put(url, f"{slug} {path}".strip(), body, entry.type, entry.digest)
+            progress(len(body))
+        return root
+
+    def register_user(self, name: str, subject: str) -> None:
+        """Register `name` for the OpenID Connect `subject`; raises as `publish` does."""
+        self._put_json(name, f"{self.host}/{name}", {"subject": subject})
+
+    def register_repository(self, repository: Repository, config: dict[str, Any]) -> None:
+        """Register a repository; raises as `publish` does."""
+        self._put_json(f"{repository.user}/{repository.repo}", str(repository), config)
+
+    def _put_json(self, path: str, where: str, value: dict[str, Any]) -> None:
+        content = json.dumps(value, separators=(",", ":")).encode()
+        self._put(path, where, content, "application/json", ContentDigest.of(content))
+
+    def _put(
+        self, path: str, where: str, content: bytes, media_type: str, digest: ContentDigest
+    ) -> None:
+        headers = {"Content-Type": media_type, "Content-Digest": digest.to_header()}
+        answer = self._request("PUT", path, where, limit=_MAX_DOCUMENT, body=content, extra=headers)
+        if answer.status in (200, 201):
+            return
+        if answer.status == 409 and self._is_there(path, where, digest):
+            return
+        raise self._refusal(answer, where)
+
+    def _is_there(self, path: str, where: str, digest: ContentDigest) -> bool:
+        """Whether what the server holds already is what was to be put there."""
+        answer = self._request("HEAD", path, where, limit=0)
+        if answer.status != 200:
+            return False
+        there = ContentDigest.from_header(answer.headers.get("Content-Digest", ""))
+        return there.values.get("sha-256") == digest.values["sha-256"]
+
+    # The wire.
+
+    def _get(
+        self,
+        path: str,
+        where: str,
+        *,
+        limit: int,
+        progress: Callable[[int], None] = lambda _count: None,
+    ) -> _Answer:
+        answer = self._request("GET", path, where, limit=limit, progress=progress)
+        if answer.status != 200:
+            raise self._refusal(answer, where)
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        where: str,
+        *,
+        limit: int,
+        body: bytes | None = None,
+        extra: dict[str, str] | None = None,
+        progress: Callable[[int], None] = lambda _count: None,
+    ) -> _Answer:
+        """Send a request, and read at most `limit` bytes of the body of a success."""
+        # The original's clients ask for no encoding: digests are over the bytes as sent.
+        headers = {**self._headers, "Accept-Encoding": "identity", **(extra or {})}
+        url = f"https://{self.host}/api/v{API_VERSION}/{path}"
+        try:
+            response = self._pool.request(
+                method, url, body=body, headers=headers, redirect=False, preload_content=False
+            )
+            try:
+                bound = limit if response.status < 300 else _MAX_DOCUMENT
+                content, digest = _read(response, bound, progress)
+            finally:
+                response.close()
+        except urllib3.exceptions.SSLError as error:
+            raise Unverified(
+                f"TLS with the drawbridge failed: {error}",
+                field=self.host,
+                hint="give the CA that vouches for it with --ca-bundle",
+            ) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(
+                f"the drawbridge does not answer: {error}", field=self.host, found=where
+            ) from error
+        if content is None:
+            raise Unverified(
+                "longer than it should be", field=where, expected=f"at most {bound} bytes"
+            )
+        return _Answer(response.status, response.headers, content, digest)
+
+    def _refusal(self, answer: _Answer, where: str) -> Exception:
+        detail = "".join(
+            c if c.isprintable() else "?" for c in answer.body[:300].decode("utf-8", "replace")
+        )
+        text = f"the drawbridge answers {answer.status}"
+        if detail:
+            text += f": {detail}"
+        if answer.status >= 500 or answer.status == 429:
+            return Unavailable(text, field=where)
+        if answer.status < 400:
+            return Malformed(text, field=where, expected="no redirection")
+        hint = None
+        if answer.status in (401, 403, 404):
+            hint = "it does not exist, or this user or keep may not read it"
+        return Rejected(text, field=where, hint=hint)
+
+
+def _read(
+    response: urllib3.BaseHTTPResponse, limit: int, progress: Callable[[int], None]
+) -> tuple[bytes | None, ContentDigest]:
+    """Read a body of at most `limit` bytes; None if it is longer."""
+    hasher = ContentHasher()
+    pieces = []
+    for piece in response.stream(_PIECE, decode_content=False):
+        hasher.update(piece)
+        if hasher.length > limit:
+            return None, hasher.digest()
+        progress(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces), hasher.digest()
+
+
+def _load(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    """Give the certificate to `context`, which reads files only: one that is memory alone."""
+    descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
+    try:
+        data = certificate.key_pem + certificate.chain_pem
+        if os.write(descriptor, data) != len(data):
+            raise Misuse("too large", field="client certificate")
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except ssl.SSLError as error:
+        raise Malformed("not a certificate and its key", field="client certificate") from error
+    finally:
+        os.close(descriptor)
+
+
+def _tag(slug: Slug) -> str:
+    return f"{slug.user}/{slug.repo}/_tag/{slug.tag}"
+
+
+def _json(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON", field=where) from error

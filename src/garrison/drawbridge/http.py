@@ -1,0 +1,335 @@
+"""The drawbridge's HTTP: the original's API v0.1.0, without its defects.
+
+Routes, methods, statuses, headers and texts are the original's (`docs/reference/drawbridge.md`).
+What differs from it:
+
+- a failed or interrupted upload leaves nothing, and can be repeated;
+- a node of a tree is taken only if its directory, or the tag, lists it;
+- bodies are streamed in both directions, and bounded;
+- a client certificate reads what the repository's `keeps` say, not everything;
+- who may not read a private repository is answered as for one that does not exist;
+- with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount
+
+from garrison.drawbridge import rules
+from garrison.drawbridge.layout import Name, content_key
+from garrison.drawbridge.readers import StewardId, reader_of
+from garrison.drawbridge.routes import (
+    METHODS,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedVersion,
+    check_method,
+    parse,
+)
+from garrison.drawbridge.store import Exists, Named, StorageFailure
+from garrison.drawbridge.tokens import Unauthorized, bearer, describe
+from garrison.drawbridge.uploads import Announced, receive
+from garrison.errors import GarrisonError, Malformed
+from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, max_length
+from garrison.service import log
+from garrison.service.problem import problem, retry_headers, status_of, wants_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+    from garrison.drawbridge.store import Store
+    from garrison.drawbridge.tokens import Context, Identity, Level, Verifier
+
+_STATUSES: list[tuple[type[GarrisonError], int]] = [
+    (Unauthorized, 401),
+    (NotFound, 404),
+    (MethodNotAllowed, 405),
+    (Exists, 409),
+    (StorageFailure, 500),
+    (UnsupportedVersion, 501),
+]
+# What the original says of anything that is not there.
+_NO_REPOSITORY = "Repository does not exist"
+
+
+def application(
+    store: Store,
+    verifier: Verifier,
+    *,
+    steward_ids: frozenset[str] = frozenset(),
+    routes: Sequence[BaseRoute] = (),
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Starlette:
+    """The drawbridge's ASGI application.
+
+    Args:
+        store: where everything is.
+        verifier: of users' tokens.
+        steward_ids: the SPIFFE IDs of the stewards that may look up private tags; none given
+            means every steward under the client CA.
+        routes: further routes.
+        clock: tells the time, once for each request with a certificate.
+    """
+    service = Service(store, verifier, steward_ids, clock)
+    return Starlette(routes=[*routes, Mount("/", service)])
+
+
+class Service:
+    """Answers every request: an ASGI application."""
+
+    def __init__(
+        self,
+        store: Store,
+        verifier: Verifier,
+        steward_ids: frozenset[str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._verifier = verifier
+        self._steward_ids = steward_ids
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except GarrisonError as error:
+            response = _refusal(request, error)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        if path == "/health":
+            return Response()
+        name = parse(path)
+        check_method(name, request.method)
+        if request.method == "PUT":
+            return await self._put(request, name)
+        if name.kind in {"user", "repository"}:
+            context: Context = (
+                "drawbridge_users" if name.kind == "user" else "drawbridge_repositories"
+            )
+            await self._require_owner(request, name, context, "read")
+            return await self._named(request, name)
+        await self._require_reader(request, name)
+        if name.kind == "repository tag query":
+            tags = await self._store.names(name.key())
+            return _document(rules.JSON_TYPE, json.dumps(tags, separators=(",", ":")).encode())
+        return await (self._named if name.kind == "tag" else self._node)(request, name)
+
+    # Who asks.
+
+    async def _identity(self, request: Request) -> Identity:
+        token = bearer(request.headers.get("authorization"))
+        # The issuer may have to be asked for its keys.
+        return await run_in_threadpool(self._verifier.verify, token)
+
+    async def _require_owner(
+        self, request: Request, name: Name, context: Context, level: Level
+    ) -> None:
+        """Check that a token is there, of the user under whom `name` is, for that purpose."""
+        identity = await self._identity(request)
+        record = await self._store.named(name.owner().key())
+        if record is None:
+            raise Unauthorized(f"User `{name.user}` not found")
+        if rules.UserRecord.from_bytes(record.body).subject != identity.subject:
+            raise Unauthorized(
+                f"You are logged in as `{identity.subject}`,"
+                f" and not authorized for user `{name.user}`"
+            )
+        identity.require(context, level)
+
+    async def _require_reader(self, request: Request, name: Name) -> None:
+        """Check that whoever asks may read in the repository where `name` is."""
+        stored = await self._store.named(name.repository().key())
+        if stored is not None:
+            config = rules.RepositoryConfig.from_bytes(stored.body)
+            if config.public or self._admits(request, config, name):
+                return
+        # A repository that does not exist is answered as a private one.
+        await self._require_owner(request, name, "drawbridge_repositories", "read")
+        if stored is None:
+            raise _missing(request)
+
+    def _admits(self, request: Request, config: rules.RepositoryConfig, name: Name) -> bool:
+        """Tell whether the client's certificate opens a private repository for `name`."""
+        reader = reader_of(request.state.client_certificate, self._clock())
+        if reader is None:
+            return False
+        if isinstance(reader, StewardId):
+            known = not self._steward_ids or reader in self._steward_ids
+            # It looks up digests; what they are the digests of is no business of it.
+            return known and name.kind == "tag"
+        return config.admits(reader)
+
+    # Reading.
+
+    async def _named(self, request: Request, name: Name) -> Response:
+        """Answer with what stands under a name itself: a user, a repository or a tag."""
+        stored = await self._store.named(name.key())
+        if stored is None:
+            raise _missing(request)
+        return _document(stored.type, stored.body)
+
+    async def _node(self, request: Request, name: Name) -> Response:
+        """Answer with a directory or file of a tree."""
+        stored = await self._store.named(name.key())
+        if stored is None:
+            raise _missing(request)
+        entry = _stored_entry(stored)
+        headers = _headers(entry)
+        if request.method == "HEAD":
+            return Response(headers=headers)
+        content = await self._store.content(content_key(entry.workload_digest), entry.length)
+        return StreamingResponse(content, headers=headers)
+
+    # Putting.
+
+    async def _put(self, request: Request, name: Name) -> Response:
+        """Create what `name` names, if the body is what may stand there."""
+        announced = Announced.by(request)
+        if name.kind == "user":
+            stored = await self._user(request, announced)
+        elif name.kind == "repository":
+            stored = await self._repository(request, name, announced)
+        elif announced.digest is None:
+            raise Malformed("At least one content digest value must be specified")
+        elif name.kind == "tag":
+            stored = await self._tag(request, name, announced)
+        else:
+            stored = await self._tree(request, name, announced)
+        # The name comes last: before it, nothing of all this can be seen.
+        await self._store.create(name.key(), stored)
+        return Response(status_code=201)
+
+    async def _user(self, request: Request, announced: Announced) -> Named:
+        identity = await self._identity(request)
+        identity.require("drawbridge_users", "write")
+        body = await _short_body(request, announced, rules.JSON_TYPE, rules.MAX_USER)
+        if rules.UserRecord.from_bytes(body).subject != identity.subject:
+            raise Unauthorized("OpenID Connect subject mismatch")
+        return Named(announced.type, body)
+
+    async def _repository(self, request: Request, name: Name, announced: Announced) -> Named:
+        await self._require_owner(request, name, "drawbridge_repositories", "write")
+        body = await _short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
+        rules.RepositoryConfig.from_bytes(body)
+        return Named(announced.type, body)
+
+    async def _tag(self, request: Request, name: Name, announced: Announced) -> Named:
+        await self._require_owner(request, name, "drawbridge_tags", "write")
+        if await self._store.named(name.repository().key()) is None:
+            raise NotFound(_NO_REPOSITORY)
+        body = await _short_body(request, announced, None, rules.MAX_TAG)
+        rules.tag_entry(announced.type, body)
+        return Named(announced.type, body)
+
+    async def _tree(self, request: Request, name: Name, announced: Announced) -> Named:
+        await self._require_owner(request, name, "drawbridge_tags", "write")
+        # Before 100 MB are received in vain.
+        if await self._store.named(name.key()) is not None:
+            raise Exists("Already exists", found=name.key())
+        listed = await self._listed(name)
+        limit = max_length("/".join(name.path), announced.type)
+        with await receive(request, announced, limit) as upload:
+            rules.check_listed(listed, upload.entry)
+            if upload.entry.type == DIRECTORY_TYPE:
+                Directory.from_bytes(upload.read())
+            await self._store.put_content(content_key(upload.entry.workload_digest), upload.file)
+        return Named(ENTRY_TYPE, upload.entry.to_bytes())
+
+    async def _listed(self, name: Name) -> Entry:
+        """What the directory of the node `name`, or for the root the tag, says of it."""
+        parent = name.parent()
+        stored = await self._store.named(parent.key())
+        if stored is None:
+            raise NotFound(
+                "Not found",
+                found=f"nothing at {parent.url_path()}",
+                hint="put the tag first, then its tree from the root down",
+            )
+        if parent.kind == "tag":
+            return rules.tag_entry(stored.type, stored.body)
+        entry = _stored_entry(stored)
+        if entry.type != DIRECTORY_TYPE:
+            raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
+        pieces = await self._store.content(content_key(entry.workload_digest), entry.length)
+        return rules.listed_entry(name.path[-1], b"".join([piece async for piece in pieces]))
+
+
+async def _short_body(
+    request: Request, announced: Announced, media_type: str | None, limit: int
+) -> bytes:
+    """Receive a body that is a document of `media_type`, or of any for None."""
+    if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
+        raise Malformed("Invalid content type", found=announced.type, expected=media_type)
+    with await receive(request, announced, limit) as upload:
+        return upload.read()
+
+
+def _stored_entry(stored: Named) -> Entry:
+    """The entry that a node's name stands for; this drawbridge wrote it."""
+    try:
+        return Entry.from_bytes(stored.body)
+    except Malformed as error:
+        raise StorageFailure("Storage backend failure") from error
+
+
+def _document(media_type: str, body: bytes) -> Response:
+    headers = _headers(Entry.of(body, media_type))
+    return Response(body, headers=headers)
+
+
+def _headers(entry: Entry) -> dict[str, str]:
+    return {
+        "Content-Digest": entry.digest.to_header(),
+        "Content-Length": str(entry.length),
+        "Content-Type": entry.type,
+    }
+
+
+def _missing(request: Request) -> NotFound:
+    return NotFound("Not found" if request.method == "HEAD" else _NO_REPOSITORY)
+
+
+def _refusal(request: Request, error: GarrisonError) -> Response:
+    """Answer with an error, and note it in the log."""
+    status = next((s for kind, s in _STATUSES if isinstance(error, kind)), status_of(error))
+    request_id: str | None = getattr(request.state, "request_id", None)
+    log.record(
+        "refused",
+        {
+            "request_id": request_id,
+            "status": status,
+            "reason": str(error),
+            "note": describe(error),
+        },
+        level=logging.ERROR if status >= 500 else logging.INFO,
+    )
+    headers = retry_headers(status)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(METHODS[parse(request.url.path).kind])
+    if wants_problem(request):
+        response = problem(error, status=status, request_id=request_id)
+        response.headers.update(headers)
+        return response
+    return PlainTextResponse(_original_text(error), status_code=status, headers=headers)
+
+
+def _original_text(error: GarrisonError) -> str:
+    """A text for people. What the original says too is raised without a field, and said alike."""
+    return error.message if error.field is None else str(error)

@@ -1,0 +1,254 @@
+"""Development only: an OpenID Connect issuer and a TLS authority of a drawbridge's own.
+
+`drawbridge serve --insecure-dev` needs no identity provider and no certificates, so that all
+else can be tried on one machine. It is insecure because whoever has the one secret can log in
+as anybody, and because nobody vouches for the TLS authority.
+
+In the store's directory it makes, once, and readable by its owner alone:
+
+    insecure-oidc-secret        the client secret, for every client
+    tls/ca.pem                  give this to clients (`--ca-bundle`)
+    tls/server.pem, server.key  for localhost and the address that is listened on
+
+The issuer's routes are below `/insecure-oidc/`: discovery, `jwks`, and `oauth/token` with the
+client-credentials grant, whose subject is the client's id. Its key is made at each start: a
+token ends with the process.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import time
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from garrison.drawbridge.tokens import Verifier
+from garrison.errors import GarrisonError, Misuse
+from garrison.service.server import read_limited
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+PREFIX = "/insecure-oidc"
+SECRET = "insecure-oidc-secret"  # noqa: S105  (a file's name)
+CA_PEM = "tls/ca.pem"
+SERVER_PEM = "tls/server.pem"
+SERVER_KEY = "tls/server.key"
+
+# Not addresses: this issuer is asked wherever the drawbridge happens to listen.
+_ISSUER = "urn:garrison:insecure-dev-issuer"
+_AUDIENCE = "urn:garrison:insecure-dev-drawbridge"
+_KID = "insecure-dev"
+_SCOPES = frozenset(
+    f"{level}:drawbridge_{context}"
+    for level in ("read", "write", "manage")
+    for context in ("users", "repositories", "tags")
+)
+_TOKEN_SECONDS = 24 * 3600
+_MAX_FORM = 16 * 1024
+_MAX_SUBJECT = 255
+_LIFETIME = timedelta(days=365)
+
+
+class InsecureIssuer:
+    """Gives a token for any subject to whoever has the secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        public = jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        self._jwk = {**public, "kid": _KID, "use": "sig", "alg": "ES256"}
+        self._public = jwt.PyJWK.from_dict(self._jwk, "ES256")
+
+    def verifier(self) -> Verifier:
+        """The verifier of this issuer's tokens."""
+        return Verifier(issuer=_ISSUER, audience=_AUDIENCE, keys=self)
+
+    def find(self, kid: str) -> jwt.PyJWK | None:
+        """See `garrison.drawbridge.tokens.Keys`."""
+        return self._public if kid == _KID else None
+
+    def token(self, subject: str, scopes: frozenset[str] = _SCOPES) -> str:
+        """A token for `subject`."""
+        now = int(time.time())
+        claims = {
+            "iss": _ISSUER,
+            "aud": _AUDIENCE,
+            "sub": subject,
+            "iat": now,
+            "exp": now + _TOKEN_SECONDS,
+            "scope": " ".join(sorted(scopes)),
+        }
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": _KID})
+
+    def routes(self) -> list[Route]:
+        """The issuer's HTTP."""
+        return [
+            Route(f"{PREFIX}/.well-known/openid-configuration", self._discovery),
+            Route(f"{PREFIX}/jwks", self._jwks),
+            Route(f"{PREFIX}/oauth/token", self._token, methods=["POST"]),
+        ]
+
+    async def _discovery(self, request: Request) -> Response:
+        base = f"https://{request.headers.get('host', 'localhost')}{PREFIX}/"
+        return JSONResponse(
+            {
+                "issuer": base,
+                "token_endpoint": f"{base}oauth/token",
+                "jwks_uri": f"{base}jwks",
+                "grant_types_supported": ["client_credentials"],
+                "scopes_supported": sorted(_SCOPES),
+            }
+        )
+
+    async def _jwks(self, _request: Request) -> Response:
+        return JSONResponse({"keys": [self._jwk]})
+
+    async def _token(self, request: Request) -> Response:
+        """RFC 6749, 4.4: the errors are those of its section 5.2."""
+        try:
+            form = parse_qs((await read_limited(request, _MAX_FORM)).decode())
+        except (GarrisonError, ValueError):
+            return _refused("invalid_request")
+        given = {name: values[0] for name, values in form.items() if len(values) == 1}
+        subject = given.get("client_id", "")
+        if given.get("grant_type") != "client_credentials":
+            return _refused("unsupported_grant_type")
+        if not 0 < len(subject) <= _MAX_SUBJECT or not hmac.compare_digest(
+            given.get("client_secret", "").encode(), self._secret
+        ):
+            return _refused("invalid_client", status=401)
+        scopes = frozenset(given.get("scope", "").split()) & _SCOPES or _SCOPES
+        return JSONResponse(
+            {
+                "access_token": self.token(subject, scopes),
+                "token_type": "Bearer",
+                "expires_in": _TOKEN_SECONDS,
+                "scope": " ".join(sorted(scopes)),
+            },
+            headers={"Cache-Control": "no-store"},
+        )
+
+
+def _refused(error: str, status: int = 400) -> Response:
+    return JSONResponse({"error": error}, status_code=status)
+
+
+def prepare(directory: Path, *, host: str, now: datetime) -> str:
+    """Make what is not there yet in `directory`, and return the secret.
+
+    Args:
+        directory: of the store.
+        host: the address that will be listened on.
+        now: from when the certificates are valid.
+
+    Raises:
+        Misuse: others may read the secret.
+    """
+    (directory / "tls").mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = directory / SECRET
+    if not secret.exists():
+        _write(secret, secrets.token_urlsafe(32).encode())
+    if secret.stat().st_mode & 0o077:
+        raise Misuse("others can read it", field=str(secret), expected="mode 0600")
+    if not all((directory / name).exists() for name in (CA_PEM, SERVER_PEM, SERVER_KEY)):
+        _make_tls(directory, host, now)
+    return secret.read_text().strip()
+
+
+def _make_tls(directory: Path, host: str, now: datetime) -> None:
+    """A CA whose key is forgotten at once, and one certificate of it."""
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Insecure development CA")])
+    ca = (
+        _builder(ca_name, ca_name, ca_key.public_key(), ca_key.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    names = dict.fromkeys(_general_name(name) for name in ("localhost", "127.0.0.1", "::1", host))
+    server = (
+        _builder(x509.Name([]), ca_name, key.public_key(), ca_key.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        # Critical, for the subject is empty (RFC 5280, 4.2.1.6).
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    _write(
+        directory / SERVER_KEY,
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+    _write(directory / SERVER_PEM, server.public_bytes(Encoding.PEM))
+    # Last: whoever waits for it finds the rest.
+    _write(directory / CA_PEM, ca.public_bytes(Encoding.PEM))
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    now: datetime,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
+        )
+    )
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)

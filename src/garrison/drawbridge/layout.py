@@ -1,0 +1,106 @@
+"""Where things are: paths of the API, and keys of the object store. Pure functions.
+
+Over HTTP (the original's routes; the version is a semantic version):
+
+    /api/v0.1.0/USER                             a user's record
+    /api/v0.1.0/USER/REPO                        a repository's configuration
+    /api/v0.1.0/USER/REPO/_tag                   the list of its tags
+    /api/v0.1.0/USER/REPO/_tag/TAG               a tag: the entry of its tree's root
+    /api/v0.1.0/USER/REPO/_tag/TAG/tree[/PATH]   a directory or file of the tree
+
+In the object store:
+
+    users/USER                      names: each is created once and never changed
+    repos/USER/REPO
+    tags/USER/REPO/TAG
+    trees/USER/REPO/TAG[/PATH]/@    says which content is there; `@` is in no entry's name
+    content/SHA-256 in hex          content, shared by all names that stand for it
+
+No key is a prefix of another key's path, so a file system can hold them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from garrison.formats.slug import Slug
+
+# What clients put into the path; the original's clients of all versions send this one.
+CLIENT_VERSION = "0.1.0"
+
+Kind = Literal["user", "repository", "repository tag query", "tag", "tag tree"]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a path of the API names: a user, a repository, its tags, a tag, or a node of its tree.
+
+    Attributes:
+        kind: which of these, in the words of the original's answers.
+        user: the user.
+        repo: the repository, or empty.
+        tag: the tag, or empty.
+        path: the names on the way from the root of the tag's tree to the node.
+    """
+
+    kind: Kind
+    user: str
+    repo: str = ""
+    tag: str = ""
+    path: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """The name's key in the object store; for a list of tags, the prefix of their keys."""
+        if self.kind == "user":
+            return f"users/{self.user}"
+        if self.kind == "repository":
+            return f"repos/{self.user}/{self.repo}"
+        if self.kind == "repository tag query":
+            return f"tags/{self.user}/{self.repo}/"
+        if self.kind == "tag":
+            return f"tags/{self.user}/{self.repo}/{self.tag}"
+        return "/".join(("trees", self.user, self.repo, self.tag, *self.path, "@"))
+
+    def url_path(self) -> str:
+        """The name's path in the API."""
+        path = f"/api/v{CLIENT_VERSION}/{self.user}"
+        if self.kind == "user":
+            return path
+        path += f"/{self.repo}"
+        if self.kind == "repository":
+            return path
+        if self.kind == "repository tag query":
+            return f"{path}/_tag"
+        path += f"/_tag/{self.tag}"
+        return path if self.kind == "tag" else "/".join((path, "tree", *self.path))
+
+    def owner(self) -> Name:
+        """The user under whom this is."""
+        return Name("user", self.user)
+
+    def repository(self) -> Name:
+        """The repository in which this is."""
+        return Name("repository", self.user, self.repo)
+
+    def parent(self) -> Name:
+        """Where the entry of this node of a tree stands: its directory, or the tag for the root."""
+        if not self.path:
+            return Name("tag", self.user, self.repo, self.tag)
+        return Name("tag tree", self.user, self.repo, self.tag, self.path[:-1])
+
+
+def tag_name(slug: Slug) -> Name:
+    """The tag that `slug` names."""
+    return Name("tag", slug.user, slug.repo, slug.tag)
+
+
+def node_name(slug: Slug, path: tuple[str, ...]) -> Name:
+    """The node at `path` in the tree of the tag that `slug` names."""
+    return Name("tag tree", slug.user, slug.repo, slug.tag, path)
+
+
+def content_key(sha256: bytes) -> str:
+    """The key of the content with this digest."""
+    return f"content/{sha256.hex()}"

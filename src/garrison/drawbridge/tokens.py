@@ -1,0 +1,207 @@
+"""Who a bearer token is: OpenID Connect access tokens, verified (RFC 9068, RFC 7515).
+
+A token is a JWT signed with RS256 or ES256 by a key of the one issuer that the drawbridge
+trusts. All of this is checked: the signature, by the key that the token's `kid` names and with
+the algorithm that belongs to that key; `iss`, `aud`, `exp`, `iat`; and that `sub` and `scope`
+are there. Scopes are `{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage`
+stands for the other two.
+
+The issuer's keys are fetched when the first token comes, kept for an hour, and fetched again
+when a token names an unknown one, but not more often than every ten seconds: tokens are made by
+anybody. A token is never logged, nor part of an error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import jwt
+
+from garrison.errors import GarrisonError, Rejected, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Context = Literal["drawbridge_users", "drawbridge_repositories", "drawbridge_tags"]
+Level = Literal["read", "write"]
+
+_ALGORITHMS = {"RSA": "RS256", "EC": "ES256"}
+_REQUIRED = ["exp", "iat", "iss", "aud", "sub", "scope"]
+# The clocks of an issuer and a drawbridge may differ by this much.
+_LEEWAY_SECONDS = 10
+_KEEP_SECONDS = 3600
+_ASK_SECONDS = 10
+# OpenID Connect tokens are 1 to 2 kB; a header's size is bounded by the server anyway.
+_MAX_TOKEN = 16 * 1024
+_MAX_KEYS = 100
+
+
+class Unauthorized(Rejected):
+    """The request does not say who it is for, or not convincingly: HTTP 401."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a verified token speaks for."""
+
+    subject: str
+    scopes: frozenset[str]
+
+    def require(self, context: Context, level: Level) -> None:
+        """Check that the token allows `level` in `context`.
+
+        Raises:
+            Unauthorized: it does not.
+        """
+        if not {f"{level}:{context}", f"manage:{context}"} & self.scopes:
+            raise Unauthorized(f"Token is missing a scope for level {level}, context {context}")
+
+
+class Keys(Protocol):
+    """The keys of an issuer."""
+
+    def find(self, kid: str) -> jwt.PyJWK | None:
+        """The key that the issuer calls `kid`, or None where it has none.
+
+        Raises:
+            Unavailable: the issuer cannot be asked.
+        """
+
+
+class Verifier:
+    """Verifies the tokens of one issuer, for one audience."""
+
+    def __init__(self, *, issuer: str, audience: str, keys: Keys) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._keys = keys
+
+    def verify(self, token: str) -> Identity:
+        """Verify `token`.
+
+        Raises:
+            Unauthorized: it is not a valid token. Why is not told: a client needs a new one.
+            Unavailable: the issuer's keys cannot be fetched.
+        """
+        try:
+            claims = self._claims(token)
+        except (jwt.PyJWTError, ValueError) as error:
+            invalid = Unauthorized("Invalid token provided", hint="log in again")
+            # The kind alone: the text may quote the token.
+            invalid.add_note(type(error).__name__)
+            raise invalid from None
+        return Identity(claims["sub"], frozenset(claims["scope"].split(" ")))
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        if len(token) > _MAX_TOKEN:
+            raise jwt.InvalidTokenError("too long")
+        header = jwt.get_unverified_header(token)
+        kid = header.get("kid")
+        if not isinstance(kid, str):
+            raise jwt.InvalidTokenError("no kid")
+        key = self._keys.find(kid)
+        if key is None:
+            raise jwt.InvalidKeyError("unknown kid")
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.key,
+            # Of the key, never of the token.
+            algorithms=[key.algorithm_name],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=_LEEWAY_SECONDS,
+            options={"require": _REQUIRED},
+        )
+        if not isinstance(claims["sub"], str) or not isinstance(claims["scope"], str):
+            raise jwt.InvalidTokenError("sub or scope is not a string")
+        return claims
+
+
+class FetchedKeys:
+    """An issuer's keys, fetched when they are needed."""
+
+    def __init__(
+        self,
+        fetch: Callable[[], Mapping[str, Any]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; nothing is fetched yet.
+
+        Args:
+            fetch: returns the issuer's JWK set, or raises Unavailable.
+            clock: tells the seconds since some moment.
+        """
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = self._asked = float("-inf")
+
+    def find(self, kid: str) -> jwt.PyJWK | None:
+        """See `Keys.find`."""
+        # One asks, the others wait for its answer.
+        with self._lock:
+            now = self._clock()
+            stale = now - self._fetched > _KEEP_SECONDS
+            if (stale or kid not in self._keys) and now - self._asked > _ASK_SECONDS:
+                self._asked = now
+                self._keys = parse_keys(self._fetch())
+                self._fetched = now
+            elif stale:
+                raise Unavailable("the issuer's keys could not be fetched; not asked again yet")
+            return self._keys.get(kid)
+
+
+def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
+    """Read a JWK set (RFC 7517): the keys that can verify RS256 or ES256, by their `kid`.
+
+    Keys for other purposes, without `kid` or of other kinds are passed over: an issuer may have
+    such, and no token can name them here.
+
+    Raises:
+        Unavailable: it is not a JWK set.
+    """
+    listed = document.get("keys")
+    if not isinstance(listed, list) or len(listed) > _MAX_KEYS:
+        raise Unavailable("what the issuer serves is not a JWK set", field="OpenID Connect issuer")
+    keys: dict[str, jwt.PyJWK] = {}
+    for item in listed:
+        if not isinstance(item, dict) or item.get("use", "sig") != "sig":
+            continue
+        kid, algorithm = item.get("kid"), _ALGORITHMS.get(str(item.get("kty")))
+        if not isinstance(kid, str) or algorithm is None:
+            continue
+        if item.get("alg", algorithm) != algorithm or (
+            algorithm == "ES256" and item.get("crv") != "P-256"
+        ):
+            continue
+        try:
+            keys[kid] = jwt.PyJWK.from_dict(item, algorithm)
+        except jwt.PyJWTError as error:
+            raise Unavailable(
+                "the issuer serves a broken key", field="OpenID Connect issuer", found=kid[:80]
+            ) from error
+    return keys
+
+
+def bearer(header: str | None) -> str:
+    """The token in an `Authorization` header (RFC 6750, 2.1).
+
+    Raises:
+        Unauthorized: there is none.
+    """
+    if header is None:
+        raise Unauthorized("Bearer token header missing", hint="log in with `garrison user login`")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized("Invalid token provided", expected="Authorization: Bearer TOKEN")
+    return token.strip()
+
+
+def describe(error: GarrisonError) -> str | None:
+    """What the log may know of an error and a client may not: the notes that were added to it."""
+    return "; ".join(getattr(error, "__notes__", ())) or None

@@ -1,0 +1,134 @@
+"""Receiving what a client puts: into a temporary file, digested on the way.
+
+Nothing is stored before all of it has arrived and is what its headers announced. A client that
+goes away in the middle leaves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Self
+
+from garrison.drawbridge.rules import check_digest, check_length
+from garrison.errors import Malformed
+from garrison.formats.content_digest import ContentDigest, ContentHasher
+from garrison.formats.tree import Entry, check_media_type
+from garrison.service.problem import TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+    from starlette.requests import Request
+
+# A client that stops sending holds a connection and a file: it is cut off.
+_PAUSE_SECONDS = 30
+# What is smaller stays in memory.
+_SPOOL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a request's headers say of its body; the digest is None where none is given."""
+
+    length: int
+    type: str
+    digest: ContentDigest | None
+
+    @classmethod
+    def by(cls, request: Request) -> Announced:
+        """Read the headers.
+
+        Raises:
+            Malformed: one is missing or unreadable.
+        """
+        length = request.headers.get("content-length")
+        if length is None:
+            raise Malformed("Header of type `content-length` was missing")
+        if not (length.isascii() and length.isdecimal()) or len(length) > 18:
+            raise Malformed("not a length", field="Content-Length", found=repr(length[:40]))
+        kind = request.headers.get("content-type")
+        if kind is None:
+            raise Malformed("Header of type `content-type` was missing")
+        digest = request.headers.get("content-digest")
+        return cls(
+            int(length),
+            check_media_type(kind, "Content-Type"),
+            None if digest is None else ContentDigest.from_header(digest),
+        )
+
+
+class Upload:
+    """A body that arrived as announced. Close it, or use it as a context manager.
+
+    Attributes:
+        entry: its digests, all four, length and media type.
+        file: its bytes, from the start.
+    """
+
+    def __init__(self, entry: Entry, file: IO[bytes]) -> None:
+        self.entry = entry
+        self.file = file
+
+    def read(self) -> bytes:
+        """All of the body."""
+        data = self.file.read()
+        self.file.seek(0)
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.file.close()
+
+
+async def receive(request: Request, announced: Announced, limit: int) -> Upload:
+    """Receive the body of `request`, of at most `limit` bytes.
+
+    Raises:
+        TooLarge: it is longer.
+        Malformed: it is not what was announced, or the client paused for too long.
+        ClientDisconnect: the client went away.
+    """
+    if announced.length > limit:
+        raise TooLarge(
+            "too long", field="Content-Length", found=announced.length, expected=f"at most {limit}"
+        )
+    hasher = ContentHasher()
+    # Closed by Upload, or below: nothing keeps the name of this file.
+    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115
+    try:
+        pieces = request.stream().__aiter__()
+        while (piece := await _next(pieces)) is not None:
+            hasher.update(piece)
+            if hasher.length <= announced.length:
+                file.write(piece)
+        check_length(announced.length, hasher.length)
+        digest = hasher.digest()
+        if announced.digest is not None:
+            check_digest(announced.digest, digest)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return Upload(Entry(digest, hasher.length, announced.type), file)
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece of a body, or None at its end."""
+    try:
+        return await asyncio.wait_for(anext(pieces), _PAUSE_SECONDS)
+    except StopAsyncIteration:
+        return None
+    except TimeoutError as error:
+        raise Malformed(
+            "the body stopped arriving", found=f"nothing for {_PAUSE_SECONDS} s"
+        ) from error

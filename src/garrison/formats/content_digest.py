@@ -1,0 +1,140 @@
+"""`Content-Digest`: the digests of a body, as the original drawbridge writes them.
+
+In a header: `sha-224=:B64:,sha-256=:B64:,...`, comma separated; in JSON an object of the same
+names. Base64 is standard and padded. The four algorithms are all SHA-2; each of those that are
+given is checked, and an unknown one is refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from garrison.errors import Malformed, Unverified
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The names of draft-ietf-httpbis-digest-headers, and hashlib's.
+ALGORITHMS = {"sha-224": "sha224", "sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
+_ITEM = re.compile(r"([a-z0-9-]{1,20})=:([A-Za-z0-9+/=]{0,128}):")
+# Four of the longest items are 450 characters.
+_MAX_HEADER = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDigest:
+    """Digests of one content: algorithm to bytes, at least one, in the order of `ALGORITHMS`."""
+
+    values: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, content: bytes) -> ContentDigest:
+        """All four digests of `content`."""
+        hasher = ContentHasher()
+        hasher.update(content)
+        return hasher.digest()
+
+    @classmethod
+    def from_header(cls, text: str) -> ContentDigest:
+        """Read the header's value.
+
+        Raises:
+            Malformed: it is anything but known algorithms, each once, with digests of their size.
+        """
+        field = "Content-Digest"
+        if len(text) > _MAX_HEADER:
+            raise Malformed("too long", field=field, expected=f"at most {_MAX_HEADER} characters")
+        found: dict[str, str] = {}
+        for item in text.split(","):
+            match = _ITEM.fullmatch(item.strip(" "))
+            if match is None or match[1] in found:
+                raise Malformed(
+                    "unreadable", field=field, found=repr(item[:80]), expected="ALGORITHM=:BASE64:"
+                )
+            found[match[1]] = match[2]
+        return cls._checked(found, field)
+
+    @classmethod
+    def from_json(cls, value: object, field: str = "digest") -> ContentDigest:
+        """Read the JSON form.
+
+        Raises:
+            Malformed: as for `from_header`.
+        """
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise Malformed("not an object of strings", field=field)
+        return cls._checked(value, field)
+
+    @classmethod
+    def _checked(cls, found: Mapping[str, str], field: str) -> ContentDigest:
+        if not found:
+            raise Malformed("no digest", field=field, expected=" | ".join(ALGORITHMS))
+        values: dict[str, bytes] = {}
+        for name, text in found.items():
+            if name not in ALGORITHMS:
+                raise Malformed(
+                    "unknown algorithm",
+                    field=field,
+                    found=repr(name[:80]),
+                    expected=" | ".join(ALGORITHMS),
+                )
+            try:
+                value = binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+            except (ValueError, UnicodeEncodeError):
+                value = b""
+            size = hashlib.new(ALGORITHMS[name]).digest_size
+            if len(value) != size or b64encode(value).decode() != text:
+                raise Malformed(
+                    "not a digest",
+                    field=f"{field} {name}",
+                    found=repr(text[:100]),
+                    expected=f"{size} bytes in padded base64",
+                )
+            values[name] = value
+        return cls({name: values[name] for name in ALGORITHMS if name in values})
+
+    def to_header(self) -> str:
+        """Write the header's value."""
+        return ",".join(f"{name}=:{text}:" for name, text in self.to_json().items())
+
+    def to_json(self) -> dict[str, str]:
+        """Write the JSON form."""
+        return {name: b64encode(value).decode() for name, value in self.values.items()}
+
+    def check(self, actual: ContentDigest, field: str) -> None:
+        """Compare with the `actual` digests, which must have all of these algorithms.
+
+        Raises:
+            Unverified: one differs.
+        """
+        for name, value in self.values.items():
+            if actual.values.get(name) != value:
+                raise Unverified(
+                    f"{name} digest mismatch",
+                    field=field,
+                    found=actual.to_json().get(name),
+                    expected=self.to_json()[name],
+                )
+
+
+class ContentHasher:
+    """Computes all four digests, and the length, of a content that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._hashes = {name: hashlib.new(known) for name, known in ALGORITHMS.items()}
+        self.length = 0
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self.length += len(piece)
+        for value in self._hashes.values():
+            value.update(piece)
+
+    def digest(self) -> ContentDigest:
+        """The digests of all that came."""
+        return ContentDigest({name: value.digest() for name, value in self._hashes.items()})
