@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
-from garrison.cli.options import attester_spec, identity_options, steward_roots
+from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.errors import Misuse
 
 _EPILOG = """\b
 The workload sees none of the host's files and none of its environment. Without --steward it has
-no identity: its TLS connections are anonymous. With one, peers know it by its digest alone.
+no identity: its TLS connections are anonymous, and --steward-root alone lets it verify its peers.
+With one, peers know it by its digest alone.
 
 \b
 Examples:
@@ -47,6 +48,7 @@ def command(
     assert backend == "nil"  # noqa: S101  (the only choice that the option has)
     # Late, and after the options were read: a keep's parts take a while to import.
     from garrison.keep import life
+    from garrison.keep.identity import StewardClient, load_roots
 
     files = {life.MAIN: module.read_bytes()}
     if wasmcfgfile is not None:
@@ -54,10 +56,10 @@ def command(
     if steward is None:
         if insecure_simulate is not None:
             raise Misuse("has no use without --steward", field="--insecure-simulate")
-        return life.run(files, arguments=arguments)
+        pem = None if steward_root is None else read_pem(steward_root, "--steward-root")
+        return life.run(files, arguments=arguments, roots=load_roots(pem) if pem else ())
 
     from garrison.formats.tree import Package
-    from garrison.keep.identity import StewardClient
 
     roots = steward_roots(steward, steward_root)
     return life.run_local(

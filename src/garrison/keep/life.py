@@ -23,7 +23,9 @@ from garrison.keep.net.network import Identity, Network
 from garrison.keep.renewal import renewed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from cryptography import x509
 
     from garrison.formats.launch_request import LaunchRequest
 
@@ -96,10 +98,12 @@ def run(
     certified: Certified | None = None,
     workload: WorkloadIdentity | None = None,
     arguments: tuple[str, ...] = (),
+    roots: Sequence[x509.Certificate] = (),
 ) -> int:
     """Run the package `files` and return the guest's exit code.
 
-    Without credentials the workload has no identity: its TLS connections are anonymous.
+    Without credentials the workload has no identity: its TLS connections are anonymous. It can
+    still verify its peers, under `roots`.
 
     Raises:
         Malformed: the package's configuration or module cannot be read.
@@ -107,8 +111,7 @@ def run(
     """
     config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
     identity = None if certified is None else Identity(certified.chain, certified.key)
-    roots = () if credentials is None else credentials.roots
-    network = Network(config, identity, list(roots))
+    network = Network(config, identity, list(credentials.roots if credentials else roots))
     with renewed(network, credentials, certified, workload):
         return execute(
             files[MAIN],

@@ -227,7 +227,7 @@ def test_the_web_does_not_vouch_for_a_test_authority() -> None:
 
 
 CLIENT_LIES: list[tuple[str, Leaf | None, str]] = [
-    ("anonymous", None, "no certificate"),
+    ("anonymous", None, "no certificate (anonymous)"),
     *((name, leaf, "") for name, leaf, *_ in LIES),
     ("server use only", AUTHORITY.issue(workload(SERVER), usages=SERVER_USE), ""),
 ]

@@ -178,7 +178,7 @@ def test_anonymous_peers() -> None:
     for admits in (of("any", incoming=True), of("any"), of()):
         with pytest.raises(Rejected) as caught:
             admits.admit(None)
-        assert caught.value.found == "no certificate"
+        assert caught.value.found == "no certificate (anonymous)"
 
 
 def test_a_certificate_without_identity_is_no_workload() -> None:

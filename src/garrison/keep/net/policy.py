@@ -113,7 +113,7 @@ class Policy:
         """
         if certificate is None:
             if self.needs_certificate:
-                raise self._refusal("no certificate")
+                raise self._refusal("no certificate (anonymous)")
             return ANONYMOUS
         if not self.believes_identity:
             return ANONYMOUS
