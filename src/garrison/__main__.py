@@ -5,6 +5,7 @@ imports next to nothing; every other goes to `garrison.cli`. What both do is the
 the short way loads the network only when the guest uses it.
 """
 
+import gc
 import os
 import sys
 
@@ -47,8 +48,12 @@ def _command_line() -> int:
 def _run(wasm: bytes, args: list[str]) -> int:
     network = _LateNetwork()
     try:
+        # What is imported here lives to the end: looking for garbage in it is lost time.
+        gc.disable()
         from garrison.keep.execute import execute
 
+        gc.freeze()
+        gc.enable()
         code = execute(
             wasm,
             args=[_MAIN, *args],
@@ -56,6 +61,7 @@ def _run(wasm: bytes, args: list[str]) -> int:
             stdio=_STDIO,
             files={_MAIN: wasm},
             network=network,
+            cached=True,
         )
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (no traceback to users)
         from garrison.terminal import report

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from garrison.errors import GarrisonError
 from garrison.keep.engine.cache import compiled_module
-from garrison.keep.engine.runtime import Engine, Instance
-from garrison.keep.vfs.nodes import Folder, Quota
-from garrison.keep.vfs.root import root_directory
+from garrison.keep.engine.runtime import Engine, Instance, Module
+from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
 from garrison.keep.wasi.host import Exit, Host, Table
 from garrison.keep.wasi.interrupts import Interrupts
@@ -19,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from garrison.keep.engine.runtime import Module
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
@@ -56,6 +54,7 @@ def execute(
     network: Network | None,
     preopened: Sequence[tuple[str, Stream | Listener]] = (),
     limits: Limits | None = None,
+    cached: bool = False,
 ) -> int:
     """Run a module until it ends.
 
@@ -69,6 +68,8 @@ def execute(
         preopened: listeners and connections that it has from the start, from descriptor 3 on,
             before the root directory.
         limits: how much it may take.
+        cached: use this user's cache of compiled modules. Only for development: in a TEE what
+            is stored outside is the host's, and compiled code is run as it is.
 
     Returns:
         Its exit code.
@@ -85,12 +86,16 @@ def execute(
         table.insert(_standard(number, stdio.get(name, "null")))
     for name, opened in preopened:
         table.insert(_socket(name, opened))
-    root = Folder(root_directory(files, network, table, Quota(limits.files)))
-    root.preopened = "/"
-    table.insert(root)
+
+    def root() -> Descriptor:
+        from garrison.keep.vfs.root import root_directory  # late: see `Late`
+
+        return root_directory(files, network, table, limits.files).open(read=True, write=False)
+
+    table.insert(Late("/", root))
     engine = Engine()
     try:
-        module = compiled_module(engine, wasm)
+        module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
         try:
             with Interrupts(engine.interrupt) as interrupts:
                 host = Host(list(args), dict(env), table, interrupts)

@@ -54,6 +54,7 @@ class Guest:
             network=given.pop("network", None),
             preopened=given.pop("preopened", ()),
             limits=limits,
+            cached=True,
         )
         assert not given
         lines = self._capfd.readouterr().out.splitlines()

@@ -226,3 +226,11 @@ def test_calls_from_many_depths_of_the_stack_work() -> None:
         (if (local.get $n) (then (call $down (i32.sub (local.get $n) (i32.const 1))))))
       (func (export "_start") (call $down (i32.const 500)) (call $proc_exit (i32.const 3))))""")
     assert code == 3
+
+
+def test_without_being_asked_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _execute('(module (func (export "_start")))') == 0
+    assert list(tmp_path.iterdir()) == []

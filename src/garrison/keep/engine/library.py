@@ -10,11 +10,11 @@ who owns what they point to is said where they are used.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Unavailable
+from garrison.keep.engine import c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,16 +24,11 @@ VERSION = "50.0.1"
 
 _NAME = "_libwasmtime.so"
 
-_P = ctypes.c_void_p
-_N = ctypes.c_size_t
-_S = ctypes.c_char_p
-_B = ctypes.c_bool
-_U64 = ctypes.c_uint64
-_I64 = ctypes.c_int64
-
-# wasmtime/func.h, wasmtime_func_unchecked_callback_t: (environment, caller, values, how many),
-# all as integers, to a trap or 0.
-Callback = ctypes.CFUNCTYPE(_N, _N, _N, _N, _N)
+_P = c.Pointer
+_N = c.Size
+_S = c.String
+_B = c.Bool
+_I64 = c.Long
 
 # Name: result, parameters.
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -42,7 +37,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasm_config_new": (_P, ()),
     "wasm_engine_delete": (None, (_P,)),
     "wasm_engine_new_with_config": (_P, (_P,)),
-    "wasm_externtype_kind": (ctypes.c_uint8, (_P,)),
+    "wasm_externtype_kind": (c.Byte, (_P,)),
     "wasm_functype_delete": (None, (_P,)),
     "wasm_functype_new": (_P, (_P, _P)),
     "wasm_functype_params": (_P, (_P,)),
@@ -53,7 +48,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "wasm_importtype_vec_delete": (None, (_P,)),
     "wasm_trap_delete": (None, (_P,)),
     "wasm_trap_message": (None, (_P, _P)),
-    "wasm_valtype_new": (_P, (ctypes.c_uint8,)),
+    "wasm_valtype_new": (_P, (c.Byte,)),
     "wasm_valtype_vec_new": (None, (_P, _N, _P)),
     # wasmtime/config.h
     "wasmtime_config_epoch_interruption_set": (None, (_P, _B)),
@@ -77,12 +72,12 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     # wasmtime/linker.h, store.h, instance.h, memory.h, func.h
     "wasmtime_caller_context": (_P, (_P,)),
     "wasmtime_caller_export_get": (_B, (_P, _S, _N, _P)),
-    "wasmtime_context_set_epoch_deadline": (None, (_P, _U64)),
+    "wasmtime_context_set_epoch_deadline": (None, (_P, _N)),
     "wasmtime_extern_delete": (None, (_P,)),
     "wasmtime_func_call": (_P, (_P, _P, _P, _N, _P, _N, _P)),
     "wasmtime_func_type": (_P, (_P, _P)),
     "wasmtime_instance_export_get": (_B, (_P, _P, _S, _N, _P)),
-    "wasmtime_linker_define_func_unchecked": (_P, (_P, _S, _N, _S, _N, _P, Callback, _P, _P)),
+    "wasmtime_linker_define_func_unchecked": (_P, (_P, _S, _N, _S, _N, _P, c.Callback, _P, _P)),
     "wasmtime_linker_delete": (None, (_P,)),
     "wasmtime_linker_instantiate": (_P, (_P, _P, _P, _P, _P)),
     "wasmtime_linker_new": (_P, (_P,)),
@@ -100,17 +95,14 @@ class _Library:
 
     def __init__(self, path: str) -> None:
         try:
-            self._functions = ctypes.CDLL(path)
+            self._shared = c.SharedLibrary(path)
         except OSError as error:
             raise Unavailable(
                 "the WebAssembly engine cannot be loaded", field="wasmtime", found=error
             ) from error
 
     def __getattr__(self, name: str) -> Any:
-        result, parameters = _SIGNATURES[name]
-        function = getattr(self._functions, name)
-        function.restype = result
-        function.argtypes = parameters
+        function = self._shared.function(name, *_SIGNATURES[name])
         setattr(self, name, function)
         return function
 
@@ -165,28 +157,28 @@ def library() -> _Library:
     return _loaded[0]
 
 
-class Bytes(ctypes.Structure):
+class Bytes(c.Structure):
     """wasm.h, wasm_byte_vec_t: bytes that the library allocated."""
 
-    _fields_ = (("size", ctypes.c_size_t), ("data", ctypes.c_void_p))
+    _fields_ = (("size", c.Size), ("data", c.Pointer))
 
     def take(self) -> bytes:
         """Copy the bytes out, and give the library's back."""
-        data = ctypes.string_at(self.data, self.size) if self.size else b""
-        library().wasm_byte_vec_delete(ctypes.byref(self))
+        data = c.bytes_at(self.data, self.size)
+        library().wasm_byte_vec_delete(c.byref(self))
         return data
 
 
 def name_at(vector: int) -> str:
     """The text of a wasm_name_t that something else owns."""
     found = Bytes.from_address(vector)
-    return ctypes.string_at(found.data, found.size).decode(errors="replace") if found.size else ""
+    return c.bytes_at(found.data, found.size).decode(errors="replace")
 
 
 def message_of(error: int) -> str:
     """The text of a wasmtime_error_t, which is deleted."""
     text = Bytes()
-    library().wasmtime_error_message(error, ctypes.byref(text))
+    library().wasmtime_error_message(error, c.byref(text))
     library().wasmtime_error_delete(error)
     return text.take().decode(errors="replace").rstrip("\0")
 
@@ -209,6 +201,6 @@ def wat2wasm(text: str) -> bytes:
     """
     data = text.encode()
     wasm = Bytes()
-    error = library().wasmtime_wat2wasm(data, len(data), ctypes.byref(wasm))
+    error = library().wasmtime_wat2wasm(data, len(data), c.byref(wasm))
     check(error, Malformed, "not WebAssembly text")
     return wasm.take()

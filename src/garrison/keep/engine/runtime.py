@@ -7,11 +7,10 @@ unshared; a guest can be stopped from outside at any time by `Engine.interrupt`.
 
 from __future__ import annotations
 
-import ctypes
-
 from garrison.errors import Malformed, Unavailable
+from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
-from garrison.keep.engine.library import Bytes, Callback, check, library, message_of, name_at
+from garrison.keep.engine.library import Bytes, check, library, message_of, name_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +33,10 @@ _MAGIC = b"\0asm"
 _COMPONENT_LAYER = b"\1\0"
 
 # wasmtime/extern.h, wasmtime_extern_t: 32 bytes, a kind and, at 8, a function or a memory.
-_Extern = ctypes.c_uint64 * 4
+_Extern = c.Size * 4
 _EXTERN_VALUE = 8
 # wasmtime/instance.h, wasmtime_instance_t: 16 bytes.
-_InstanceValue = ctypes.c_uint64 * 2
+_InstanceValue = c.Size * 2
 
 
 class Engine:
@@ -94,8 +93,8 @@ class Module:
                 expected="a core module for WASI preview 1",
                 hint="build for wasm32-wasip1",
             )
-        handle = ctypes.c_void_p()
-        error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), ctypes.byref(handle))
+        handle = c.Pointer()
+        error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), c.byref(handle))
         check(error, Malformed, "not a valid WebAssembly module")
         return cls(handle.value or 0)
 
@@ -108,9 +107,9 @@ class Module:
         Raises:
             Unavailable: they are for another version, configuration or processor.
         """
-        handle = ctypes.c_void_p()
+        handle = c.Pointer()
         error = library().wasmtime_module_deserialize(
-            engine.handle, compiled, len(compiled), ctypes.byref(handle)
+            engine.handle, compiled, len(compiled), c.byref(handle)
         )
         check(error, Unavailable, "compiled code cannot be used")
         return cls(handle.value or 0)
@@ -122,7 +121,7 @@ class Module:
             Unavailable: the engine cannot tell.
         """
         data = Bytes()
-        error = library().wasmtime_module_serialize(self.handle, ctypes.byref(data))
+        error = library().wasmtime_module_serialize(self.handle, c.byref(data))
         check(error, Unavailable, "compiled code cannot be had")
         return data.take()
 
@@ -134,8 +133,8 @@ class Module:
 def _imports(module: int) -> list[tuple[str, str, bool]]:
     lib = library()
     found = Bytes()  # a wasm_importtype_vec_t has the same shape
-    lib.wasmtime_module_imports(module, ctypes.byref(found))
-    items = (ctypes.c_void_p * found.size).from_address(found.data) if found.size else ()
+    lib.wasmtime_module_imports(module, c.byref(found))
+    items = (c.Pointer * found.size).from_address(found.data) if found.size else ()
     imports = [
         (
             name_at(lib.wasm_importtype_module(item)),
@@ -144,7 +143,7 @@ def _imports(module: int) -> list[tuple[str, str, bool]]:
         )
         for item in items
     ]
-    lib.wasm_importtype_vec_delete(ctypes.byref(found))
+    lib.wasm_importtype_vec_delete(c.byref(found))
     return imports
 
 
@@ -195,11 +194,11 @@ class Instance:
         Raises:
             Malformed: the import is defined already.
         """
-        callback = Callback(function)
+        callback = c.Callback(function)
         self._callbacks.append(callback)
         lib = library()
         taken, given = _kinds(parameters), _kinds(result)
-        kind = lib.wasm_functype_new(ctypes.byref(taken), ctypes.byref(given))
+        kind = lib.wasm_functype_new(c.byref(taken), c.byref(given))
         encoded, encoded_name = module.encode(), name.encode()
         error = lib.wasmtime_linker_define_func_unchecked(
             self._linker,
@@ -223,13 +222,13 @@ class Instance:
             Trap: its start function trapped.
             Unavailable: it wants more memory than it may have.
         """
-        trap = ctypes.c_void_p()
+        trap = c.Pointer()
         error = library().wasmtime_linker_instantiate(
             self._linker,
             self.context,
             self._module.handle,
-            ctypes.byref(self._value),
-            ctypes.byref(trap),
+            c.byref(self._value),
+            c.byref(trap),
         )
         if trap.value:
             raise _trap(trap.value)
@@ -250,9 +249,9 @@ class Instance:
         encoded = name.encode()
         found = _Extern()
         there = lib.wasmtime_instance_export_get(
-            self.context, ctypes.byref(self._value), encoded, len(encoded), ctypes.byref(found)
+            self.context, c.byref(self._value), encoded, len(encoded), c.byref(found)
         )
-        function = ctypes.addressof(found) + _EXTERN_VALUE
+        function = c.addressof(found) + _EXTERN_VALUE
         if not there or found[0] & 0xFF != _FUNCTION or not _is_plain(self.context, function):
             raise Malformed(
                 "not a program",
@@ -261,8 +260,8 @@ class Instance:
                 expected=f"a command, which exports {name}",
                 hint="link it as an executable, not as a library (reactor)",
             )
-        trap = ctypes.c_void_p()
-        error = lib.wasmtime_func_call(self.context, function, None, 0, None, 0, ctypes.byref(trap))
+        trap = c.Pointer()
+        error = lib.wasmtime_func_call(self.context, function, None, 0, None, 0, c.byref(trap))
         if trap.value:
             raise _trap(trap.value)
         # A trap that a host function made is told as an error.
@@ -280,13 +279,13 @@ def memory_of(caller: int) -> tuple[int, int]:
     """The address and size of the memory of a host function's caller; (0, 0) if it has none."""
     lib = library()
     found = _Extern()
-    if not lib.wasmtime_caller_export_get(caller, b"memory", 6, ctypes.byref(found)):
+    if not lib.wasmtime_caller_export_get(caller, b"memory", 6, c.byref(found)):
         return 0, 0
     if found[0] & 0xFF != _MEMORY:
-        lib.wasmtime_extern_delete(ctypes.byref(found))
+        lib.wasmtime_extern_delete(c.byref(found))
         return 0, 0
     context = lib.wasmtime_caller_context(caller)
-    memory = ctypes.addressof(found) + _EXTERN_VALUE
+    memory = c.addressof(found) + _EXTERN_VALUE
     return (
         lib.wasmtime_memory_data(context, memory) or 0,
         lib.wasmtime_memory_data_size(context, memory),
@@ -304,7 +303,7 @@ def _is_plain(context: int, function: int) -> bool:
     kind = lib.wasmtime_func_type(context, function)
     # A wasm_valtype_vec_t begins with its length.
     plain = not any(
-        ctypes.c_size_t.from_address(vector).value
+        c.Size.from_address(vector).value
         for vector in (lib.wasm_functype_params(kind), lib.wasm_functype_results(kind))
     )
     lib.wasm_functype_delete(kind)
@@ -313,16 +312,18 @@ def _is_plain(context: int, function: int) -> bool:
 
 def _kinds(letters: str) -> Bytes:
     lib = library()
-    types = (ctypes.c_void_p * len(letters))(*(lib.wasm_valtype_new(_KINDS[c]) for c in letters))
+    types = (c.Pointer * len(letters))(
+        *(lib.wasm_valtype_new(_KINDS[letter]) for letter in letters)
+    )
     vector = Bytes()  # a wasm_valtype_vec_t has the same shape; the function type takes it over
-    lib.wasm_valtype_vec_new(ctypes.byref(vector), len(letters), ctypes.byref(types))
+    lib.wasm_valtype_vec_new(c.byref(vector), len(letters), c.byref(types))
     return vector
 
 
 def _trap(handle: int) -> Trap:
     lib = library()
     text = Bytes()
-    lib.wasm_trap_message(handle, ctypes.byref(text))
+    lib.wasm_trap_message(handle, c.byref(text))
     lib.wasm_trap_delete(handle)
     message = text.take().decode(errors="replace").rstrip("\0")
     # The engine tells the trace first, with a note on its own settings, and the cause last.

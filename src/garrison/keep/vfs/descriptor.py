@@ -11,7 +11,9 @@ from garrison.keep.vfs.errno import Errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garrison.keep.vfs.nodes import Node
+    from collections.abc import Callable
+
+    from garrison.keep.vfs.nodes import Directory
 
 # `filetype`
 UNKNOWN = 0
@@ -186,8 +188,16 @@ class Descriptor:
         """
         raise Errno(errno.INVAL)
 
-    def node(self) -> "Node":
+    def node(self) -> "Directory":
         """The node that it is open on, as the directory of a path.
+
+        Raises:
+            Errno: it is no directory.
+        """
+        raise Errno(errno.NOTDIR)
+
+    def names(self, *, again: bool) -> "list[tuple[str, int, int]]":
+        """What a directory holds, name, number and type of each, as of the last time `again`.
 
         Raises:
             Errno: it is no directory.
@@ -212,3 +222,62 @@ class Descriptor:
 
     def close(self) -> None:
         """End it."""
+
+
+class Late(Descriptor):
+    """A directory that the guest has from the start, and that is made when it is first used.
+
+    A guest that prints a line and ends never looks at its files.
+
+    Args:
+        name: what the guest finds it by.
+        make: makes it.
+    """
+
+    filetype = FOLDER
+    possible = FOLDER_RIGHTS
+
+    def __init__(self, name: str, make: "Callable[[], Descriptor]") -> None:
+        super().__init__()
+        self.inheriting = ALL
+        self.preopened = name
+        self._make = make
+        self._made: Descriptor | None = None
+
+    def _directory(self) -> Descriptor:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def read(self, view: memoryview) -> int:
+        """Fail as the directory does."""
+        return self._directory().read(view)
+
+    def pread(self, view: memoryview, offset: int) -> int:
+        """Fail as the directory does."""
+        return self._directory().pread(view, offset)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Fail as the directory does."""
+        return self._directory().seek(offset, whence)
+
+    def stat(self) -> Stat:
+        """What the directory is."""
+        return self._directory().stat()
+
+    def set_times(self, atim: int | None, mtim: int | None) -> None:
+        """Set the directory's times."""
+        self._directory().set_times(atim, mtim)
+
+    def node(self) -> "Directory":
+        """The directory."""
+        return self._directory().node()
+
+    def names(self, *, again: bool) -> "list[tuple[str, int, int]]":
+        """What the directory holds."""
+        return self._directory().names(again=again)
+
+    def close(self) -> None:
+        """End it, if it was ever made."""
+        if self._made is not None:
+            self._made.close()

@@ -303,7 +303,6 @@ class Folder(_Open):
 
     Attributes:
         parent: the number of the directory that it was found in.
-        listing: its names, as they were when reading them began.
     """
 
     possible = d.FOLDER_RIGHTS
@@ -313,17 +312,19 @@ class Folder(_Open):
         self._directory = node
         self.inheriting = d.ALL
         self.parent = node.ino
-        self.listing: list[tuple[str, int, int]] = []
+        self._names: list[tuple[str, int, int]] = []
 
     def node(self) -> Directory:
         """The directory."""
         return self._directory
 
-    def list_again(self) -> None:
-        """Make the listing: name, number and type of each."""
-        here = self._directory
-        self.listing = [(".", here.ino, d.FOLDER), ("..", self.parent, d.FOLDER)]
-        self.listing += [(name, node.ino, node.filetype) for name, node in here.entries()]
+    def names(self, *, again: bool) -> list[tuple[str, int, int]]:
+        """What it holds, name, number and type of each, as of the last time `again`."""
+        if again:
+            here = self._directory
+            self._names = [(".", here.ino, d.FOLDER), ("..", self.parent, d.FOLDER)]
+            self._names += [(name, node.ino, node.filetype) for name, node in here.entries()]
+        return self._names
 
     def read(self, view: memoryview) -> int:
         """Fail: a directory is read by its names."""

@@ -30,7 +30,7 @@ def root_directory(
     files: Mapping[str, bytes],
     network: Network | None,
     descriptors: Mapping[int, Descriptor],
-    quota: Quota,
+    room: int,
 ) -> Directory:
     """Make `/`.
 
@@ -38,13 +38,13 @@ def root_directory(
         files: the package's, by path; they are under `/pkg`, read-only.
         network: what `/net` reaches; without it there is no `/net`.
         descriptors: those of the guest, for `/net/peer/fd`.
-        quota: how much `/tmp` may hold.
+        room: how many bytes `/tmp` may hold.
     """
     devices = [("null", _Device(Null)), ("zero", _Device(Zero)), ("urandom", _Device(Random))]
     entries: list[tuple[str, Node]] = [
         ("dev", Directory(None, devices)),
         ("pkg", _package(files)),
-        ("tmp", Directory(quota)),
+        ("tmp", Directory(Quota(room))),
     ]
     if network is not None:
         from garrison.keep.vfs.network import network_directory  # late: it needs logging

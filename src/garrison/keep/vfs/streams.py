@@ -64,13 +64,15 @@ class HostStream(Descriptor):
     possible = d.STREAM_RIGHTS
 
     def __init__(self, number: int) -> None:
-        if os.isatty(number):
+        terminal = os.isatty(number)
+        if terminal:
             self.filetype = d.CHARACTER
         super().__init__()
         self.rights &= ~(d.FD_WRITE if number == 0 else d.FD_READ)
         self._number = number
-        # A regular file never blocks, and poll(2) has nothing to say of it.
-        self._waits = not stat.S_ISREG(os.fstat(number).st_mode)
+        # Files and devices such as /dev/null never block, and poll(2) says nothing of them.
+        mode = os.fstat(number).st_mode
+        self._waits = terminal or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def read(self, view: memoryview) -> int:
         """Read what is there."""

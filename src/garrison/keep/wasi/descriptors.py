@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from struct import Struct
+from _struct import Struct  # see `memory`
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
@@ -282,16 +282,11 @@ def fd_readdir(host: Host, fd: int, buffer: int, size: int, cookie: int, result:
     out = host.memory.view(result, 4)
     view = host.memory.view(buffer, size)
     folder = host.descriptors.having(fd)
-    folder.node()
-    folder = host.descriptors.having(fd, d.FD_READDIR)
-    from garrison.keep.vfs.nodes import Folder  # late: few guests list names
-
-    assert isinstance(folder, Folder)  # noqa: S101  (nothing else has a node)
-    if not cookie:
-        folder.list_again()
+    names = folder.names(again=not cookie)
+    host.descriptors.having(fd, d.FD_READDIR)
     used = 0
-    for index in range(cookie, len(folder.listing)):
-        name, ino, filetype = folder.listing[index]
+    for index in range(cookie, len(names)):
+        name, ino, filetype = names[index]
         encoded = name.encode()
         entry = _DIRENT.pack(index + 1, ino, len(encoded), filetype) + encoded
         part = entry[: size - used]

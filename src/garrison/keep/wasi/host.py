@@ -8,10 +8,10 @@ function writes its result to is checked before it does anything.
 from __future__ import annotations
 
 import time
-from ctypes import c_char
-from struct import Struct
+from _struct import Struct  # `struct` is no more than this, and one file more to load
 
 from garrison.errors import Malformed
+from garrison.keep.engine.c import memory_at
 from garrison.keep.engine.runtime import new_trap
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno, of_host
@@ -180,7 +180,7 @@ class Host:
                 if view is None:
                     if len(known) >= _MAX_KNOWN:
                         known.clear()
-                    view = memoryview((c_char * size).from_address(values)).cast("B").cast("I")
+                    view = memory_at(values, size).cast("I")
                     known[values] = view
                 memory.caller = caller
                 try:

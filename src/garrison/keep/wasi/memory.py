@@ -7,9 +7,9 @@ beyond it: it may have grown.
 
 from __future__ import annotations
 
-from ctypes import c_char
-from struct import Struct
+from _struct import Struct  # `struct` is no more than this, and one file more to load
 
+from garrison.keep.engine import c
 from garrison.keep.engine.runtime import memory_of
 from garrison.keep.vfs.errno import FAULT, INVAL, Errno
 
@@ -63,4 +63,4 @@ class Memory:
     def _refresh(self) -> None:
         address, size = memory_of(self.caller)
         self._size = size
-        self._all = memoryview((c_char * size).from_address(address)).cast("B")
+        self._all = c.memory_at(address, size)

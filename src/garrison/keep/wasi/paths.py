@@ -24,10 +24,8 @@ def _place(host: Host, fd: int, path: int, size: int, right: int, *, follow: boo
     if size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(path, size)))
-    folder = host.descriptors.having(fd)
-    directory = folder.node()
+    directory = host.descriptors.having(fd).node()
     host.descriptors.having(fd, right)
-    assert isinstance(directory, Directory)  # noqa: S101  (no other is given by `node`)
     return resolve(directory, text, follow=follow)
 
 

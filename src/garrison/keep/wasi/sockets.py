@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct  # see `memory`
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno

@@ -1,0 +1,51 @@
+"""The short way of `garrison run` does what the long one does, and imports next to nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import garrison.__main__ as short
+from garrison.formats.enarx_toml import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Each costs a start more than a millisecond.
+_SLOW = {
+    "click", "contextlib", "ctypes", "dataclasses", "enum", "hashlib", "inspect", "json",
+    "logging", "pathlib", "re", "select", "signal", "socket", "ssl", "struct", "subprocess",
+    "tempfile", "threading", "typing", "wasmtime",
+}  # fmt: skip
+
+_SHOW = """
+import os, sys
+sys.argv = ["garrison", "run", sys.argv[1]]
+# What site-packages preload (.pth files) is not ours.
+before = set(sys.modules)
+os._exit = lambda code: None
+import garrison.__main__
+garrison.__main__.main()
+print("loaded", *sorted(set(sys.modules) - before))
+"""
+
+
+def test_it_gives_what_an_empty_configuration_gives() -> None:
+    config = Config.default()
+    assert dict(config.stdio) == short._STDIO
+    assert config.environment() == short._ENV
+
+
+def test_it_imports_next_to_nothing(
+    probe: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w+") as out:
+        command = [sys.executable, "-c", _SHOW, str(probe)]
+        subprocess.run(command, env=environment, stdout=out, check=True)
+        out.seek(0)
+        lines = out.read().splitlines()
+    assert lines[0] == "hello"
+    assert "garrison.keep.execute" in lines[1]
+    assert not _SLOW & set(lines[1].split())
+    assert len(lines[1].split()) < 40
