@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from garrison.keep.vfs.streams import Listener, Stream
 
 # `garrison.formats.enarx_toml`: what a workload without a configuration gets.
-_STDIO = {"stdin": "host", "stdout": "host", "stderr": "host"}
+_STREAMS = (("stdin", 0), ("stdout", 1), ("stderr", 2))
 _ENV = {"FD_COUNT": "3", "FD_NAMES": "stdin:stdout:stderr"}
 _MAIN = "main.wasm"
 
@@ -58,7 +58,7 @@ def _run(wasm: bytes, args: list[str]) -> int:
             wasm,
             args=[_MAIN, *args],
             env=_ENV,
-            stdio=_STDIO,
+            descriptors=_STREAMS,
             files={_MAIN: wasm},
             network=network,
             cached=True,

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
 
-_STREAMS = ("stdin", "stdout", "stderr")
-
 
 class Limits:
     """How much of the keep a guest may take.
@@ -49,10 +47,9 @@ def execute(
     *,
     args: Sequence[str],
     env: Mapping[str, str],
-    stdio: Mapping[str, str],
+    descriptors: Sequence[tuple[str, int | Stream | Listener | None]],
     files: Mapping[str, bytes],
     network: Network | None,
-    preopened: Sequence[tuple[str, Stream | Listener]] = (),
     limits: Limits | None = None,
     cached: bool = False,
 ) -> int:
@@ -62,11 +59,11 @@ def execute(
         wasm: the module.
         args: its arguments, the program's name first.
         env: its environment.
-        stdio: `stdin`, `stdout` and `stderr` to `host` or `null`; what is missing is `null`.
+        descriptors: what it has open from the start, from descriptor 0 on, before the root
+            directory: a name, and a stream of the host by its number, None for nothing, or a
+            connection or listener.
         files: the package's files, by path.
         network: what it can reach; without it there is no `/net`.
-        preopened: listeners and connections that it has from the start, from descriptor 3 on,
-            before the root directory.
         limits: how much it may take.
         cached: use this user's cache of compiled modules. Only for development: in a TEE what
             is stored outside is the host's, and compiled code is run as it is.
@@ -82,10 +79,11 @@ def execute(
     """
     limits = limits or Limits()
     table = Table(limits.descriptors)
-    for number, name in enumerate(_STREAMS):
-        table.insert(_standard(number, stdio.get(name, "null")))
-    for name, opened in preopened:
-        table.insert(_socket(name, opened))
+    for name, opened in descriptors:
+        if opened is None or isinstance(opened, int):
+            table.insert(_standard(opened))
+        else:
+            table.insert(_socket(name, opened))
 
     def root() -> Descriptor:
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
@@ -111,14 +109,14 @@ def execute(
         table.close()
 
 
-def _standard(number: int, kind: str) -> Descriptor:
-    if kind == "host":
-        try:
-            return HostStream(number)
-        except OSError:
-            # We were started without that stream.
-            return Null()
-    return Null()
+def _standard(number: int | None) -> Descriptor:
+    if number is None:
+        return Null()
+    try:
+        return HostStream(number)
+    except OSError:
+        # We were started without that stream.
+        return Null()
 
 
 def _socket(name: str, opened: Stream | Listener) -> Descriptor:

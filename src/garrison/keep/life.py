@@ -14,7 +14,7 @@ from garrison.attesters.select import select
 from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.errors import Misuse
 from garrison.formats.digest import digest_text
-from garrison.formats.enarx_toml import Config
+from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.slug import Slug
 from garrison.keep.execute import execute
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from garrison.formats.launch_request import LaunchRequest
+    from garrison.keep.net.listener import Listener
+    from garrison.keep.net.stream import Stream
 
 log = logging.getLogger("garrison.keep")
 
@@ -117,8 +119,31 @@ def run(
             files[MAIN],
             args=[MAIN, *config.args, *arguments],
             env=config.environment(),
-            stdio=config.stdio,
+            descriptors=descriptors(config, network),
             files=files,
             network=network,
-            preopened=network.preopened(),
+            # An attested keep compiles for itself: what is stored outside is the host's.
+            cached=credentials is None,
         )
+
+
+def descriptors(
+    config: Config, network: Network
+) -> list[tuple[str, int | Stream | Listener | None]]:
+    """What the workload has open from the start: in the order of `[[files]]`, if it has that.
+
+    Raises:
+        GarrisonError: a listener or a connection of `[[files]]` cannot be opened.
+        OSError: likewise.
+    """
+    if config.files is None:
+        return [
+            (name, number if config.stdio[name] == "host" else None)
+            for number, name in enumerate(STREAMS)
+        ]
+    numbers = {name: number for number, name in enumerate(STREAMS)}
+    opened = iter(network.preopened())
+    return [
+        next(opened) if file.endpoint is not None else (file.name, numbers.get(file.kind))
+        for file in config.files
+    ]

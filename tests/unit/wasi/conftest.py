@@ -49,10 +49,9 @@ class Guest:
             given.pop("wasm", self._wasm),
             args=["main.wasm", *args],
             env=given.pop("env", {}),
-            stdio={"stdout": "host", "stderr": "host"},
+            descriptors=[("", None), ("", 1), ("", 2), *given.pop("preopened", ())],
             files=files,
             network=given.pop("network", None),
-            preopened=given.pop("preopened", ()),
             limits=limits,
             cached=True,
         )

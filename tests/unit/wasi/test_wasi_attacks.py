@@ -142,7 +142,7 @@ def _execute(text: str, **limits: int) -> int:
         wat2wasm(text),
         args=["main.wasm"],
         env={},
-        stdio={},
+        descriptors=[("", None)] * 3,
         files={},
         network=None,
         limits=Limits(**limits),

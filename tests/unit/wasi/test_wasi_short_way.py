@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import garrison.__main__ as short
 from garrison.formats.enarx_toml import Config
+from garrison.keep.life import descriptors
+from garrison.keep.net.network import Network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +35,7 @@ print("loaded", *sorted(set(sys.modules) - before))
 
 def test_it_gives_what_an_empty_configuration_gives() -> None:
     config = Config.default()
-    assert dict(config.stdio) == short._STDIO
+    assert tuple(descriptors(config, Network(config, None, []))) == short._STREAMS
     assert config.environment() == short._ENV
 
 
