@@ -4,6 +4,7 @@
 #   make test      the tests, in a few minutes
 #   make test-all  the slow ones too
 #   make check     lint, types and import rules
+#   make bench     measure, against named peers
 #   make docs      renew the generated pages of docs/
 #   make lock      renew requirements.lock from pyproject.toml
 
@@ -49,6 +50,9 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python tools/cli_reference.py
+
+bench: $(READY)
+	$(BIN)/python bench/start.py
 
 lock:
 	uv pip compile pyproject.toml --group dev --group guests --group bench --universal \
