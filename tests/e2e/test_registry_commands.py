@@ -1,0 +1,120 @@
+"""`package`, `repo`, `tree` and `user` against a real drawbridge."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from garrison.testing.stack import Stack
+
+pytestmark = [pytest.mark.xdist_group("stack")]
+FILES = {"main.wasm": b"\0asm\1\0\0\0", "Enarx.toml": b"", "data/deep/x.bin": b"x" * 5000}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("package")
+    for path, content in FILES.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_bytes(content)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def published(stack: Stack, package: Path) -> Stack:
+    stack.register_repo("commands", "--private", "--keep", "tee=snp")
+    stack.publish(package, "commands:1.0.0")
+    return stack
+
+
+def test_publishing_again_is_no_error_and_other_content_is(
+    published: Stack, package: Path, tmp_path: Path
+) -> None:
+    slug = published.slug("commands:1.0.0")
+    options = published.registry_options
+    published.command("package", "publish", *options, str(package), slug)
+    published.command("package", "publish", *options, slug, str(package))
+    (tmp_path / "main.wasm").write_bytes(b"\0asm\1\0\0\0\0")
+    done = published.run("package", "publish", *options, str(tmp_path), slug)
+    assert done.returncode == 77
+    assert "409" in done.stderr
+
+
+def test_the_digest_is_the_same_everywhere(published: Stack, package: Path) -> None:
+    slug = published.slug("commands:1.0.0")
+    local = published.command("tree", "digest", str(package)).strip()
+    text = published.command("package", "info", "--json", *published.registry_options, slug)
+    assert json.loads(text)["digest"] == local
+    plain = published.command("package", "info", *published.registry_options, slug)
+    assert plain.splitlines()[0] == f"{slug}@{local}"
+
+
+def test_fetched_files_are_the_published_ones(published: Stack, tmp_path: Path) -> None:
+    slug = published.slug("commands:1.0.0")
+    out = tmp_path / "out"
+    published.command("package", "fetch", *published.registry_options, slug, str(out))
+    found = {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+    assert found == FILES
+    again = published.run("package", "fetch", *published.registry_options, slug, str(out))
+    assert again.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_tree_is_listed_and_a_file_fetched(published: Stack, tmp_path: Path) -> None:
+    slug = published.slug("commands:1.0.0")
+    options = published.registry_options
+    listed = json.loads(published.command("tree", "info", "--json", *options, slug))
+    assert sorted(listed) == ["Enarx.toml", "data", "main.wasm"]
+    assert "x.bin" in published.command("tree", "info", *options, slug, "data/deep")
+    out = tmp_path / "x"
+    published.command("tree", "fetch", *options, "-o", str(out), slug, "data/deep/x.bin")
+    assert out.read_bytes() == FILES["data/deep/x.bin"]
+    missing = published.run("tree", "fetch", *options, slug, "nope")
+    assert missing.returncode == 77
+    assert "main.wasm" in missing.stderr
+
+
+def test_repositories_and_users_are_shown(published: Stack) -> None:
+    options = published.registry_options
+    repository = f"{published.registry}/demo/commands"
+    told = json.loads(published.command("repo", "info", "--json", *options, repository))
+    assert told == {"config": {"keeps": [{"tee": "snp"}], "public": False}, "tags": ["1.0.0"]}
+    assert f"{repository}:1.0.0" in published.command("repo", "info", *options, repository)
+    user = f"{published.registry}/demo"
+    assert json.loads(published.command("user", "info", "--json", *options, user)) == {
+        "subject": "demo"
+    }
+
+
+def test_without_a_token_a_private_repository_is_not_there(published: Stack) -> None:
+    done = published.run(
+        "package", "info", *published.registry_options, "--insecure-auth-token", "bogus",
+        published.slug("commands:1.0.0"),
+    )  # fmt: skip
+    assert done.returncode == 77
+    assert "bogus" not in done.stderr
+
+
+def test_a_ca_that_does_not_vouch_for_the_drawbridge_ends_it(published: Stack) -> None:
+    done = published.run(
+        "package", "info", "--ca-bundle", str(published.steward_root),
+        published.slug("commands:1.0.0"),
+    )  # fmt: skip
+    assert done.returncode == 76
+    assert "--ca-bundle" in done.stderr
+
+
+def test_no_token_is_in_any_log(published: Stack) -> None:
+    tokens = json.loads((published.directory / "home/.config/garrison/tokens.json").read_text())
+    (token,) = tokens.values()
+    for process in published.processes:
+        assert not any(token in line or token[-40:] in line for line in process.lines)
