@@ -8,30 +8,27 @@ directory its entries. Nothing larger than its limit is read, and no redirect is
 from __future__ import annotations
 
 import json
-import os
-import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import certifi
 import urllib3
 
-from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
+from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import (
-    CONFIG,
     DIRECTORY_TYPE,
     ENTRY_TYPE,
-    MAX_DEPTH,
-    MAX_DIRECTORY,
     MAX_ENTRY,
-    MAX_FILE,
     MAX_FILES,
     MAX_PACKAGE,
     Directory,
     Entry,
     Package,
+    max_length,
     media_type,
+    parse_path,
 )
 
 if TYPE_CHECKING:
@@ -39,19 +36,16 @@ if TYPE_CHECKING:
 
     from garrison.formats.slug import Repository, Slug
 
+__all__ = ["Client", "ClientCertificate", "Fetched"]
+
 API_VERSION = "0.1.0"
 _PIECE = 1 << 18
 # A list of all tags of a repository, a user, a repository's configuration, an error.
 _MAX_DOCUMENT = 1 << 20
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientCertificate:
-    """A certificate chain, leaf first, and its key, both PEM, to show in the TLS handshake."""
-
-    chain_pem: bytes
-    key_pem: bytes
+# A body must come at this pace at least, bytes a second, once the patience is over.
+_PATIENCE_SECONDS = 60.0
+_SLOWEST = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +69,16 @@ class _Answer:
     headers: urllib3.HTTPHeaderDict
     body: bytes
     digest: ContentDigest
+
+    def check_digest_header(self, where: str) -> None:
+        """Check the body against the digests in the headers; there must be some."""
+        header = self.headers.get("Content-Digest")
+        if header is None:
+            raise Unverified(
+                "no Content-Digest header", field=where, expected=self.digest.to_header()
+            )
+        field = f"{where}: Content-Digest"
+        ContentDigest.from_header(header, field).check(self.digest, field)
 
 
 class Client:
@@ -101,17 +105,8 @@ class Client:
         """
         self.host = host
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        try:
-            if ca_pem is None:
-                context.load_verify_locations(certifi.where())
-            else:
-                context.load_verify_locations(cadata=ca_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise Malformed("not PEM certificates", field=f"CA of {host}") from error
-        if certificate is not None:
-            _load(context, certificate)
+        self._certified = certificate is not None
+        context = client_context(host, ca_pem, certificate)
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
 
     # Reading.
@@ -126,13 +121,12 @@ class Client:
             Unavailable: the drawbridge cannot be reached, or fails.
         """
         answer = self._get(_tag(slug), str(slug), limit=MAX_ENTRY)
-        kind = answer.headers.get("Content-Type", "")
+        kind = answer.headers.get("Content-Type")
         if kind != ENTRY_TYPE:
             raise Malformed(
-                "not a tag that can be read", field=str(slug), found=repr(kind), expected=ENTRY_TYPE
+                "wrong media type", field=f"tag {slug}", found=kind, expected=ENTRY_TYPE
             )
-        said = ContentDigest.from_header(answer.headers.get("Content-Digest", ""))
-        said.check(answer.digest, f"tag {slug}")
+        answer.check_digest_header(f"tag {slug}")
         entry = Entry.from_bytes(answer.body, f"tag {slug}")
         if entry.type != DIRECTORY_TYPE:
             raise Malformed(
@@ -159,14 +153,19 @@ class Client:
         """
         entry = self.tag(slug)
         files: dict[str, bytes] = {}
-        for path, of_file in self._files(slug, entry, "", 0, progress):
-            files[path] = of_file
-            if len(files) > MAX_FILES or sum(map(len, files.values())) > MAX_PACKAGE:
+        count = total = 0
+        for path, content in self._nodes(slug, entry, "", progress):
+            # Directories count: a registry that lies must not keep its reader busy for ever.
+            count, total = count + 1, total + len(content)
+            if count > MAX_FILES or total > MAX_PACKAGE:
                 raise Malformed(
                     "too large a package",
                     field=str(slug),
-                    expected=f"at most {MAX_FILES} files, {MAX_PACKAGE} bytes",
+                    found=f"more than {count - 1} files and directories, {total} bytes",
+                    expected=f"at most {MAX_FILES}, {MAX_PACKAGE} bytes",
                 )
+            if not path.endswith("/"):
+                files[path] = content
         return Fetched(entry, entry.workload_digest, dict(Package(files).files))
 
     def directory(self, slug: Slug, path: str = "") -> Directory:
@@ -182,26 +181,26 @@ class Client:
             directory = Directory.from_bytes(self._node(slug, done, found), f"{slug} {done}")
         return directory
 
-    def _files(
-        self, slug: Slug, entry: Entry, path: str, depth: int, progress: Callable[[int], None]
+    def _nodes(
+        self, slug: Slug, entry: Entry, path: str, progress: Callable[[int], None]
     ) -> Iterator[tuple[str, bytes]]:
-        """The files below the directory at `path`, whose entry was checked."""
-        if depth > MAX_DEPTH:
-            raise Malformed("too deep", field=f"{slug} {path}", expected=f"{MAX_DEPTH} levels")
-        content = self._node(slug, path, entry)
+        """The checked node at `path`, and all below it; paths of directories end with a slash."""
+        parse_path(path)
+        content = self._node(slug, path, entry, progress)
+        if entry.type != DIRECTORY_TYPE:
+            yield path, content
+            return
+        yield f"{path}/", content
         for name, child in Directory.from_bytes(content, f"{slug} {path}").entries.items():
             place = f"{path}/{name}" if path else name
-            if child.type == DIRECTORY_TYPE:
-                yield from self._files(slug, child, place, depth + 1, progress)
-            elif child.type != media_type(place):
+            if child.type not in {DIRECTORY_TYPE, media_type(place)}:
                 raise Malformed(
                     "wrong media type",
                     field=f"{slug} {place}",
                     found=child.type,
                     expected=media_type(place),
                 )
-            else:
-                yield place, self._node(slug, place, child, progress)
+            yield from self._nodes(slug, child, place, progress)
 
     def _node(
         self,
@@ -212,15 +211,13 @@ class Client:
     ) -> bytes:
         """The content at `path`, which must be what `entry` says."""
         where = f"{slug} {path or 'root directory'}"
-        small = entry.type == DIRECTORY_TYPE or path == CONFIG
-        limit = MAX_DIRECTORY if small else MAX_FILE
+        limit = max_length(path, entry.type)
         if entry.length > limit:
             raise Malformed(
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
         answer = self._get(url, where, limit=entry.length, progress=progress)
-        kind = answer.headers.get("Content-Type", "")
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -228,9 +225,11 @@ class Client:
                 found=f"{len(answer.body)} bytes",
                 expected=f"{entry.length} bytes",
             )
-        entry.digest.check(answer.digest, where)
         if "sha-256" not in entry.digest.values:
             raise Malformed("no sha-256", field=f"{where}: digest")
+        entry.digest.check(answer.digest, where)
+        answer.check_digest_header(where)
+        kind = answer.headers.get("Content-Type")
         if kind != entry.type:
             raise Unverified("wrong media type", field=where, found=kind, expected=entry.type)
         return answer.body
@@ -352,14 +351,12 @@ class Client:
             finally:
                 response.close()
         except urllib3.exceptions.SSLError as error:
-            raise Unverified(
-                f"TLS with the drawbridge failed: {error}",
-                field=self.host,
-                hint="give the CA that vouches for it with --ca-bundle",
-            ) from error
+            raise tls_failure(error, self.host) from error
         except urllib3.exceptions.HTTPError as error:
+            # A server may close a connection without saying that it is for the certificate.
+            hint = "it may not accept this client's certificate" if self._certified else None
             raise Unavailable(
-                f"the drawbridge does not answer: {error}", field=self.host, found=where
+                f"the drawbridge does not answer: {error}", field=self.host, found=where, hint=hint
             ) from error
         if content is None:
             raise Unverified(
@@ -379,8 +376,10 @@ class Client:
         if answer.status < 400:
             return Malformed(text, field=where, expected="no redirection")
         hint = None
-        if answer.status in (401, 403, 404):
-            hint = "it does not exist, or this user or keep may not read it"
+        if answer.status == 401 and not self._headers and not self._certified:
+            hint = "log in with `garrison user login`; it may be private, or not exist"
+        elif answer.status in {401, 403, 404}:
+            hint = "it does not exist, or this user or keep has no right to it"
         return Rejected(text, field=where, hint=hint)
 
 
@@ -390,27 +389,17 @@ def _read(
     """Read a body of at most `limit` bytes; None if it is longer."""
     hasher = ContentHasher()
     pieces = []
-    for piece in response.stream(_PIECE, decode_content=False):
+    deadline = time.monotonic() + _PATIENCE_SECONDS + limit / _SLOWEST
+    # As much as there is each time: a server that sends a byte a minute is noticed.
+    while piece := response.read1(_PIECE, decode_content=False):
         hasher.update(piece)
         if hasher.length > limit:
             return None, hasher.digest()
+        if time.monotonic() > deadline:
+            raise urllib3.exceptions.HTTPError(f"only {hasher.length} bytes came, too slowly")
         progress(len(piece))
         pieces.append(piece)
     return b"".join(pieces), hasher.digest()
-
-
-def _load(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
-    """Give the certificate to `context`, which reads files only: one that is memory alone."""
-    descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
-    try:
-        data = certificate.key_pem + certificate.chain_pem
-        if os.write(descriptor, data) != len(data):
-            raise Misuse("too large", field="client certificate")
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    except ssl.SSLError as error:
-        raise Malformed("not a certificate and its key", field="client certificate") from error
-    finally:
-        os.close(descriptor)
 
 
 def _tag(slug: Slug) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from garrison.drawbridge.store import Store
     from garrison.drawbridge.tokens import Context, Identity, Level, Verifier
+
+T = TypeVar("T")
 
 _STATUSES: list[tuple[type[GarrisonError], int]] = [
     (Unauthorized, 401),
@@ -144,7 +146,7 @@ class Service:
         record = await self._store.named(name.owner().key())
         if record is None:
             raise Unauthorized(f"User `{name.user}` not found")
-        if rules.UserRecord.from_bytes(record.body).subject != identity.subject:
+        if _ours(rules.UserRecord.from_bytes, record).subject != identity.subject:
             raise Unauthorized(
                 f"You are logged in as `{identity.subject}`,"
                 f" and not authorized for user `{name.user}`"
@@ -155,7 +157,7 @@ class Service:
         """Check that whoever asks may read in the repository where `name` is."""
         stored = await self._store.named(name.repository().key())
         if stored is not None:
-            config = rules.RepositoryConfig.from_bytes(stored.body)
+            config = _ours(rules.RepositoryConfig.from_bytes, stored)
             if config.public or self._admits(request, config, name):
                 return
         # A repository that does not exist is answered as a private one.
@@ -188,7 +190,7 @@ class Service:
         stored = await self._store.named(name.key())
         if stored is None:
             raise _missing(request)
-        entry = _stored_entry(stored)
+        entry = _ours(Entry.from_bytes, stored)
         headers = _headers(entry)
         if request.method == "HEAD":
             return Response(headers=headers)
@@ -262,7 +264,7 @@ class Service:
             )
         if parent.kind == "tag":
             return rules.tag_entry(stored.type, stored.body)
-        entry = _stored_entry(stored)
+        entry = _ours(Entry.from_bytes, stored)
         if entry.type != DIRECTORY_TYPE:
             raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
         pieces = await self._store.content(content_key(entry.workload_digest), entry.length)
@@ -279,10 +281,10 @@ async def _short_body(
         return upload.read()
 
 
-def _stored_entry(stored: Named) -> Entry:
-    """The entry that a node's name stands for; this drawbridge wrote it."""
+def _ours(parse: Callable[[bytes], T], stored: Named) -> T:
+    """Parse what this drawbridge checked before it stored it: it is not the client's fault."""
     try:
-        return Entry.from_bytes(stored.body)
+        return parse(stored.body)
     except Malformed as error:
         raise StorageFailure("Storage backend failure") from error
 

@@ -125,7 +125,7 @@ class Store:
         try:
             found = await obstore.get_async(self._backend, key)
             if found.meta["size"] > _MAX_NAMED:
-                raise StorageFailure("Storage backend failure", field=key, found="too large")
+                raise _failed(ValueError(f"{key}: {found.meta['size']} bytes"))
             return Named.from_bytes(bytes(await found.bytes_async()))
         except _NOT_FOUND:
             return None
@@ -166,12 +166,7 @@ class Store:
         except _FAILURES as error:
             raise _failed(error) from error
         if found.meta["size"] != length:
-            raise StorageFailure(
-                "Storage backend failure",
-                field=key,
-                found=f"{found.meta['size']} bytes",
-                expected=f"{length} bytes",
-            )
+            raise _failed(ValueError(f"{key}: {found.meta['size']} bytes instead of {length}"))
         return _pieces(found)
 
 
@@ -181,7 +176,7 @@ async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes]:
 
 
 def _failed(error: Exception) -> StorageFailure:
-    # The text may hold addresses of the store: it is for the log, not for clients.
+    # The original's words. Ours may hold addresses of the store: for the log, not for clients.
     failure = StorageFailure("Storage backend failure")
     failure.add_note(str(error))
     return failure

@@ -40,13 +40,12 @@ class ContentDigest:
         return hasher.digest()
 
     @classmethod
-    def from_header(cls, text: str) -> ContentDigest:
-        """Read the header's value.
+    def from_header(cls, text: str, field: str = "Content-Digest") -> ContentDigest:
+        """Read the header's value, called `field` in errors.
 
         Raises:
             Malformed: it is anything but known algorithms, each once, with digests of their size.
         """
-        field = "Content-Digest"
         if len(text) > _MAX_HEADER:
             raise Malformed("too long", field=field, expected=f"at most {_MAX_HEADER} characters")
         found: dict[str, str] = {}

@@ -122,9 +122,12 @@ class MemoryDrawbridge:
         outgoing: list[Message] = []
 
         async def receive() -> Message:
+            if not incoming:
+                # A client that waits for its answer: nothing more comes from it.
+                await asyncio.Event().wait()
             return incoming.pop(0)
 
-        async def send(message: Message) -> None:  # noqa: RUF029  (ASGI's shape)
+        async def send(message: Message) -> None:
             outgoing.append(message)
 
         scope: dict[str, Any] = {
@@ -144,7 +147,8 @@ class MemoryDrawbridge:
         return Answer(
             start["status"],
             {name.decode(): value.decode() for name, value in start["headers"]},
-            b"".join(message.get("body", b"") for message in rest),
+            # A server sends no body in answer to HEAD, whatever the application gives it.
+            b"" if method == "HEAD" else b"".join(message.get("body", b"") for message in rest),
         )
 
     def put(
@@ -213,9 +217,9 @@ class LyingServer:
                 self.send_response(lie.status)
                 for name, value in lie.headers.items():
                     self.send_header(name, value)
+                self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(lie.body)
-                self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -1,0 +1,253 @@
+"""A real `drawbridge serve`, with the real commands and client, over TLS."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import stat
+import subprocess
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from garrison.drawbridge.client import Client, ClientCertificate
+from garrison.drawbridge.insecure_dev import SECRET
+from garrison.errors import Rejected, Unavailable
+from garrison.formats.digest import digest_text
+from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.slug import Slug
+from garrison.formats.tree import Package
+from garrison.steward import authority
+from garrison.steward.authority import Authority
+from garrison.steward.certificates import issue_certificate, issue_client_certificate
+from garrison.testing.drawbridge import served
+from garrison.testing.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILES = {"main.wasm": b"\0asm" * 500_000, "Enarx.toml": b"args = []\n", "sub/data": b"data"}
+PACKAGE = Package(FILES)
+
+
+@pytest.fixture(scope="module")
+def steward(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The steward that the drawbridge trusts."""
+    return make_steward(tmp_path_factory.mktemp("steward") / "steward")
+
+
+def make_steward(directory: Path) -> Authority:
+    authority.create(
+        directory, trust_domain="steward.test", hosts=("localhost",), now=datetime.now(UTC)
+    )
+    return Authority.load(directory)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, steward: Authority) -> Iterator[Stack]:
+    """A drawbridge, and a user who is logged in."""
+    directory = tmp_path_factory.mktemp("stack")
+    (directory / "home").mkdir()
+    root = steward.certificate.public_bytes(Encoding.PEM)
+    (directory / "client-ca.pem").write_bytes(root)
+    for path, content in FILES.items():
+        (directory / "package" / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / "package" / path).write_bytes(content)
+    with Stack(directory) as stack:
+        process = stack.start(
+            "the drawbridge", "drawbridge", "serve", "--insecure-dev", "--port", "0",
+            "--store", str(directory / "drawbridge"),
+            "--client-ca", str(directory / "client-ca.pem"),
+        )  # fmt: skip
+        url = process.expect("listening on https://").rpartition(" ")[2]
+        stack.registry = f"localhost:{url.rpartition(':')[2]}"
+        stack.login()
+        stack.register_repo("chat")
+        stack.register_repo("secret", "--private", "--keep", "tee=snp")
+        for repo in ("chat", "secret"):
+            told = stack.publish(directory / "package", f"{repo}:1.0.0")
+            assert told["digest"] == digest_text(PACKAGE.digest)
+        yield stack
+
+
+def client(stack: Stack, certificate: ClientCertificate | None = None) -> Client:
+    return Client(stack.registry, ca_pem=stack.registry_ca.read_text(), certificate=certificate)
+
+
+def keep(steward: Authority, tee: str) -> ClientCertificate:
+    """The certificate of a keep, as a real steward issues it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    identity = WorkloadIdentity(None, None, tee, b"\x22" * 48, "UpToDate")
+    certificate = issue_certificate(
+        steward,
+        key.public_key(),
+        identity,
+        dns_names=(),
+        lifetime=timedelta(hours=1),
+        now=datetime.now(UTC),
+    )
+    return ClientCertificate(
+        certificate.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+def test_it_warns_and_keeps_its_secrets_to_itself(stack: Stack) -> None:
+    process = stack.processes[0]
+    assert any("INSECURE" in line for line in process.lines)
+    directory = stack.directory / "drawbridge"
+    for name in (SECRET, "tls/server.key"):
+        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+    tokens = stack.directory / "home/.config/garrison/tokens.json"
+    assert stat.S_IMODE(tokens.stat().st_mode) == 0o600
+    token = json.loads(tokens.read_text())[stack.registry]
+    logged = "\n".join(process.lines)
+    assert token.rpartition(".")[2] not in logged
+    assert (directory / SECRET).read_text() not in logged
+
+
+def test_the_digest_of_a_directory_is_the_servers(stack: Stack) -> None:
+    package = str(stack.directory / "package")
+    assert stack.command("tree", "digest", package).strip() == digest_text(PACKAGE.digest)
+    assert client(stack).tag_digest(Slug.parse(stack.slug("chat:1.0.0"))) == PACKAGE.digest
+
+
+def test_curl_and_sha256sum_agree(stack: Stack, tmp_path: Path) -> None:
+    """As anybody can check, without a line of this project."""
+    slug = Slug.parse(stack.slug("chat:1.0.0"))
+    for path, (entry, content) in served(slug, PACKAGE).items():
+        file = tmp_path / "served"
+        subprocess.run(
+            [
+                "curl", "--silent", "--fail", "--cacert", str(stack.registry_ca),
+                "--output", str(file), f"https://{stack.registry}{path}",
+            ],
+            check=True,
+        )  # fmt: skip
+        assert file.read_bytes() == content
+        done = subprocess.run(["sha256sum", str(file)], check=True, capture_output=True, text=True)
+        assert done.stdout.split()[0] == b64decode(entry.digest.to_json()["sha-256"]).hex()
+
+
+def test_publishing_again_is_no_change_and_other_files_are_a_conflict(
+    stack: Stack, tmp_path: Path
+) -> None:
+    assert stack.publish(stack.directory / "package", "chat:1.0.0")
+    (tmp_path / "main.wasm").write_bytes(b"other")
+    done = stack.run(
+        "package", "publish", *stack.registry_options, stack.slug("chat:1.0.0"),
+        str(tmp_path / "main.wasm"),
+    )  # fmt: skip
+    assert done.returncode == 77
+    assert "answers 409: Already exists" in done.stderr
+    assert client(stack).fetch(Slug.parse(stack.slug("chat:1.0.0"))).files == FILES
+
+
+def test_the_commands_show_and_fetch(stack: Stack, tmp_path: Path) -> None:
+    options = stack.registry_options
+    told = json.loads(
+        stack.command("package", "info", "--json", *options, stack.slug("secret:1.0.0"))
+    )
+    assert told["entry"] == PACKAGE.entry.to_json()
+    stack.command("package", "fetch", *options, stack.slug("secret:1.0.0"), str(tmp_path / "out"))
+    assert Package.from_directory(tmp_path / "out").files == FILES
+    repository = f"{stack.registry}/demo/secret"
+    told = json.loads(stack.command("repo", "info", "--json", *options, repository))
+    assert told == {"config": {"public": False, "keeps": [{"tee": "snp"}]}, "tags": ["1.0.0"]}
+    shown = stack.command("tree", "fetch", *options, stack.slug("secret:1.0.0"), "sub/data")
+    assert shown == "data"
+
+
+def test_a_private_repository_over_mutual_tls(stack: Stack, steward: Authority) -> None:
+    slug = Slug.parse(stack.slug("secret:1.0.0"))
+    assert client(stack, keep(steward, "snp")).fetch(slug).files == FILES
+    for foreign in (client(stack, keep(steward, "tdx")), client(stack)):
+        with pytest.raises(Rejected, match="answers 401: Bearer token header missing"):
+            foreign.fetch(slug)
+
+
+def test_the_steward_looks_up_a_private_tag_and_no_more(stack: Stack, steward: Authority) -> None:
+    slug = Slug.parse(stack.slug("secret:1.0.0"))
+    shown = ClientCertificate(*issue_client_certificate(steward, datetime.now(UTC)))
+    assert client(stack, shown).tag_digest(slug) == PACKAGE.digest
+    with pytest.raises(Rejected, match="answers 401"):
+        client(stack, shown).fetch(slug)
+
+
+def test_a_certificate_of_another_steward_ends_the_connection(stack: Stack, tmp_path: Path) -> None:
+    other = make_steward(tmp_path / "other")
+    with pytest.raises((Rejected, Unavailable)) as caught:
+        client(stack, keep(other, "snp")).fetch(Slug.parse(stack.slug("chat:1.0.0")))
+    assert caught.value.hint == "it may not accept this client's certificate"
+
+
+def test_a_client_that_is_killed_in_the_middle_of_an_upload(stack: Stack) -> None:
+    """Its connection is cut; doing it again succeeds."""
+    package = Package({"main.wasm": bytes(3_000_000)})
+    slug = Slug.parse(stack.slug("chat:2.0.0"))
+    tokens = stack.directory / "home/.config/garrison/tokens.json"
+    token = json.loads(tokens.read_text())[stack.registry]
+    publisher = Client(stack.registry, ca_pem=stack.registry_ca.read_text(), token=token)
+    wasm = "/api/v0.1.0/demo/chat/_tag/2.0.0/tree/main.wasm"
+    done = []
+    nodes = served(slug, package)
+    for path in [*nodes][:2]:
+        entry, content = nodes[path]
+        publisher._put(path.removeprefix("/api/v0.1.0/"), path, content, entry.type, entry.digest)
+        done.append(path)
+    entry, content = nodes[wasm]
+    head = (
+        f"PUT {wasm} HTTP/1.1\r\nHost: {stack.registry}\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: {entry.type}\r\nContent-Length: {len(content)}\r\n"
+        f"Content-Digest: {entry.digest.to_header()}\r\n\r\n"
+    )
+    context = ssl.create_default_context(cafile=str(stack.registry_ca))
+    host, _, port = stack.registry.partition(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        connection.sendall(head.encode() + content[:1_000_000])
+    with pytest.raises(Rejected, match="answers 404"):
+        client(stack).fetch(slug)
+    publisher.publish(slug, package)
+    assert client(stack).fetch(slug).files == package.files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "--oidc-issuer, --oidc-audience: missing"),
+        (("--oidc-issuer", "https://i.test/", "--oidc-audience", "a"), "--tls-cert, --tls-key"),
+        (("--insecure-dev", "--oidc-issuer", "https://i.test/"), "contradicts --insecure-dev"),
+        (("--insecure-dev", "--steward-id", "x"), "--steward-id: has no use without --client-ca"),
+    ],
+)
+def test_options_that_do_not_fit(
+    stack: Stack, tmp_path: Path, arguments: tuple[str, ...], text: str
+) -> None:
+    done = stack.run("drawbridge", "serve", "--store", str(tmp_path / "store"), *arguments)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_a_tampered_byte_in_the_store_is_found(stack: Stack) -> None:
+    """Last in this file: it damages the store."""
+    content = stack.directory / "drawbridge/objects/content"
+    digest = PACKAGE.nodes()["main.wasm"][0].digest.values["sha-256"].hex()
+    whole = (content / digest).read_bytes()
+    (content / digest).write_bytes(whole[:-1] + b"!")
+    out = stack.directory / "tampered"
+    done = stack.run(
+        "package", "fetch", *stack.registry_options, stack.slug("chat:1.0.0"), str(out)
+    )
+    (content / digest).write_bytes(whole)
+    assert done.returncode == 76
+    assert "main.wasm: sha-224 digest mismatch" in done.stderr
+    assert not out.exists()
