@@ -8,13 +8,16 @@ from pathlib import Path
 import click
 
 from garrison import __version__
-from garrison.cli import ui
+from garrison.cli import endorsements, ui
 from garrison.terminal import paint
 
 
 @click.group()
 def command() -> None:
     """What this machine can run, and TEE simulators."""
+
+
+command.add_command(endorsements.command, "endorsements")
 
 
 @command.command()

@@ -4,7 +4,8 @@ A directory holds one product's: `ark`, `ask`, `asvk` (`.der` or `.pem`) and `cr
 `ark` and one of the others must be there. Simulators write theirs in the same form.
 
 Nothing is judged here. What the files hold, and what came with evidence, is only chosen by name;
-the verifier holds it to the pinned roots. A file is preferred to what came with the evidence.
+the verifier holds it to the pinned roots. A file is preferred to what came with the evidence,
+unless that is a later revocation list of the same root: the latest is what the vendor means.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from garrison.formats.snp_evidence import SnpEndorsements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.formats.snp_evidence import SnpEvidence
@@ -88,13 +90,30 @@ class SnpEndorsementStore:
         issuer = _issuer_of(leaf, candidates, "ASK")
         root = _issuer_of(issuer, candidates, "ARK")
         lists = (*self.crls, *(load_crl(der, "SNP evidence: revocation list") for der in crls))
-        crl = next((crl for crl in lists if _signed(crl, root)), None)
+        crl = _latest(lists, root)
         return SnpEndorsements(
             leaf=evidence.certificates[0],
             issuer=issuer.public_bytes(Encoding.DER),
             root=root.public_bytes(Encoding.DER),
             crl=None if crl is None else crl.public_bytes(Encoding.DER),
         )
+
+    def has_current_crl(self, root: bytes, now: datetime) -> bool:
+        """Whether a directory holds a list of `root` (DER) that has not ended at `now`.
+
+        Raises:
+            Malformed: `root` is not a certificate.
+        """
+        crl = _latest(self.crls, load_certificate(root, "ARK certificate"))
+        return crl is not None and crl.next_update_utc is not None and now <= crl.next_update_utc
+
+
+def _latest(
+    crls: Sequence[x509.CertificateRevocationList], root: x509.Certificate
+) -> x509.CertificateRevocationList | None:
+    """Of the lists that seem to be the root's, the last that was issued; of equals, the first."""
+    signed = (crl for crl in crls if _signed(crl, root))
+    return max(signed, key=lambda crl: crl.last_update_utc, default=None)
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -73,10 +73,10 @@ def load_certificate(der: bytes, field: str) -> x509.Certificate:
                 category=CryptographyDeprecationWarning,
             )
             certificate = x509.load_der_x509_certificate(der)
-        # The library reads on demand. Whatever it would refuse later, it refuses now.
-        _ = (certificate.subject, certificate.issuer, certificate.extensions)
-        _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
-        _ = certificate.signature_hash_algorithm
+            # The library reads on demand. Whatever it would refuse later, it refuses now.
+            _ = (certificate.subject, certificate.issuer, certificate.extensions)
+            _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
+            _ = certificate.signature_hash_algorithm
     except _UNREADABLE as error:
         raise Malformed("not an X.509 certificate", field=field) from error
     return certificate
