@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,6 +25,9 @@ from cryptography.x509.oid import NameOID
 from garrison.errors import Malformed
 from garrison.formats._der import check_size, decode
 from garrison.formats.snp import CHIP_ID_SIZE, Product, SigningKey, Tcb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # AMD's own are below 2 KB; the largest, of the roots, 1.7 KB.
 MAX_CERTIFICATE = 8 * 1024
@@ -51,10 +56,27 @@ _UNREADABLE = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    # Raised by `_strictly`.
+    UserWarning,
 )
 
 # The one way to silence a warning changes a list that all threads share.
 _WARNINGS = threading.Lock()
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Make of the library's warnings what they mean here: nothing, or a refusal."""
+    with _WARNINGS, warnings.catch_warnings():
+        # RFC 5280, appendix A.1, bounds the attributes of names (upper bounds).
+        warnings.filterwarnings("error", message="Attribute's length must be", category=UserWarning)
+        # RFC 5280 wants a positive serial number, and AMD gives 0 to every VCEK and VLEK.
+        warnings.filterwarnings(
+            "ignore",
+            message="Parsed a serial number which wasn't positive",
+            category=CryptographyDeprecationWarning,
+        )
+        yield
 
 
 def load_certificate(der: bytes, field: str) -> x509.Certificate:
@@ -65,13 +87,7 @@ def load_certificate(der: bytes, field: str) -> x509.Certificate:
     """
     check_size(der, MAX_CERTIFICATE, field)
     try:
-        with _WARNINGS, warnings.catch_warnings():
-            # RFC 5280 wants a positive serial number, and AMD gives 0 to every VCEK and VLEK.
-            warnings.filterwarnings(
-                "ignore",
-                message="Parsed a serial number which wasn't positive",
-                category=CryptographyDeprecationWarning,
-            )
+        with _strictly():
             certificate = x509.load_der_x509_certificate(der)
             # The library reads on demand. Whatever it would refuse later, it refuses now.
             _ = (certificate.subject, certificate.issuer, certificate.extensions)
@@ -90,11 +106,12 @@ def load_crl(der: bytes, field: str) -> x509.CertificateRevocationList:
     """
     check_size(der, MAX_CRL, field)
     try:
-        crl = x509.load_der_x509_crl(der)
-        # The library reads on demand. Whatever it would refuse later, it refuses now.
-        _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
-        _ = crl.signature_hash_algorithm
-        _ = [entry.serial_number for entry in crl]
+        with _strictly():
+            crl = x509.load_der_x509_crl(der)
+            # The library reads on demand. Whatever it would refuse later, it refuses now.
+            _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
+            _ = crl.signature_hash_algorithm
+            _ = [entry.serial_number for entry in crl]
     except _UNREADABLE as error:
         raise Malformed("not a revocation list", field=field) from error
     critical = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]

@@ -46,7 +46,13 @@ def _die_with_parent() -> None:
 class Process:
     """A started command, whose output is collected line by line."""
 
-    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
         self.name = name
         self.lines: list[str] = []
         self._new: queue.Queue[str | None] = queue.Queue()
@@ -59,6 +65,7 @@ class Process:
             text=True,
             errors="replace",
             bufsize=1,
+            pass_fds=pass_fds,
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (one prctl, no locks)
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -187,15 +194,20 @@ class Stack:
         """The simulated vendor's keys."""
         return self.directory / "simulator"
 
-    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `garrison` with `arguments` to its end."""
+    def run(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `garrison` with `arguments` to its end, in the stack's environment or another."""
         return subprocess.run(
             [*GARRISON, *arguments],
             input=stdin,
             capture_output=True,
             text=True,
             errors="replace",
-            env=self.environment,
+            env=self.environment if environment is None else environment,
             timeout=2 * READY_SECONDS,
             check=False,
         )

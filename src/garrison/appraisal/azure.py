@@ -1,0 +1,124 @@
+"""Appraisal of Azure's confidential VMs: the `[azure]` section of a steward's policy.
+
+    # Of each register (0 to 23): a list of 64 hex digits each, "zero", or "any".
+    [azure.pcrs]
+    4 = ["<64 hex digits>"]
+    others = "any"
+
+    # What the paravisor says of the VM: all that follows may be left out, and is then the
+    # strictest, as shown here.
+    [azure]
+    secure_boot = "required"                # or "any"
+    console = "forbidden"                   # whether the host has a console of the guest, or "any"
+
+What the hardware's report shows is appraised by the hardware's own policy (`[snp]`, `[tdx]`):
+that is the paravisor, and the registers are what it started. So a result is made of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hmac import compare_digest
+from typing import TYPE_CHECKING, TypeVar
+
+from garrison.appraisal.reference import Bytes, flag, read_registers, register_checks
+from garrison.appraisal.result import AttestationResult, Check
+from garrison.formats.tpm import PCR_COUNT, PCR_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from garrison.formats.strict_toml import Table
+    from garrison.verification.azure import AzureClaims
+    from garrison.verification.verified import Verified
+
+T = TypeVar("T")
+
+_ANY = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzurePolicy:
+    """What is admitted of Azure's confidential VMs, besides what their hardware's policy says.
+
+    Attributes:
+        pcrs: the values of each register; None for any.
+        secure_boot: whether the guest must boot what is signed alone.
+        console: whether guests are admitted of which the host has a console.
+    """
+
+    pcrs: Mapping[int, Bytes]
+    secure_boot: bool
+    console: bool
+
+    @classmethod
+    def from_table(cls, table: Table) -> AzurePolicy:
+        """Read the section.
+
+        Raises:
+            Malformed: it is anything else than shown above.
+        """
+        policy = cls(
+            pcrs=read_registers(table.table("pcrs"), PCR_COUNT, PCR_SIZE),
+            secure_boot=table.string("secure_boot", "required", choices=("required", _ANY)) != _ANY,
+            console=table.string("console", "forbidden", choices=("forbidden", _ANY)) == _ANY,
+        )
+        table.done()
+        return policy
+
+
+def appraise(
+    verified: Verified[AzureClaims[T]],
+    policy: AzurePolicy,
+    expected_nonce: bytes,
+    appraise_hardware: Callable[[Verified[T], bytes], AttestationResult],
+) -> AttestationResult:
+    """Hold what was verified to `policy`, and the hardware's part to its own.
+
+    Args:
+        verified: the claims.
+        policy: what is admitted.
+        expected_nonce: what the TPM must have quoted: `garrison.formats.azure.quote_nonce` of
+            the report data that bind the keep's key and the challenge.
+        appraise_hardware: the hardware's appraisal, from its claims and the report data that they
+            must have: those that verification held to the runtime data.
+
+    Returns:
+        The hardware's result, with the checks of both; `require` refuses it if one failed.
+    """
+    claims = verified.value
+    hardware = appraise_hardware(claims.hardware, claims.report_data)
+    runtime = claims.runtime
+    checks = (
+        Check(
+            name="TPM quote's nonce",
+            found=claims.quote.extra_data.hex() or "none",
+            wanted=expected_nonce.hex(),
+            passed=compare_digest(claims.quote.extra_data, expected_nonce),
+            remedy="the evidence is bound to another key or challenge: attest again",
+        ),
+        flag(
+            "secure boot",
+            found=runtime.secure_boot,
+            wanted=True if policy.secure_boot else None,
+            remedy='create the VM with secure boot, or set secure_boot = "any"',
+        ),
+        flag(
+            "console of the host",
+            found=runtime.console,
+            wanted=None if policy.console else False,
+            remedy='create the VM without a serial console, or set console = "any"',
+        ),
+        flag(
+            "virtual TPM",
+            found=runtime.tpm,
+            wanted=True,
+            remedy="create the VM with a virtual TPM",
+        ),
+        *register_checks("PCR", claims.pcrs, policy.pcrs, "boot what the policy lists under pcrs"),
+    )
+    return replace(
+        hardware,
+        checks=(*checks, *hardware.checks),
+        claims={**hardware.claims, "vm_id": runtime.vm_id},
+    )

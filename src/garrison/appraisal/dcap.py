@@ -1,0 +1,173 @@
+"""What the policies of SGX and TDX have in common: what is admitted of the platform.
+
+    tcb_statuses = ["UpToDate", "SWHardeningNeeded"]    # of Intel's statuses, or "any"
+    advisories = ["INTEL-SA-00615"]                     # that may apply; [] for none, or "any"
+
+    # Trusts a simulated vendor: whoever has its keys can claim anything.
+    [insecure_simulated_roots.<name>]
+    key_sha256 = "<64 hex digits>"
+
+Both keys must be there. A status is the whole platform's, quoting enclave and TDX module
+included. An advisory list alone says nothing: a platform can be out of date without one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+
+from garrison.appraisal.reference import ANY, read_hex, read_list, word_of
+from garrison.appraisal.result import Check
+from garrison.errors import Malformed
+from garrison.formats.dcap_collateral import TcbStatus
+from garrison.verification.roots import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from garrison.formats.strict_toml import Table
+    from garrison.verification.dcap import DcapPlatform
+
+_ADVISORY = re.compile(r"INTEL-[A-Z]{2}-[0-9]{5}")
+_ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DcapPolicy:
+    """What is admitted of an Intel platform; None stands for "any".
+
+    Attributes:
+        tcb_statuses: statuses of the whole platform.
+        advisories: advisories that may apply to it.
+        simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
+    """
+
+    tcb_statuses: tuple[TcbStatus, ...] | None
+    advisories: tuple[str, ...] | None
+    simulated_roots: Mapping[str, str]
+
+    @classmethod
+    def from_table(cls, table: Table) -> DcapPolicy:
+        """Take these keys out of the section of a TEE.
+
+        Raises:
+            Malformed: they are anything else than shown above.
+        """
+        return cls(
+            tcb_statuses=_statuses(table),
+            advisories=_advisories(table),
+            simulated_roots=_simulated_roots(table.table("insecure_simulated_roots")),
+        )
+
+    def roots(self) -> Roots:
+        """The roots that the policy trusts: Intel's, and the simulated ones that it names.
+
+        Raises:
+            Misuse: two names are given to one key.
+        """
+        return Roots.load(self.simulated_roots)
+
+    def checks(self, platform: DcapPlatform) -> tuple[Check, ...]:
+        """Hold `platform` to the policy."""
+        status, advisories = platform.tcb.status, platform.tcb.advisories
+        admitted = self.advisories
+        others = () if admitted is None else [one for one in advisories if one not in admitted]
+        return (
+            word_of(
+                "TCB status",
+                status,
+                self.tcb_statuses,
+                "update the platform's firmware and microcode, and register it again",
+            ),
+            Check(
+                name="advisories",
+                found=", ".join(advisories) or "none",
+                wanted=ANY if admitted is None else ", ".join(admitted) or "none",
+                passed=not others,
+                remedy="mend the platform as the advisories say, or list them under advisories",
+            ),
+        )
+
+
+def report_data_check(found: bytes, expected: bytes) -> Check:
+    """Whether evidence is bound to what it must be bound to."""
+    return Check(
+        name="report data",
+        found=found.hex(),
+        wanted=expected.hex(),
+        passed=compare_digest(found, expected),
+        remedy="the evidence is bound to another key or challenge: attest again",
+    )
+
+
+def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
+    """What a quote shows of its platform, for records."""
+    tcb = platform.tcb
+    return {
+        "root": platform.anchor.name,
+        "fmspc": platform.fmspc.hex(),
+        "pck_issuer": platform.issuer,
+        "platform_status": tcb.platform,
+        "qe_status": tcb.qe,
+        "module_status": tcb.module or "",
+        "advisories": " ".join(tcb.advisories),
+        "tcb_date": tcb.date.isoformat(),
+        "tcb_evaluation": str(platform.evaluation),
+        "valid_until": platform.valid_until.isoformat(),
+        "appraised": now.isoformat(),
+    }
+
+
+def read_sha256(table: Table, key: str) -> bytes:
+    """Take a SHA-256.
+
+    Raises:
+        Malformed: it is anything else, or absent.
+    """
+    digest = read_hex(table.string(key))
+    if digest is None or len(digest) != 32:
+        raise table.malformed(key, "not a SHA-256", expected="64 hex digits")
+    return digest
+
+
+def _statuses(table: Table) -> tuple[TcbStatus, ...] | None:
+    expected = f'a list of {", ".join(TcbStatus)}, or "any"'
+    listed = read_list(table, "tcb_statuses", expected)
+    if listed is None:
+        return None
+    statuses = tuple(status for status in TcbStatus if status in listed)
+    if len(statuses) != len(listed):
+        raise table.malformed("tcb_statuses", "unknown status, or one twice", expected=expected)
+    return statuses
+
+
+def _advisories(table: Table) -> tuple[str, ...] | None:
+    expected = 'a list such as ["INTEL-SA-00615"], [] for none, or "any"'
+    # Unlike other lists, an empty one says something: that none may apply.
+    listed = [] if table.value("advisories") == [] else read_list(table, "advisories", expected)
+    if listed is None:
+        return None
+    found = tuple(one for one in listed if isinstance(one, str) and _ADVISORY.fullmatch(one))
+    if len(found) != len(listed):
+        raise table.malformed("advisories", "wrong entry", expected=expected)
+    return found
+
+
+def _simulated_roots(table: Table) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for name in list(table.keys()):
+        if _ROOT_NAME.fullmatch(name) is None:
+            raise Malformed(
+                "wrong name", field=table.where(name), expected="letters, digits, - and _"
+            )
+        root = table.table(name)
+        key = read_sha256(root, "key_sha256").hex()
+        if key in keys.values():
+            raise root.malformed("key_sha256", "named twice", expected="another root's key")
+        keys[name] = key
+        root.done()
+    table.done()
+    return keys

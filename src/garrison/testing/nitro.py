@@ -1,0 +1,134 @@
+"""Fake Nitro enclaves: a root, its chain and their documents, genuine or with any defect."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
+
+from garrison.formats import _cbor
+from garrison.formats.cose import Algorithm
+from garrison.testing.cose import sign
+from garrison.verification.roots import Roots
+
+# All chains here are valid at this time, at which the documents are made.
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REPORT_DATA = bytes(range(64))
+
+
+@cache
+def key(name: str, curve: type[ec.EllipticCurve] = ec.SECP384R1) -> ec.EllipticCurvePrivateKey:  # noqa: ARG001 - the name is what the cache goes by
+    """The key called `name`, the same in all of the process."""
+    return ec.generate_private_key(curve())
+
+
+def certificate(subject: str, issuer: str, **changes: Any) -> bytes:
+    """A certificate, DER.
+
+    Args:
+        subject: whose it is: names of `key`.
+        issuer: who issues it.
+        changes: `ca`, `path_length`, `start`, `lifetime`, `hash`, `public_key`, `signer`,
+            `issuer_name` and `critical`, an extension that nobody knows.
+    """
+    ca = changes.get("ca", True)
+    start = changes.get("start", NOW - timedelta(hours=1))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(changes.get("issuer_name", issuer)))
+        .public_key(changes.get("public_key", key(subject).public_key()))
+        .serial_number(int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") >> 1)
+        .not_valid_before(start)
+        .not_valid_after(start + changes.get("lifetime", timedelta(hours=3)))
+        .add_extension(
+            x509.BasicConstraints(ca=ca, path_length=changes.get("path_length")), critical=True
+        )
+        .add_extension(_usage(ca=ca), critical=True)
+    )
+    if "critical" in changes:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+        builder = builder.add_extension(unknown, critical=True)
+    signed = builder.sign(key(changes.get("signer", issuer)), changes.get("hash", hashes.SHA384()))
+    return signed.public_bytes(Encoding.DER)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeNitro:
+    """A simulated AWS and one enclave."""
+
+    root: str = "nitro root"
+
+    def roots(self) -> Roots:
+        """The roots of one who trusts this one as the simulated root `test`."""
+        spki = key(self.root).public_key()
+        der = spki.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return Roots.load({"test": hashlib.sha256(der).hexdigest()})
+
+    def chain(self) -> list[bytes]:
+        """The certificates, root first, leaf last."""
+        return [
+            certificate(self.root, self.root),
+            certificate("zone", self.root, path_length=1),
+            certificate("instance", "zone", path_length=0),
+            certificate("enclave", "instance", ca=False),
+        ]
+
+    def document(
+        self,
+        chain: list[bytes] | None = None,
+        *,
+        algorithm: Algorithm = Algorithm.ES384,
+        signer: ec.EllipticCurvePrivateKey | None = None,
+        tagged: bool = False,
+        **changes: Any,
+    ) -> bytes:
+        """A document, signed.
+
+        Args:
+            chain: its certificates, if not those of `chain`.
+            algorithm: what signs it.
+            signer: whose key signs it, if not the enclave's.
+            tagged: whether it has its tag.
+            changes: members to change; None leaves one out.
+        """
+        *bundle, leaf = chain or self.chain()
+        fields = {
+            "module_id": "i-0-enc0",
+            "digest": "SHA384",
+            "timestamp": int(NOW.timestamp() * 1000) - 500,
+            "pcrs": {index: bytes([index]) * 48 for index in range(1, 17)} | {0: b"\xab" * 48},
+            "certificate": leaf,
+            "cabundle": bundle,
+            "public_key": b"key",
+            "user_data": REPORT_DATA,
+            "nonce": b"nonce",
+        } | changes
+        payload = _cbor.encode({key: value for key, value in fields.items() if value is not None})
+        return sign(payload, signer or key("enclave"), algorithm, tagged=tagged).to_bytes()
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

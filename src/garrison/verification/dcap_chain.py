@@ -1,0 +1,247 @@
+"""Intel's certificate chains: PCK and TCB signing, up to the pinned root, with revocation.
+
+Intel, "SGX PCK Certificate and Certificate Revocation List Profile Specification", revision
+1.4: every key is P-256, every signature ECDSA with SHA-256.
+
+    Intel SGX Root CA
+    |- Intel SGX PCK Processor CA or Platform CA -> Intel SGX PCK Certificate
+    `- Intel SGX TCB Signing
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+
+from garrison.errors import Unverified
+from garrison.formats.sgx_certificate import PckCertificate
+from garrison.formats.snp_certificate import common_name
+from garrison.verification.x509 import check_ca, check_validity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from garrison.verification.roots import Anchor, Roots
+
+PCK_ISSUERS = ("Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA")
+_PCK = "Intel SGX PCK Certificate"
+_TCB_SIGNING = "Intel SGX TCB Signing"
+# RFC 5280, section 4.2: what is critical must be understood. These are, below.
+_KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
+
+
+def check_root(
+    certificates: Sequence[x509.Certificate], roots: Roots, now: datetime, field: str
+) -> tuple[x509.Certificate, Anchor]:
+    """Find the root of a chain, in whatever order it came, among the trusted ones.
+
+    Raises:
+        Unverified: the chain has not exactly one self-issued certificate, or that is no trusted
+            root, or not one of this time.
+    """
+    found = [each for each in certificates if each.subject == each.issuer]
+    if len(found) != 1:
+        raise Unverified("not one root", field=field, found=len(found), expected=1)
+    root = found[0]
+    anchor = roots.anchor(root, "intel", f"{field}: root")
+    check_issued(root, root, f"{field}: root")
+    check_validity(root, now, f"{field}: root")
+    check_ca(root, f"{field}: root")
+    return root, anchor
+
+
+def check_pck(
+    certificates: Sequence[x509.Certificate], root: x509.Certificate, now: datetime
+) -> tuple[x509.Certificate, PckCertificate]:
+    """Follow the chain of a PCK from `root` down; revocation is for `check_not_revoked`.
+
+    Returns:
+        The intermediate and the leaf.
+
+    Raises:
+        Malformed: the leaf lacks what a PCK certificate has.
+        Unverified: the chain is not genuine, or not of this time.
+    """
+    issuer = _named(certificates, PCK_ISSUERS, "PCK chain: intermediate")
+    leaf = _named(certificates, (_PCK,), "PCK chain: leaf")
+    check_issued(issuer, root, "PCK chain: intermediate")
+    check_validity(issuer, now, "PCK chain: intermediate")
+    check_ca(issuer, "PCK chain: intermediate")
+    check_issued(leaf, issuer, "PCK certificate")
+    check_validity(leaf, now, "PCK certificate")
+    _check_signer(leaf, "PCK certificate")
+    return issuer, PckCertificate.from_certificate(leaf)
+
+
+def check_tcb_signer(
+    certificates: Sequence[x509.Certificate], root: x509.Certificate, now: datetime, field: str
+) -> x509.Certificate:
+    """Find the signer of collateral: the TCB signing certificate, and no other under `root`.
+
+    Raises:
+        Unverified: it is not there, not genuine, or not of this time.
+    """
+    signer = _named(certificates, (_TCB_SIGNING,), f"{field}: signer")
+    check_issued(signer, root, f"{field}: signer")
+    check_validity(signer, now, f"{field}: signer")
+    _check_signer(signer, f"{field}: signer")
+    return signer
+
+
+def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """Refuse a certificate that `issuer` did not sign.
+
+    Raises:
+        Unverified: the names, the algorithm or the signature are wrong, or it has a critical
+            extension that is not understood here.
+    """
+    _check_names(certificate.issuer, issuer.subject, field)
+    critical = [
+        extension.oid.dotted_string
+        for extension in certificate.extensions
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL
+    ]
+    if critical:
+        raise Unverified(
+            "unknown critical extension",
+            field=field,
+            found=", ".join(critical),
+            expected="none but basic constraints and key usage",
+        )
+    _check_algorithm(certificate.signature_algorithm_oid, field)
+    check_der_signature(issuer, certificate.signature, certificate.tbs_certificate_bytes, field)
+
+
+def check_crl(
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime, field: str
+) -> datetime:
+    """Refuse a revocation list that `issuer` did not sign, or that is not current.
+
+    Returns:
+        When it ends.
+
+    Raises:
+        Unverified: it is not genuine, or not of this time.
+    """
+    _check_names(crl.issuer, issuer.subject, field)
+    _check_algorithm(crl.signature_algorithm_oid, field)
+    check_der_signature(issuer, crl.signature, crl.tbs_certlist_bytes, field)
+    end = crl.next_update_utc
+    if end is None:
+        raise Unverified("has no end", field=field, expected="nextUpdate")
+    check_window(crl.last_update_utc, end, now, field)
+    return end
+
+
+def check_window(start: datetime, end: datetime, now: datetime, field: str) -> None:
+    """Refuse collateral that is not current.
+
+    Raises:
+        Unverified: it is not of this time.
+    """
+    if not start <= now <= end:
+        raise Unverified(
+            "not current",
+            field=field,
+            found=now.isoformat(),
+            expected=f"{start.isoformat()} to {end.isoformat()}",
+            hint="fetch the vendor's latest",
+        )
+
+
+def check_not_revoked(
+    certificate: x509.Certificate, crl: x509.CertificateRevocationList, field: str
+) -> None:
+    """Refuse a certificate that `crl` lists.
+
+    Raises:
+        Unverified: it does.
+    """
+    serial = certificate.serial_number
+    if crl.get_revoked_certificate_by_serial_number(serial) is not None:
+        raise Unverified("revoked", field=field, found=f"serial number {serial:#x}")
+
+
+def check_der_signature(
+    issuer: x509.Certificate, signature: bytes, data: bytes, field: str
+) -> None:
+    """Refuse a DER signature that the key of `issuer` did not make.
+
+    Raises:
+        Unverified: it did not.
+    """
+    name = issuer.subject.rfc4514_string()
+    key = issuer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise Unverified("wrong kind of key", field=f"{field}: {name}", expected="P-256")
+    try:
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature as error:
+        raise Unverified(
+            "the signature is wrong", field=field, expected=f"one by {name}"
+        ) from error
+
+
+def der_signature(raw: bytes) -> bytes:
+    """The DER form of r and s, 32 bytes each, big-endian, as quotes and collateral have them."""
+    return encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+
+
+def _check_names(found: x509.Name, expected: x509.Name, field: str) -> None:
+    if found != expected:
+        raise Unverified(
+            "issued by another",
+            field=field,
+            found=found.rfc4514_string(),
+            expected=expected.rfc4514_string(),
+        )
+
+
+def _check_algorithm(oid: x509.ObjectIdentifier, field: str) -> None:
+    if oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        raise Unverified(
+            "wrong signature algorithm",
+            field=field,
+            found=oid.dotted_string,
+            expected="ECDSA with SHA-256",
+        )
+
+
+def _check_signer(certificate: x509.Certificate, field: str) -> None:
+    """Refuse a leaf that may sign certificates, or may not sign anything else."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise Unverified(
+            "not a signer's", field=field, found=f"no extension {error.oid.dotted_string}"
+        ) from error
+    if constraints.ca or usage.key_cert_sign or not usage.digital_signature:
+        raise Unverified(
+            "not a signer's",
+            field=field,
+            found=f"CA {constraints.ca}, keyCertSign {usage.key_cert_sign}, "
+            f"digitalSignature {usage.digital_signature}",
+            expected="digitalSignature alone",
+        )
+
+
+def _named(
+    certificates: Sequence[x509.Certificate], names: tuple[str, ...], field: str
+) -> x509.Certificate:
+    found = [each for each in certificates if common_name(each.subject, field) in names]
+    if len(found) != 1:
+        raise Unverified(
+            "not one certificate of that name",
+            field=field,
+            found=", ".join(common_name(each.subject, field) for each in certificates),
+            expected=" | ".join(names),
+        )
+    return found[0]

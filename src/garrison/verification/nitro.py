@@ -1,0 +1,181 @@
+"""Verification of a Nitro attestation document: from its signature to AWS's root.
+
+It says whether a document is genuine; whether what ran is wanted is for appraisal. It refuses
+any chain that does not begin with the pinned root, and every algorithm but AWS's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+
+from garrison.errors import Unverified
+from garrison.formats.cose import Algorithm
+from garrison.formats.nitro import NitroDocument
+from garrison.formats.snp_certificate import load_certificate
+from garrison.verification.cose import check_signature
+from garrison.verification.verified import Verified, mint
+from garrison.verification.x509 import check_ca, check_validity
+
+if TYPE_CHECKING:
+    from garrison.verification.roots import Anchor, Roots
+
+# RFC 5280, section 4.2: what is critical must be understood. `check_ca` and `_check_lengths` do.
+_KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class NitroClaims:
+    """What a genuine document shows.
+
+    Attributes:
+        document: the document.
+        timestamp: when the module says that it made it.
+        anchor: the root that vouches for it.
+        verified_at: the time at which its certificates were held to be valid.
+    """
+
+    document: NitroDocument
+    timestamp: datetime
+    anchor: Anchor
+    verified_at: datetime
+
+
+def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims]:
+    """Verify a document.
+
+    1. The document and its certificates have the form they must have.
+    2. cabundle[0] is a trusted root.
+    3. Each certificate is issued by the one before it (ECDSA P-384 with SHA-384), and valid at
+       `now`; all but the leaf are certificate authorities', with room in their path lengths; the
+       leaf is not.
+    4. The document was made in the life of the leaf's key, by its own timestamp.
+    5. It is signed by the leaf's key with ES384.
+
+    Left out: revocation lists, which AWS's short-lived chains name and AWS's own procedure does
+    not ask for. A leaf lives three hours: to verify a stored document, pass a time in them.
+
+    Args:
+        document: the document, as the module returned it.
+        roots: the trusted roots.
+        now: the time.
+
+    Raises:
+        Malformed: step 1 fails.
+        Unverified: another step fails.
+    """
+    # 1. Form.
+    parsed = NitroDocument.from_bytes(document)
+    issuers = [
+        load_certificate(der, f"Nitro document: cabundle[{index}]")
+        for index, der in enumerate(parsed.cabundle)
+    ]
+    leaf = load_certificate(parsed.certificate, "Nitro document: certificate")
+    # 2. Root.
+    anchor = roots.anchor(issuers[0], "aws", "Nitro document: cabundle[0]")
+    # 3. Chain.
+    chain = [*issuers, leaf]
+    for index, certificate in enumerate(chain):
+        field = _name(index, len(chain))
+        _check_issued(certificate, chain[max(index - 1, 0)], field)
+        check_validity(certificate, now, field)
+        if certificate is not leaf:
+            check_ca(certificate, field)
+            _check_path_length(certificate, len(issuers) - 1 - index, field)
+    _check_leaf(leaf)
+    # 4. Timestamp.
+    timestamp = datetime.fromtimestamp(parsed.timestamp / 1000, UTC)
+    check_validity(leaf, timestamp.replace(microsecond=0), "Nitro document: timestamp")
+    # 5. Signature.
+    if parsed.message.algorithm is not Algorithm.ES384:
+        raise Unverified(
+            "wrong signature algorithm",
+            field="Nitro document",
+            found=parsed.message.algorithm.name,
+            expected="ES384",
+        )
+    check_signature(parsed.message, _key(leaf, "Nitro document: certificate"), "Nitro document")
+    return mint(NitroClaims(parsed, timestamp, anchor, now))
+
+
+def _name(index: int, count: int) -> str:
+    return f"Nitro document: {'certificate' if index == count - 1 else f'cabundle[{index}]'}"
+
+
+def _key(certificate: x509.Certificate, field: str) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise Unverified("wrong kind of key", field=field, expected="ECDSA P-384")
+    return key
+
+
+def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    if certificate.issuer != issuer.subject:
+        raise Unverified(
+            "issued by another",
+            field=field,
+            found=certificate.issuer.rfc4514_string(),
+            expected=issuer.subject.rfc4514_string(),
+        )
+    critical = [
+        extension.oid.dotted_string
+        for extension in certificate.extensions
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL
+    ]
+    if critical:
+        raise Unverified(
+            "unknown critical extension",
+            field=field,
+            found=", ".join(critical),
+            expected="none but basic constraints and key usage",
+        )
+    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+        raise Unverified(
+            "wrong signature algorithm",
+            field=field,
+            found=certificate.signature_algorithm_oid.dotted_string,
+            expected="ECDSA with SHA-384",
+        )
+    try:
+        _key(issuer, f"{field}: issuer's key").verify(
+            certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384())
+        )
+    except InvalidSignature as error:
+        raise Unverified(
+            "the signature is wrong",
+            field=field,
+            expected=f"one by {issuer.subject.rfc4514_string()}",
+        ) from error
+
+
+def _check_path_length(certificate: x509.Certificate, below: int, field: str) -> None:
+    """Refuse more certificate authorities `below` than `certificate` admits."""
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if constraints.path_length is not None and below > constraints.path_length:
+        raise Unverified(
+            "the chain is too long",
+            field=field,
+            found=f"{below} issuers below it",
+            expected=f"at most {constraints.path_length}",
+        )
+
+
+def _check_leaf(leaf: x509.Certificate) -> None:
+    """Refuse an issuer's certificate in the place of an enclave's."""
+    field = "Nitro document: certificate"
+    try:
+        constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        # RFC 5280, section 4.2.1.9: without the extension it is none.
+        return
+    if constraints.ca:
+        raise Unverified(
+            "a certificate authority's", field=field, found="CA True", expected="an enclave's"
+        )
