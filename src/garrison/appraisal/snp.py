@@ -258,6 +258,7 @@ def appraise(
             "root": claims.anchor.name,
             "product": claims.product.value,
             "tcb": str(claims.tcb),
+            "chip_id": "" if claims.chip_id is None else claims.chip_id.hex(),
             "signing_key": report.signing_key.name,
             "csp_id": claims.csp_id or "",
             "report_id": report.report_id.hex(),

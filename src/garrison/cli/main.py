@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "repo": ("repo", "Register and inspect repositories."),
     "tree": ("tree", "Inspect, fetch and digest the files of a workload."),
     "user": ("user", "Register, log in, and inspect users."),
+    "verify": ("verify", "Verify evidence offline, and say what it shows."),
     "platform": ("platform", "What this machine can run, and TEE simulators."),
     "image": ("image", "Measure keep images."),
     "steward": ("steward", "The attestation service."),

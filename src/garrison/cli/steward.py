@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from garrison.cli import ui
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from garrison.steward.issuance import Steward
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -54,7 +62,8 @@ Examples:
 
 \b
 When it is ready it says where it listens, one line on standard output. Each decision is a line
-of JSON on standard error. SIGTERM ends it gracefully.
+of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads the policy again, and a policy
+that cannot be read changes nothing.
 """
 )
 @click.option(
@@ -77,6 +86,12 @@ of JSON on standard error. SIGTERM ends it gracefully.
 )
 @click.option("--tls-cert", type=_FILE, help="TLS chain, PEM, instead of DIR's own.")
 @click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
+@click.option(
+    "--issuance-log",
+    "issuance_log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that each decision is chained to before it is answered; see `steward log verify`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
 def serve(
     directory: Path,
@@ -85,6 +100,7 @@ def serve(
     port: int,
     tls_cert: Path | None,
     tls_key: Path | None,
+    issuance_log: Path | None,
     as_json: bool,
 ) -> None:
     """Serve until told to end."""
@@ -93,6 +109,7 @@ def serve(
     from garrison.service.server import serve as serve_app
     from garrison.steward.authority import SERVER_KEY, SERVER_PEM
     from garrison.steward.http import application
+    from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.setup import open_steward
 
     if (tls_cert is None) != (tls_key is None):
@@ -100,13 +117,12 @@ def serve(
             "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
         )
     steward, registry = open_steward(directory, policy)
-    for name in steward.policy.snp.simulated_roots:
-        ui.warn(
-            f"INSECURE: the policy trusts the simulated TEE vendor {name!r}. Whoever has its keys"
-            " can get any certificate. Never use this policy in production."
-        )
+    _warn_of_simulators(steward)
+    record = None if issuance_log is None else IssuanceLog(issuance_log)
+    app = application(steward, registry, issuance_log=record)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, steward, policy))
     serve_app(
-        application(steward, registry),
+        app,
         name="steward",
         host=host,
         port=port,
@@ -115,3 +131,95 @@ def serve(
         client_ca=None,
         json_output=as_json,
     )
+
+
+def _warn_of_simulators(steward: Steward) -> None:
+    for name in steward.policy.simulated_roots:
+        ui.warn(
+            f"INSECURE: the policy trusts the simulated TEE vendor {name!r}. Whoever has its keys"
+            " can get any certificate. Never use this policy in production."
+        )
+
+
+def _hang_up(app: Starlette, steward: Steward, policy: Path) -> None:
+    """Have the policy read again, between two steps of the service and not within one."""
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        # It does not serve yet.
+        _reload(app, steward, policy)
+    else:
+        loop.call_soon_threadsafe(_reload, app, steward, policy)
+
+
+def _reload(app: Starlette, steward: Steward, policy: Path) -> None:
+    """Read the policy again; one that cannot be read leaves the old one in force."""
+    from garrison.errors import GarrisonError
+    from garrison.service import log
+    from garrison.steward.http import replace_steward
+    from garrison.steward.setup import with_policy
+
+    try:
+        renewed, registry = with_policy(steward, policy)
+    except GarrisonError as error:
+        log.record("policy", {"outcome": "refused", "reason": str(error)}, level=logging.ERROR)
+        return
+    replace_steward(app, renewed, registry)
+    log.record("policy", {"outcome": "reloaded"})
+    _warn_of_simulators(renewed)
+
+
+@command.group()
+def policy() -> None:
+    """Check what a steward admits."""
+
+
+@policy.command(
+    epilog="""\b
+Examples:
+  garrison steward policy check policy.toml
+  garrison steward policy check policy.toml evidence.cbor --json
+"""
+)
+@click.argument("policy_file", metavar="POLICY", type=_FILE)
+@click.argument("evidence", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--at", metavar="TIME", help="The time to verify at, RFC 3339; now if absent.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(
+    ctx: click.Context, policy_file: Path, evidence: Path | None, at: str | None, as_json: bool
+) -> None:
+    """Check that POLICY can be read; with EVIDENCE (a file), whether it would be admitted."""
+    from garrison.cli.verify import command as verify
+    from garrison.steward.offline import Policies
+
+    if evidence is not None:
+        ctx.invoke(verify, evidence=evidence, policy=policy_file, at=at, as_json=as_json)
+        return
+    if at is not None:
+        from garrison.errors import Misuse
+
+        raise Misuse("given without evidence", field="--at", expected="both, or neither")
+    admitted = Policies.load(policy_file).tees()
+    if as_json:
+        ui.emit_json({"tees": admitted})
+    else:
+        ui.success(f"{policy_file} is a policy; it speaks of {', '.join(admitted)}")
+
+
+@command.group(name="log")
+def log_group() -> None:
+    """The log of all that a steward issued and refused."""
+
+
+@log_group.command(name="verify")
+@click.argument("file", type=_FILE)
+def verify_log(file: Path) -> None:
+    """Check the chain of the issuance log FILE, and say how it ends."""
+    from garrison.steward.issuance_log import verify
+
+    end = verify(file)
+    ui.success(f"{file}: {end.lines} lines, unbroken")
+    ui.out(end.head)

@@ -3,14 +3,17 @@
 =========  ============  ==================================================================
 `GET`      `/`           200 and nothing: health
 `GET`      `/challenge`  a challenge to bind evidence to, JSON
-`GET`      `/bundle`     the root certificate, PEM: take it over a channel that you trust
+`GET`      `/bundle`     the root certificate, PEM, or a SPIFFE bundle for who accepts JSON:
+                         take it over a channel that you trust
+`GET`      `/crl`        the revocation list, DER: what the policy denies by serial number
 `POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first
 `POST`     `/`           `application/vnd.steward.pkcs10-bundle.v1`: several, all or nothing
 =========  ============  ==================================================================
 
 A refusal is 400, or 401 where there is no evidence at all; its body is empty, as the original's,
 unless the client accepts `application/problem+json`. What is not the client's fault is 503.
-Every decision is one line in the log.
+Every decision is one line in the log, and in the issuance log if there is one: nothing is
+answered before it stands there.
 """
 
 from __future__ import annotations
@@ -41,17 +44,20 @@ from garrison.service import log
 from garrison.service.problem import TooLarge, check_of, problem, retry_headers, wants_problem
 from garrison.service.server import read_limited
 from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, issue
+from garrison.steward.published import revocation_list, spiffe_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cryptography import x509
     from starlette.requests import Request
 
     from garrison.service.problem import Check
+    from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.registry import Registry
 
 _NO_STORE = {"Cache-Control": "no-store"}
+_VARY = {"Vary": "Accept"}
 
 
 def application(
@@ -59,6 +65,7 @@ def application(
     registry: Registry,
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    issuance_log: IssuanceLog | None = None,
 ) -> Starlette:
     """The steward's ASGI application.
 
@@ -66,53 +73,111 @@ def application(
         steward: keys and policy.
         registry: where the digests of tags are looked up.
         clock: tells the time, once for each request.
+        issuance_log: where each decision is recorded before it is answered.
+
+    Returns:
+        The application; `replace_steward` gives it another policy while it runs.
     """
-    service = _Service(steward, registry, clock)
-    return Starlette(
+    service = _Service(steward, registry, clock, issuance_log)
+    app = Starlette(
         routes=[
             Route("/", service.health, methods=["GET"]),
             Route("/", service.certify, methods=["POST"]),
             Route("/challenge", service.challenge, methods=["GET"]),
             Route("/bundle", service.bundle, methods=["GET"]),
+            Route("/crl", service.crl, methods=["GET"]),
         ]
     )
+    app.state.service = service
+    return app
+
+
+def replace_steward(app: Starlette, steward: Steward, registry: Registry) -> None:
+    """Let `app` decide by `steward` from the next request on; those under way keep theirs."""
+    service = app.state.service
+    assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
+    service.current = (steward, registry)
 
 
 class _Service:
-    def __init__(self, steward: Steward, registry: Registry, clock: Callable[[], datetime]) -> None:
-        self._steward = steward
-        self._registry = registry
+    def __init__(
+        self,
+        steward: Steward,
+        registry: Registry,
+        clock: Callable[[], datetime],
+        issuance_log: IssuanceLog | None,
+    ) -> None:
+        # One reference, so that no request ever sees one policy's steward with another's registry.
+        self.current = (steward, registry)
         self._clock = clock
+        self._issuance_log = issuance_log
 
     async def health(self, _request: Request) -> Response:
         return Response()
 
     async def challenge(self, _request: Request) -> Response:
-        offer = self._steward.challenges.issue(self._clock())
+        steward, _ = self.current
+        offer = steward.challenges.issue(self._clock())
         return Response(offer.to_bytes(), media_type="application/json", headers=_NO_STORE)
 
-    async def bundle(self, _request: Request) -> Response:
-        pem = self._steward.authority.certificate.public_bytes(Encoding.PEM)
-        return Response(pem, media_type="application/pem-certificate-chain")
+    async def bundle(self, request: Request) -> Response:
+        steward, _ = self.current
+        if _accepts_json(request):
+            return Response(
+                spiffe_bundle(steward.authority), media_type="application/json", headers=_VARY
+            )
+        pem = steward.authority.certificate.public_bytes(Encoding.PEM)
+        return Response(pem, media_type="application/pem-certificate-chain", headers=_VARY)
+
+    async def crl(self, _request: Request) -> Response:
+        steward, _ = self.current
+        der = await run_in_threadpool(
+            revocation_list, steward.authority, steward.policy.deny.serials, self._clock()
+        )
+        return Response(der, media_type="application/pkix-crl", headers=_NO_STORE)
 
     async def certify(self, request: Request) -> Response:
         request_id: str | None = getattr(request.state, "request_id", None)
         examined: list[Examined] = []
+        steward, registry = self.current
         try:
             requests, is_bundle = await _read(request)
             # Signatures, TLS to a drawbridge: none of it on the event loop.
-            issued = await run_in_threadpool(self._certify_all, requests, examined, request_id)
+            issued = await run_in_threadpool(
+                self._certify_all, steward, registry, requests, examined, request_id
+            )
         except GarrisonError as error:
-            _log_refusal(error, examined, request_id)
+            refused = _refusal_facts(error, examined, request_id)
+            log.record("decision", refused, level=logging.WARNING)
+            try:
+                await run_in_threadpool(self._keep_record, refused, examined)
+            except Unavailable as unavailable:
+                return _refusal(request, unavailable, request_id)
             return _refusal(request, error, request_id)
-        root = self._steward.authority.certificate
+        root = steward.authority.certificate
         body = (
             encode_bundle_answer([root], issued) if is_bundle else encode_pki_path([root, *issued])
         )
         return Response(body, media_type="application/octet-stream", headers=_NO_STORE)
 
+    def _keep_record(
+        self,
+        decision: Mapping[str, object],
+        examined: Sequence[Examined],
+        now: datetime | None = None,
+    ) -> None:
+        """Add `decision`, with all that the last of `examined` showed, to the issuance log."""
+        if self._issuance_log is not None:
+            claims = dict(examined[-1].result.claims) if examined else {}
+            self._issuance_log.append(now or self._clock(), {**decision, "claims": claims})
+
     def _certify_all(
-        self, requests: Sequence[bytes], examined: list[Examined], request_id: str | None
+        self,
+        steward: Steward,
+        registry: Registry,
+        requests: Sequence[bytes],
+        examined: list[Examined],
+        request_id: str | None,
     ) -> list[x509.Certificate]:
         """Certify all of `requests`, or none: nothing is signed before all are examined.
 
@@ -120,26 +185,24 @@ class _Service:
         """
         now = self._clock()
         for data in requests:
-            examined.append(examine(data, self._steward, now))  # noqa: PERF401 - kept on failure
+            examined.append(examine(data, steward, now))  # noqa: PERF401 - kept on failure
         digests = [
-            None if item.lookup is None else self._registry.tag_digest(item.lookup)
-            for item in examined
+            None if item.lookup is None else registry.tag_digest(item.lookup) for item in examined
         ]
         certificates = [
-            issue(item, self._steward, digest, now)
+            issue(item, steward, digest, now)
             for item, digest in zip(examined, digests, strict=True)
         ]
         for item, certificate in zip(examined, certificates, strict=True):
-            log.record(
-                "decision",
-                {
-                    "outcome": "issued",
-                    "request_id": request_id,
-                    "serial": f"{certificate.serial_number:032x}",
-                    "expires": certificate.not_valid_after_utc.isoformat(),
-                    **_facts(item),
-                },
-            )
+            decision = {
+                "outcome": "issued",
+                "request_id": request_id,
+                "serial": f"{certificate.serial_number:032x}",
+                "expires": certificate.not_valid_after_utc.isoformat(),
+                **_facts(item),
+            }
+            self._keep_record(decision, [item], now)
+            log.record("decision", decision)
         return certificates
 
 
@@ -174,24 +237,28 @@ def _checks(error: GarrisonError) -> list[Check]:
     return error.checks if isinstance(error, AppraisalRejected) else [check_of(error)]
 
 
-def _log_refusal(
+def _accepts_json(request: Request) -> bool:
+    accepted = {
+        part.partition(";")[0].strip().lower()
+        for part in request.headers.get("accept", "").split(",")
+    }
+    return not accepted.isdisjoint({"application/json", "application/jwk-set+json"})
+
+
+def _refusal_facts(
     error: GarrisonError, examined: Sequence[Examined], request_id: str | None
-) -> None:
-    """One line; in it, the request that was being decided, as far as it was examined."""
+) -> dict[str, object]:
+    """The refusal, and the request that was being decided, as far as it was examined."""
     facts = _facts(examined[-1]) if examined else {}
-    log.record(
-        "decision",
-        {
-            "outcome": "unavailable" if isinstance(error, Unavailable) else "refused",
-            "request_id": request_id,
-            "reasons": [
-                f"{check['check']}; found {check['found']}; expected {check['expected']}"
-                for check in _checks(error)
-            ],
-            **facts,
-        },
-        level=logging.WARNING,
-    )
+    return {
+        "outcome": "unavailable" if isinstance(error, Unavailable) else "refused",
+        "request_id": request_id,
+        "reasons": [
+            f"{check['check']}; found {check['found']}; expected {check['expected']}"
+            for check in _checks(error)
+        ],
+        **facts,
+    }
 
 
 def _facts(examined: Examined) -> dict[str, object]:

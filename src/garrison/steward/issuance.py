@@ -9,7 +9,8 @@ It goes in two steps, because a workload's digest must be looked up in between:
     4. The key has the strength of the TEE's own.
     5. The evidence is genuine, is bound to that key and that challenge, and the policy admits
        the platform and the keep that it shows.
-    6. The policy admits the kind of name that is asked for, and the DNS names.
+    6. The policy denies neither the platform, nor the keep, nor the workload, and admits the
+       kind of name that is asked for, and the DNS names.
 `issue`
     7. The drawbridge gives the tag the digest that the keep runs.
     8. A certificate says what was verified, for as long as the policy says.
@@ -36,6 +37,7 @@ from garrison.formats.evidence import (
     bound_report_data,
 )
 from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.nitro import NITRO_MEDIA_TYPE
 from garrison.steward.certificates import issue_certificate
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ _CURVES: dict[Tee, type[ec.EllipticCurve]] = {
     Tee.TDX: ec.SECP256R1,
     Tee.SGX: ec.SECP256R1,
 }
-_MEDIA_TYPES = {SNP_MEDIA_TYPE: Tee.SNP}
+_MEDIA_TYPES = {SNP_MEDIA_TYPE: Tee.SNP, NITRO_MEDIA_TYPE: Tee.NITRO}
 
 
 def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
@@ -166,7 +168,8 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
     # 5. Verification and appraisal.
     result = appraiser.appraise(request.evidence, expected, now)
     result.require()
-    # 6. Names.
+    # 6. What is denied, and names.
+    steward.policy.deny.check(result, None if request.workload is None else request.workload.slug)
     identity = _identity(request, result, tee, steward.policy)
     return Examined(request, result, identity, _dns_names(request, steward.policy))
 

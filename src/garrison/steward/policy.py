@@ -12,27 +12,32 @@
     ca = "drawbridge-ca.pem"          # absent: the web's roots
 
     [snp]                             # see garrison.appraisal.snp
+    [nitro]                           # see garrison.appraisal.nitro
 
-A key that is missing refuses, a key that is unknown is an error. With `freshness = "optional"`
-evidence without a challenge is admitted, bound to the key alone: it may be as old as the
-platform's certificates.
+    [deny]                            # see garrison.steward.deny
+
+A TEE that has no section is not admitted. A key that is missing refuses, a key that is unknown is
+an error. With `freshness = "optional"` evidence without a challenge is admitted, bound to the key
+alone: it may be as old as the platform's certificates.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.appraisal.nitro import NitroPolicy
 from garrison.appraisal.snp import SnpPolicy
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
 from garrison.formats.slug import check_host
 from garrison.formats.strict_toml import Table
 from garrison.steward.authority import load_certificates
+from garrison.steward.deny import Deny
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +63,9 @@ class Policy:
         drawbridges: the drawbridges whose names it certifies: host, and the PEM of its CA, or
             None for the web's roots.
         local_workloads: whether it certifies workloads by their digest alone.
-        snp: what it admits of SEV-SNP.
+        snp: what it admits of SEV-SNP; None if nothing.
+        nitro: what it admits of Nitro enclaves; None if nothing.
+        deny: what it no longer admits, whatever the rest says.
     """
 
     trust_domain: str
@@ -67,7 +74,19 @@ class Policy:
     dns_names: tuple[str, ...]
     drawbridges: Mapping[str, str | None]
     local_workloads: bool
-    snp: SnpPolicy
+    snp: SnpPolicy | None
+    nitro: NitroPolicy | None = None
+    deny: Deny = field(default_factory=Deny)
+
+    @property
+    def simulated_roots(self) -> tuple[str, ...]:
+        """The names of the simulated TEE vendors that it trusts."""
+        return tuple(
+            name
+            for section in (self.snp, self.nitro)
+            if section is not None
+            for name in section.simulated_roots
+        )
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -77,12 +96,7 @@ class Policy:
             Misuse: the file, or one that it names, cannot be read.
             Malformed: it is not a policy.
         """
-        try:
-            with path.open("rb") as file:
-                data = file.read(_MAX_FILE + 1)
-        except OSError as error:
-            raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
-        table = Table.parse(data, source=str(path), limit=_MAX_FILE)
+        table = read_policy_file(path)
         policy = cls._read(table, path.parent)
         table.done()
         return policy
@@ -109,7 +123,10 @@ class Policy:
                 field=table.where("drawbridges"),
                 expected="a drawbridge, or local_workloads = true",
             )
-        _require(table, "snp")
+        if "snp" not in table and "nitro" not in table:
+            raise Malformed(
+                "no TEE is admitted", field=table.where("snp"), expected="[snp] or [nitro]"
+            )
         return cls(
             trust_domain=trust_domain,
             challenge_required=freshness == "required",
@@ -117,8 +134,25 @@ class Policy:
             dns_names=tuple(dns_names),
             drawbridges=drawbridges,
             local_workloads=local_workloads,
-            snp=SnpPolicy.from_table(table.table("snp"), base),
+            snp=SnpPolicy.from_table(table.table("snp"), base) if "snp" in table else None,
+            nitro=NitroPolicy.from_table(table.table("nitro")) if "nitro" in table else None,
+            deny=Deny.from_table(table.table("deny")),
         )
+
+
+def read_policy_file(path: Path) -> Table:
+    """The document in the file `path`, for one reader or another of policies.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+    return Table.parse(data, source=str(path), limit=_MAX_FILE)
 
 
 def _require(table: Table, key: str) -> None:

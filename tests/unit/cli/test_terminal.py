@@ -76,8 +76,8 @@ def test_every_family_has_its_own_exit_code() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "run", "deploy", "config", "package", "repo", "tree", "user", "platform", "image",
-        "steward", "drawbridge",
+        "run", "deploy", "config", "package", "repo", "tree", "user", "verify", "platform",
+        "image", "steward", "drawbridge",
     ],
 )  # fmt: skip
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from garrison.steward.issuance import Steward
 from garrison.steward.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from garrison.appraisal.result import AttestationResult
@@ -45,6 +46,7 @@ class FakeResult:
     measurement: bytes = MEASUREMENT
     tcb_status: str = "UpToDate"
     simulated: bool = False
+    claims: Mapping[str, str] = field(default_factory=lambda: {"chip_id": "ab" * 64})
 
     def require(self) -> None:
         if not self.bound:

@@ -51,7 +51,7 @@ class Answer:
         return checks
 
 
-async def _ask(app: Any, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+async def ask_app(app: Any, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
     incoming = [{"type": "http.request", "body": body, "more_body": False}]
     outgoing: list[dict[str, Any]] = []
 
@@ -92,7 +92,7 @@ def ask(steward: Steward, registry: FakeRegistry) -> Callable[..., Answer]:
 
     def call(method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return asyncio.run(_ask(app, method, path, named, body))
+        return asyncio.run(ask_app(app, method, path, named, body))
 
     return call
 
@@ -320,9 +320,9 @@ def test_issuance_does_not_block_the_loop(steward: Steward, keep: Keep) -> None:
         app = application(steward, Hanging(), clock=lambda: NOW)
         headers = {"Content-Type": PKCS10_MEDIA_TYPE}
         body = keep.request(steward, WORKLOAD)
-        slow = asyncio.create_task(_ask(app, "POST", "/", headers, body))
+        slow = asyncio.create_task(ask_app(app, "POST", "/", headers, body))
         await asyncio.wait_for(asked.wait(), 20)
-        health = await asyncio.wait_for(_ask(app, "GET", "/", {}, b""), 20)
+        health = await asyncio.wait_for(ask_app(app, "GET", "/", {}, b""), 20)
         answer_now.set()
         return health, await slow
 
@@ -339,5 +339,5 @@ def test_clock_is_read_once_for_a_request(steward: Steward, keep: Keep) -> None:
 
     app = application(steward, FakeRegistry(), clock=clock)
     headers = {"Content-Type": PKCS10_MEDIA_TYPE}
-    answer = asyncio.run(_ask(app, "POST", "/", headers, keep.request(steward, WORKLOAD)))
+    answer = asyncio.run(ask_app(app, "POST", "/", headers, keep.request(steward, WORKLOAD)))
     assert (answer.status, len(reads)) == (200, 1)

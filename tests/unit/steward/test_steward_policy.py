@@ -80,7 +80,7 @@ def test_local_workloads_can_stand_for_drawbridges(base: Path) -> None:
         (WHOLE.replace('"required"', '"sometimes"'), Malformed, "policy.toml:3: freshness"),
         (WHOLE.replace("example.test", "Example"), Malformed, "not a trust domain"),
         (HEAD + DRAWBRIDGES + SNP, Malformed, "certificates: missing"),
-        (HEAD + CERTIFICATES + DRAWBRIDGES, Malformed, "snp: missing"),
+        (HEAD + CERTIFICATES + DRAWBRIDGES, Malformed, "snp: no TEE is admitted"),
         (HEAD + CERTIFICATES + SNP, Malformed, "no workload could have a certificate"),
         (WHOLE.replace("= 60", "= 1441"), Malformed, "out of range; found 1441"),
         (WHOLE.replace("= 60", "= 0"), Malformed, "out of range; found 0"),

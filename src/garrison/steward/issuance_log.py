@@ -1,0 +1,193 @@
+"""The issuance log: all that a steward ever decided, in a file that shows every change.
+
+One JSON object a line, in its one canonical form (names sorted, no blanks, ASCII), appended and
+on the disk before the answer leaves the steward. Each line holds its number, `seq`, and in
+`previous` the SHA-256 of the line before it (without its newline; of the first line, 64 zeros).
+So a line that was changed, removed, added or moved breaks the chain at a number that `verify`
+tells. What a chain alone cannot show is an end cut off: whoever wants to see that too keeps
+the last hash, which `verify` gives, somewhere else.
+
+A start continues the chain, and refuses a file whose chain is broken. A last line without
+newline, a write that a loss of power cut short, was never answered: it too is refused, for a
+person to look at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+_FIRST = "0" * 64
+# A decision has some twenty fields, each bounded; ten times that is not a line of ours.
+_MAX_LINE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a log ends: number of lines, and SHA-256 of the last in hex (zeros if there is none)."""
+
+    lines: int
+    head: str
+
+
+def verify(path: Path) -> End:
+    """Check the chain of the log `path` from its first line to its last.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: a line is none of ours.
+        Unverified: the chain is broken; the error names the line.
+    """
+    try:
+        with path.open("rb") as file:
+            return _verify(iter(lambda: file.readline(_MAX_LINE + 1), b""), str(path))
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+
+
+class IssuanceLog:
+    """The log of one running steward; it holds a lock on the file, so that there is no second."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, or make it, and check what it holds.
+
+        Raises:
+            Misuse: it cannot be opened, or another steward writes to it.
+            Malformed: a line is none of ours.
+            Unverified: the chain is broken.
+        """
+        self._path = path
+        self._mutex = threading.Lock()
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Misuse(f"cannot be opened: {error.strerror}", field=str(path)) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._end = verify(path)
+            # The name itself must be on the disk before the first line counts.
+            _sync_directory(path)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise Misuse(
+                "another steward writes to it",
+                field=str(path),
+                hint="each replica keeps an issuance log of its own",
+            ) from error
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._broken = False
+
+    def append(self, now: datetime, fields: Mapping[str, object]) -> None:
+        """Add one line; when this returns it is on the disk.
+
+        Args:
+            now: the time of the decision.
+            fields: what there is to know of it: strings, numbers, lists; bytes become hex.
+
+        Raises:
+            Unavailable: it could not be written. Nothing is written after that, until a person
+                has looked at the file.
+        """
+        with self._mutex:
+            line = _encode(
+                {
+                    **{name: _plain(value) for name, value in fields.items()},
+                    "seq": self._end.lines,
+                    "previous": self._end.head,
+                    "time": now.astimezone(UTC).isoformat(),
+                }
+            )
+            if self._broken:
+                raise self._unavailable("an earlier write failed")
+            try:
+                written = os.write(self._file, line + b"\n")
+                os.fsync(self._file)
+            except OSError as error:
+                self._broken = True
+                raise self._unavailable(error.strerror or str(error)) from error
+            if written != len(line) + 1:
+                self._broken = True
+                raise self._unavailable("the line was cut short")
+            self._end = End(self._end.lines + 1, hashlib.sha256(line).hexdigest())
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._file)
+
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable(
+            f"cannot be written: {why}",
+            field="issuance log",
+            hint="nothing is issued without a record: mend the log and restart the steward",
+        )
+
+
+def _verify(lines: Iterator[bytes], name: str) -> End:
+    end = End(0, _FIRST)
+    for number, line in enumerate(lines, 1):
+        where = f"{name}:{number}"
+        if not line.endswith(b"\n"):
+            raise Malformed("cut short, or too long", field=where, expected="a whole line")
+        content = line[:-1]
+        entry = _decode(content, where)
+        if (entry.get("seq"), entry.get("previous")) != (end.lines, end.head):
+            raise Unverified(
+                "the chain is broken: this line, or the one before it, was changed, moved,"
+                " added or removed",
+                field=where,
+                found=f"seq {entry.get('seq')}, previous {entry.get('previous')}",
+                expected=f"seq {end.lines}, previous {end.head}",
+            )
+        end = End(number, hashlib.sha256(content).hexdigest())
+    return end
+
+
+def _decode(content: bytes, where: str) -> dict[str, object]:
+    try:
+        entry = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON", field=where) from error
+    if not isinstance(entry, dict) or _encode(entry) != content:
+        raise Malformed("not a line of an issuance log", field=where)
+    return entry
+
+
+def _encode(entry: Mapping[str, object]) -> bytes:
+    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return (
+        {key: _plain(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else str(value)
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,73 @@
+"""What a steward publishes of itself: its root as a SPIFFE bundle, and its revocation list."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+# The longest life of a certificate: no list needs to outlive it by more.
+CRL_LIFETIME = timedelta(days=1)
+# A root changes once a year, with weeks of overlap.
+_REFRESH_HINT_SECONDS = 3600
+
+
+def spiffe_bundle(authority: Authority) -> bytes:
+    """The trust bundle of the authority's trust domain (SPIFFE Trust Domain and Bundle, 4).
+
+    There is no `spiffe_sequence`: the standard wants it to grow with each change, and replicas
+    have no common memory to count in.
+    """
+    certificate = authority.certificate
+    public = authority.key.public_key().public_numbers()
+    size = (public.curve.key_size + 7) // 8
+    key = {
+        "use": "x509-svid",
+        "kty": "EC",
+        "crv": f"P-{public.curve.key_size}",
+        "x": _base64url(public.x.to_bytes(size, "big")),
+        "y": _base64url(public.y.to_bytes(size, "big")),
+        "x5c": [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode("ascii")],
+    }
+    bundle = {"keys": [key], "spiffe_refresh_hint": _REFRESH_HINT_SECONDS}
+    return json.dumps(bundle).encode("ascii")
+
+
+def revocation_list(authority: Authority, serials: Sequence[int], now: datetime) -> bytes:
+    """The authority's revocation list, DER, good for a day from `now`.
+
+    A policy has no dates: what it denies is listed as revoked since the root's first day, so
+    that nothing such a certificate ever signed seems good.
+    """
+    root = authority.certificate
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(root.subject)
+        .last_update(now - BACKDATE)
+        .next_update(now + CRL_LIFETIME)
+        .add_extension(authority_key_identifier(root), critical=False)
+        # RFC 5280, section 5.2.3: never falls, without a memory of the last one.
+        .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+    )
+    for serial in serials:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder()
+            .serial_number(serial)
+            .revocation_date(root.not_valid_before_utc)
+            .build()
+        )
+    return builder.sign(authority.key, authority.hash_algorithm).public_bytes(Encoding.DER)
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -1,0 +1,161 @@
+"""The issuance log: every change to it is found, and nothing is answered without a line in it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from tests.unit.steward.conftest import NOW, SLUG, FakeRegistry, Keep
+from tests.unit.steward.test_steward_http import WORKLOAD, Answer, ask_app
+
+from garrison.cli.steward import command
+from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+from garrison.formats.csr import PKCS10_MEDIA_TYPE
+from garrison.steward.http import application
+from garrison.steward.issuance_log import IssuanceLog, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from garrison.steward.issuance import Steward
+
+Lines = list[bytes]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "issuance.log"
+    log = IssuanceLog(found)
+    for number in range(6):
+        log.append(NOW, {"outcome": "issued", "serial": number, "measurement": b"\x01", "x": None})
+    log.close()
+    return found
+
+
+def test_lines_are_chained_and_a_new_start_continues(path: Path) -> None:
+    before = verify(path)
+    log = IssuanceLog(path)
+    log.append(NOW, {"outcome": "refused", "reasons": ["a", "b"], "claims": {"root": "AMD"}})
+    log.close()
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [entry["seq"] for entry in entries] == list(range(7))
+    assert entries[0]["previous"] == "0" * 64
+    assert entries[0]["measurement"] == "01"
+    assert entries[6]["previous"] == before.head
+    assert entries[6]["claims"] == {"root": "AMD"}
+    assert verify(path).lines == 7
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def _change(lines: Lines) -> Lines:
+    return [*lines[:2], lines[2].replace(b'"serial":2', b'"serial":9'), *lines[3:]]
+
+
+@pytest.mark.parametrize(
+    ("attack", "line"),
+    [
+        (_change, 4),
+        (lambda lines: [*lines[:2], *lines[3:]], 3),
+        (lambda lines: lines[1:], 1),
+        (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 3),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], 4),
+    ],
+    ids=["changed", "removed", "beheaded", "moved", "repeated"],
+)
+def test_tampering_is_found_and_named(
+    path: Path, attack: Callable[[Lines], Lines], line: int
+) -> None:
+    path.write_bytes(b"".join(attack(path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(Unverified, match="the chain is broken") as caught:
+        verify(path)
+    assert caught.value.field == f"{path}:{line}"
+    with pytest.raises(Unverified):
+        IssuanceLog(path)
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"seq":6', b"\n", b"[]\n", b'{"a": 1}\n', b"\xff\n", b"x" * 70000 + b"\n"]
+)
+def test_what_is_no_line_is_named(path: Path, tail: bytes) -> None:
+    path.write_bytes(path.read_bytes() + tail)
+    with pytest.raises(Malformed) as caught:
+        verify(path)
+    assert caught.value.field == f"{path}:7"
+
+
+def test_a_log_has_one_writer(path: Path) -> None:
+    log = IssuanceLog(path)
+    with pytest.raises(Misuse, match="another steward writes to it"):
+        IssuanceLog(path)
+    log.close()
+    IssuanceLog(path).close()
+
+
+def test_it_must_be_there_to_be_verified(tmp_path: Path) -> None:
+    with pytest.raises(Misuse):
+        verify(tmp_path / "none.log")
+    with pytest.raises(Misuse):
+        IssuanceLog(tmp_path / "none" / "issuance.log")
+
+
+def test_a_failed_write_ends_all_issuance(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = IssuanceLog(path)
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(Unavailable, match="No space left"):
+            log.append(NOW, {})
+    # The disk has room again; what is in the file is for a person to say.
+    with pytest.raises(Unavailable, match="an earlier write failed"):
+        log.append(NOW, {})
+    log.close()
+
+
+def test_the_command(path: Path) -> None:
+    done = CliRunner().invoke(command, ["log", "verify", str(path)])
+    assert done.exit_code == 0
+    assert done.stdout.strip() == verify(path).head
+    path.write_bytes(path.read_bytes().replace(b'"serial":0', b'"serial":7'))
+    done = CliRunner().invoke(command, ["log", "verify", str(path)])
+    assert isinstance(done.exception, Unverified)
+
+
+def certify(steward: Steward, log: IssuanceLog, body: bytes) -> Answer:
+    app = application(steward, FakeRegistry(), clock=lambda: NOW, issuance_log=log)
+    return asyncio.run(ask_app(app, "POST", "/", {"Content-Type": PKCS10_MEDIA_TYPE}, body))
+
+
+def test_each_decision_is_a_line(steward: Steward, keep: Keep, path: Path) -> None:
+    log = IssuanceLog(path)
+    assert certify(steward, log, keep.request(steward, WORKLOAD)).status == 200
+    assert certify(steward, log, b"garbage").status == 400
+    log.close()
+    *_, issued, refused = (json.loads(line) for line in path.read_text().splitlines())
+    assert issued["outcome"] == "issued"
+    assert issued["slug"] == str(SLUG)
+    assert issued["claims"] == {"chip_id": "ab" * 64}
+    assert issued["time"] == NOW.isoformat()
+    assert len(issued["serial"]) == 32
+    assert refused["outcome"] == "refused"
+    assert "certificate request" in refused["reasons"][0]
+    assert verify(path).lines == 8
+
+
+def test_without_a_line_there_is_no_certificate(
+    steward: Steward, keep: Keep, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = IssuanceLog(path)
+    monkeypatch.setattr(os, "write", lambda _file, _data: 1)
+    for body in (keep.request(steward, WORKLOAD), b"garbage"):
+        answer = certify(steward, log, body)
+        assert (answer.status, answer.body) == (503, b"")
+    log.close()
