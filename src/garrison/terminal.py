@@ -53,6 +53,11 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
+def plain(text: object) -> str:
+    """Make `text`, which may hold another party's words, unable to steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code that `error` means."""
     if isinstance(error, KeyboardInterrupt):
@@ -84,22 +89,22 @@ def _lines(error: BaseException) -> list[str]:
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"]
     if isinstance(error, errors.GarrisonError):
-        lines = [f"{label} {error}"]
+        lines = [f"{label} {plain(error)}"]
         for check in getattr(error, "checks", ()):
             lines += _check_lines(check)
-        return [*lines, f"{hint} {error.hint}"] if error.hint else lines
+        return [*lines, f"{hint} {plain(error.hint)}"] if error.hint else lines
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
-        return [f"{label} {name}{error.strerror or error}"]
+        return [f"{label} {plain(name)}{plain(error.strerror or error)}"]
     return [
-        f"{label} internal error: {type(error).__name__}: {error}",
+        f"{label} internal error: {type(error).__name__}: {plain(error)}",
         f"{hint} this is a defect of Garrison; set GARRISON_TRACEBACK=1 to see where it is",
     ]
 
 
 def _check_lines(check: Mapping[str, Any]) -> list[str]:
     cross = paint("✗", "red", sys.stderr)
-    text = f"  {cross} {check.get('check')}: found {check.get('found')}"
+    text = f"  {cross} {plain(check.get('check'))}: found {plain(check.get('found'))}"
     if check.get("expected") is not None:
-        text += f", expected {check['expected']}"
-    return [text, f"    {check['remedy']}"] if check.get("remedy") else [text]
+        text += f", expected {plain(check['expected'])}"
+    return [text, f"    {plain(check['remedy'])}"] if check.get("remedy") else [text]

@@ -11,6 +11,7 @@ from garrison.cli import ui
 from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Misuse
 from garrison.formats.slug import Repository
+from garrison.terminal import plain
 
 
 @click.group()
@@ -92,6 +93,7 @@ def info(
         return
     ui.out(f"{name}: {'public' if config.get('public') else 'private'}")
     for rule in config.get("keeps", ()):
-        ui.out(f"readable by keeps with {', '.join(f'{k}={v}' for k, v in rule.items())}")
+        fields = ", ".join(f"{key}={value}" for key, value in rule.items())
+        ui.out(f"readable by keeps with {plain(fields)}")
     for tag in tags:
-        ui.out(f"{name}:{tag}")
+        ui.out(f"{name}:{plain(tag)}")

@@ -116,7 +116,8 @@ def serve(
         raise Misuse(
             "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
         )
-    steward, registry = open_steward(directory, policy)
+    certificate = tls_cert or directory / SERVER_PEM
+    steward, registry = open_steward(directory, policy, certificate)
     _warn_of_simulators(steward)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
     app = application(steward, registry, issuance_log=record)
@@ -126,7 +127,7 @@ def serve(
         name="steward",
         host=host,
         port=port,
-        certificate=tls_cert or directory / SERVER_PEM,
+        certificate=certificate,
         key=tls_key or directory / SERVER_KEY,
         client_ca=None,
         json_output=as_json,

@@ -12,6 +12,7 @@ from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Rejected
 from garrison.formats.digest import digest_text
 from garrison.formats.slug import Slug
+from garrison.terminal import plain
 
 
 @click.group()
@@ -36,7 +37,7 @@ def info(
         return
     for key, entry in directory.entries.items():
         digest = digest_text(entry.workload_digest)
-        ui.out(f"{entry.length:>12}  {digest}  {entry.type}  {key}")
+        ui.out(f"{entry.length:>12}  {digest}  {plain(entry.type)}  {key}")
 
 
 @command.command()

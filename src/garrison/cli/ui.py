@@ -34,8 +34,8 @@ def warn(text: str) -> None:
 
 
 def emit_json(value: Any) -> None:
-    """Print a result as JSON, for a program to read."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a result as JSON, for a program to read; in ASCII, which cannot steer a terminal."""
+    print(json.dumps(value, indent=2))
 
 
 @contextmanager

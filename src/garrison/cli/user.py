@@ -15,6 +15,7 @@ from garrison.cli.options import read_pem
 from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Malformed, Misuse
 from garrison.formats.slug import check_host, check_user
+from garrison.terminal import plain
 
 _SECRETS = ("GARRISON_OIDC_CLIENT_SECRET", "ENARX_OIDC_CLIENT_SECRET")
 
@@ -119,7 +120,7 @@ def info(user: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_
     if as_json:
         ui.emit_json(record)
     else:
-        ui.out(f"{host}/{name}: subject {record.get('subject')}")
+        ui.out(f"{host}/{name}: subject {plain(record.get('subject'))}")
 
 
 def _host_and_name(user: str) -> tuple[str, str]:

@@ -111,7 +111,8 @@ class ContentDigest:
         Raises:
             Unverified: one differs.
         """
-        for name, value in self.values.items():
+        # The sha-256 first: by it people know a workload.
+        for name, value in sorted(self.values.items(), key=lambda item: item[0] != "sha-256"):
             if actual.values.get(name) != value:
                 raise Unverified(
                     f"{name} digest mismatch",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from garrison.appraisal import nitro as nitro_appraisal
 from garrison.appraisal.snp import appraise
-from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed
 from garrison.formats.csr import EnarxEvidence
 from garrison.formats.snp_evidence import SnpEvidence
@@ -18,22 +17,22 @@ if TYPE_CHECKING:
 
     from garrison.appraisal.result import AttestationResult
     from garrison.appraisal.snp import SnpPolicy
+    from garrison.endorsements.source import EndorsementSource
     from garrison.formats.evidence import Evidence
 
 
 class SnpAppraiser:
-    """SEV-SNP: endorsements from the policy's directories, AMD's roots and those it names."""
+    """SEV-SNP: endorsements from where the policy says, AMD's roots and those it names."""
 
-    def __init__(self, policy: SnpPolicy) -> None:
-        """Read the endorsements that `policy` names.
+    def __init__(self, policy: SnpPolicy, source: EndorsementSource) -> None:
+        """Take `policy`, and where its endorsements come from.
 
         Raises:
-            Misuse: a directory cannot be read, or a simulated root is a vendor's.
-            Malformed: a file is not what its name says.
+            Misuse: a simulated root is a vendor's.
         """
         self._policy = policy
         self._roots = policy.roots()
-        self._store = SnpEndorsementStore.load(policy.endorsements)
+        self._source = source
 
     def appraise(
         self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
@@ -44,7 +43,7 @@ class SnpAppraiser:
             snp, crls = SnpEvidence.from_enarx(evidence.der)
         else:
             snp = SnpEvidence.from_bytes(evidence.payload)
-        endorsements = self._store.for_evidence(snp, crls)
+        endorsements = self._source.for_snp(snp, crls)
         verified = verify(snp.report, endorsements, self._roots, now)
         return appraise(verified, self._policy, expected_report_data, now)
 

@@ -83,12 +83,17 @@ class Appraiser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Steward:
-    """All that issuance depends on. `appraisers` holds those TEEs that the policy admits."""
+    """All that issuance depends on.
+
+    `appraisers` holds those TEEs that the policy admits. `server_names` are the DNS names under
+    which the steward itself serves, and which therefore no keep may have.
+    """
 
     authority: Authority
     policy: Policy
     challenges: Challenges
     appraisers: Mapping[Tee, Appraiser]
+    server_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@
 
     [snp]                             # see garrison.appraisal.snp
     [nitro]                           # see garrison.appraisal.nitro
+    [endorsements]                    # see garrison.endorsements.source
 
     [deny]                            # see garrison.steward.deny
 
@@ -32,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.appraisal.nitro import NitroPolicy
 from garrison.appraisal.snp import SnpPolicy
+from garrison.endorsements.source import Settings
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
 from garrison.formats.slug import check_host
@@ -65,6 +67,7 @@ class Policy:
         local_workloads: whether it certifies workloads by their digest alone.
         snp: what it admits of SEV-SNP; None if nothing.
         nitro: what it admits of Nitro enclaves; None if nothing.
+        endorsements: where vendors' certificates come from, beside directories and evidence.
         deny: what it no longer admits, whatever the rest says.
     """
 
@@ -77,6 +80,7 @@ class Policy:
     snp: SnpPolicy | None
     nitro: NitroPolicy | None = None
     deny: Deny = field(default_factory=Deny)
+    endorsements: Settings = field(default_factory=Settings)
 
     @property
     def simulated_roots(self) -> tuple[str, ...]:
@@ -137,6 +141,7 @@ class Policy:
             snp=SnpPolicy.from_table(table.table("snp"), base) if "snp" in table else None,
             nitro=NitroPolicy.from_table(table.table("nitro")) if "nitro" in table else None,
             deny=Deny.from_table(table.table("deny")),
+            endorsements=Settings.from_table(table.table("endorsements"), base),
         )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+
+from garrison.endorsements.source import EndorsementSource
 from garrison.errors import Malformed
 from garrison.formats.evidence import Tee
 from garrison.steward.appraisers import NitroAppraiser, SnpAppraiser
-from garrison.steward.authority import Authority
+from garrison.steward.authority import Authority, load_certificates
 from garrison.steward.challenge import Challenges
 from garrison.steward.issuance import Steward
 from garrison.steward.policy import Policy
@@ -26,25 +29,50 @@ def with_policy(steward: Steward, policy_file: Path) -> tuple[Steward, Drawbridg
         Misuse: a file cannot be read.
         Malformed: it is not a policy, or one of another trust domain.
     """
-    return _assemble(steward.authority, policy_file)
+    return _assemble(steward.authority, policy_file, steward.server_names)
 
 
-def open_steward(directory: Path, policy_file: Path) -> tuple[Steward, Drawbridges]:
+def open_steward(
+    directory: Path, policy_file: Path, certificate: Path
+) -> tuple[Steward, Drawbridges]:
     """Read keys and policy.
 
     Args:
         directory: what `garrison steward init` made.
         policy_file: what the steward admits.
+        certificate: what it serves with.
 
     Raises:
         Misuse: a file cannot be read, or a key can be read by others.
         Malformed: a file does not hold what it should, or the two do not fit each other.
     """
-    return _assemble(Authority.load(directory), policy_file)
+    return _assemble(Authority.load(directory), policy_file, _names(certificate))
 
 
-def _assemble(authority: Authority, policy_file: Path) -> tuple[Steward, Drawbridges]:
+def _names(certificate: Path) -> frozenset[str]:
+    try:
+        names = load_certificates(certificate)[0].extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return frozenset()
+    except ValueError as error:
+        raise Malformed("unreadable extensions", field=str(certificate)) from error
+    return frozenset(name.lower() for name in names.value.get_values_for_type(x509.DNSName))
+
+
+def _assemble(
+    authority: Authority, policy_file: Path, server_names: frozenset[str]
+) -> tuple[Steward, Drawbridges]:
     policy = Policy.load(policy_file)
+    taken = sorted(server_names & set(policy.dns_names))
+    if taken:
+        raise Malformed(
+            "a keep of that name could pose as this steward to other keeps",
+            field=f"{policy_file}: certificates.dns_names",
+            found=", ".join(taken),
+            expected="no name of the steward's own TLS certificate",
+        )
     if policy.trust_domain != authority.trust_domain:
         raise Malformed(
             "not the trust domain of root.pem",
@@ -54,8 +82,10 @@ def _assemble(authority: Authority, policy_file: Path) -> tuple[Steward, Drawbri
         )
     appraisers: dict[Tee, Appraiser] = {}
     if policy.snp is not None:
-        appraisers[Tee.SNP] = SnpAppraiser(policy.snp)
+        source = EndorsementSource(policy.endorsements, policy.snp.endorsements)
+        appraisers[Tee.SNP] = SnpAppraiser(policy.snp, source)
     if policy.nitro is not None:
         appraisers[Tee.NITRO] = NitroAppraiser(policy.nitro)
-    steward = Steward(authority, policy, Challenges(authority.challenge_key), appraisers)
+    challenges = Challenges(authority.challenge_key)
+    steward = Steward(authority, policy, challenges, appraisers, server_names)
     return steward, Drawbridges(policy.drawbridges, authority)

@@ -270,7 +270,7 @@ local_workloads = {str(self.local_workloads).lower()}
 
 [certificates]
 lifetime_minutes = {self.lifetime_minutes}
-dns_names = ["localhost"]
+dns_names = ["chat.demo.test"]
 
 [drawbridges."{self.registry}"]
 ca = "{self.registry_ca}"

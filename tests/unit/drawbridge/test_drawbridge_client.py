@@ -127,7 +127,7 @@ def test_another_tag_alone_does_not_fit_the_tree(
         (
             {"Content-Digest": ContentDigest.of(b"other").to_header()},
             Unverified,
-            "sha-224 digest mismatch",
+            "sha-256 digest mismatch",
         ),
         ({"Content-Type": "text/html"}, GarrisonError, "text/html"),
         ({"Content-Type": None}, GarrisonError, "wrong media type"),

@@ -249,5 +249,5 @@ def test_a_tampered_byte_in_the_store_is_found(stack: Stack) -> None:
     )
     (content / digest).write_bytes(whole)
     assert done.returncode == 76
-    assert "main.wasm: sha-224 digest mismatch" in done.stderr
+    assert "main.wasm: sha-256 digest mismatch" in done.stderr
     assert not out.exists()

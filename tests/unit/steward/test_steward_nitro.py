@@ -17,9 +17,10 @@ from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
 from garrison.formats.strict_toml import Table
 from garrison.steward.appraisers import NitroAppraiser
+from garrison.steward.authority import SERVER_PEM
 from garrison.steward.issuance import examine
 from garrison.steward.policy import Policy
-from garrison.steward.setup import open_steward
+from garrison.steward.setup import open_steward, with_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,7 @@ lifetime_minutes = 5
 def test_a_policy_of_nitro_alone(tmp_path: Path, directory: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(POLICY + '[nitro.pcrs]\nothers = "any"\n')
-    steward, _ = open_steward(directory, path)
+    steward, _ = open_steward(directory, path, directory / SERVER_PEM)
     assert list(steward.appraisers) == [Tee.NITRO]
     assert steward.policy.simulated_roots == ()
     path.write_text(
@@ -103,4 +104,18 @@ def test_a_policy_of_nitro_alone(tmp_path: Path, directory: Path) -> None:
     assert Policy.load(path).simulated_roots == ("demo",)
     path.write_text(POLICY)
     with pytest.raises(Malformed, match="no TEE is admitted"):
-        open_steward(directory, path)
+        open_steward(directory, path, directory / SERVER_PEM)
+
+
+def test_no_keep_may_have_a_name_of_the_steward_itself(tmp_path: Path, directory: Path) -> None:
+    path = tmp_path / "policy.toml"
+    nitro = '[nitro.pcrs]\nothers = "any"\n'
+    path.write_text(POLICY + 'dns_names = ["chat.example.test", "localhost"]\n' + nitro)
+    with pytest.raises(Malformed, match="could pose as this steward") as caught:
+        open_steward(directory, path, directory / SERVER_PEM)
+    assert caught.value.found == "localhost"
+    path.write_text(POLICY + nitro)
+    steward, _ = open_steward(directory, path, directory / SERVER_PEM)
+    path.write_text(POLICY + 'dns_names = ["localhost"]\n' + nitro)
+    with pytest.raises(Malformed, match="could pose as this steward"):
+        with_policy(steward, path)

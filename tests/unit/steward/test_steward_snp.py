@@ -17,6 +17,7 @@ from tests.vectors import vectors
 from garrison.appraisal.result import AppraisalRejected
 from garrison.appraisal.snp import SnpPolicy
 from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure, create_insecure
+from garrison.endorsements.source import EndorsementSource, Settings
 from garrison.errors import Malformed, Rejected, Unverified
 from garrison.formats.csr import Request
 from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence, Tee, bound_report_data
@@ -48,7 +49,8 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def appraiser(text: str, base: Path) -> SnpAppraiser:
-    return SnpAppraiser(SnpPolicy.from_table(Table.parse(text, source="policy"), base))
+    policy = SnpPolicy.from_table(Table.parse(text, source="policy"), base)
+    return SnpAppraiser(policy, EndorsementSource(Settings(), policy.endorsements))
 
 
 def trusting(simulator: Path, measurements: str = f'["{MEASUREMENT.hex()}"]') -> SnpAppraiser:
