@@ -22,6 +22,7 @@ from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certifica
 from garrison.steward.authority import Authority as StewardAuthority
 from garrison.steward.certificates import issue_certificate
 from garrison.testing.drawbridge import LyingServer
+from garrison.testing.stack import DNS_NAME
 from garrison.testing.tls import Authority, Leaf, keep, workload
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _expired(attack: Attack, name: str) -> Leaf:
         authority,
         key.public_key(),
         replace(attack.identity(name), tee="snp", measurement=measurement, tcb_status="UpToDate"),
-        dns_names=["localhost"],
+        dns_names=[DNS_NAME],
         lifetime=timedelta(seconds=1),
         # The root itself is not much older.
         now=datetime.now(UTC) - timedelta(seconds=5),
@@ -107,7 +108,7 @@ def _say(context: ssl.SSLContext, port: int, words: bytes) -> bytes:
     """Connect to a keep, say something, and return what it answers; an alert is an error."""
     with (
         socket.create_connection(("localhost", port), timeout=_SECONDS) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as tls,
+        context.wrap_socket(plain, server_hostname=DNS_NAME) as tls,
     ):
         tls.sendall(words)
         return tls.recv(100)
@@ -186,7 +187,7 @@ def test_one_request_twice_is_two_keeps(attack: Attack, tmp_path: Path) -> None:
         context = _client(attack, None, tmp_path)
         with (
             socket.create_connection(("localhost", attack.open_port), timeout=_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as tls,
+            context.wrap_socket(plain, server_hostname=DNS_NAME) as tls,
         ):
             der = tls.getpeercert(binary_form=True)
             assert der is not None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 GARRISON = (sys.executable, "-P", "-m", "garrison")
 USER = "demo"
+# What keeps may be called. Not `localhost`: the steward itself serves under that.
+DNS_NAME = "keep.demo.test"
 
 # Generous: two loaded cores, and the first start compiles all of Python's modules.
 READY_SECONDS = 60.0
@@ -270,7 +272,7 @@ local_workloads = {str(self.local_workloads).lower()}
 
 [certificates]
 lifetime_minutes = {self.lifetime_minutes}
-dns_names = ["chat.demo.test"]
+dns_names = ["{DNS_NAME}"]
 
 [drawbridges."{self.registry}"]
 ca = "{self.registry_ca}"
