@@ -229,6 +229,9 @@ def publish(
 
 def converse(show: Transcript, alice: Process, bob: Process) -> None:
     """A line each way."""
+    # A client's handshake ends before the server's: who was welcomed is there, and hears all.
+    for client in (alice, bob):
+        client.expect("welcome")
     alice.send("alice")
     bob.send("bob")
     alice.send("Good morning. Nobody but us can read this.")
