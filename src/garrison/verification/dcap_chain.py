@@ -17,12 +17,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from garrison.errors import Unverified
 from garrison.formats.sgx_certificate import PckCertificate
 from garrison.formats.snp_certificate import common_name
-from garrison.verification.x509 import check_ca, check_validity
+from garrison.verification.x509 import check_ca, check_link, check_validity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 PCK_ISSUERS = ("Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA")
 _PCK = "Intel SGX PCK Certificate"
 _TCB_SIGNING = "Intel SGX TCB Signing"
-# RFC 5280, section 4.2: what is critical must be understood. These are, below.
-_KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
 
 def check_root(
@@ -102,19 +100,7 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
         Unverified: the names, the algorithm or the signature are wrong, or it has a critical
             extension that is not understood here.
     """
-    _check_names(certificate.issuer, issuer.subject, field)
-    critical = [
-        extension.oid.dotted_string
-        for extension in certificate.extensions
-        if extension.critical and extension.oid not in _KNOWN_CRITICAL
-    ]
-    if critical:
-        raise Unverified(
-            "unknown critical extension",
-            field=field,
-            found=", ".join(critical),
-            expected="none but basic constraints and key usage",
-        )
+    check_link(certificate, issuer, field)
     _check_algorithm(certificate.signature_algorithm_oid, field)
     check_der_signature(issuer, certificate.signature, certificate.tbs_certificate_bytes, field)
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from garrison.errors import Unverified
 from garrison.formats.cose import Algorithm
@@ -22,13 +22,10 @@ from garrison.formats.nitro import NitroDocument
 from garrison.formats.snp_certificate import load_certificate
 from garrison.verification.cose import check_signature
 from garrison.verification.verified import Verified, mint
-from garrison.verification.x509 import check_ca, check_validity
+from garrison.verification.x509 import check_ca, check_link, check_validity
 
 if TYPE_CHECKING:
     from garrison.verification.roots import Anchor, Roots
-
-# RFC 5280, section 4.2: what is critical must be understood. `check_ca` and `_check_lengths` do.
-_KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +114,7 @@ def _key(certificate: x509.Certificate, field: str) -> ec.EllipticCurvePublicKey
 
 
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    if certificate.issuer != issuer.subject:
-        raise Unverified(
-            "issued by another",
-            field=field,
-            found=certificate.issuer.rfc4514_string(),
-            expected=issuer.subject.rfc4514_string(),
-        )
-    critical = [
-        extension.oid.dotted_string
-        for extension in certificate.extensions
-        if extension.critical and extension.oid not in _KNOWN_CRITICAL
-    ]
-    if critical:
-        raise Unverified(
-            "unknown critical extension",
-            field=field,
-            found=", ".join(critical),
-            expected="none but basic constraints and key usage",
-        )
+    check_link(certificate, issuer, field)
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         raise Unverified(
             "wrong signature algorithm",

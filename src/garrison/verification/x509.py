@@ -71,12 +71,13 @@ def check_ca(certificate: x509.Certificate, field: str) -> None:
         )
 
 
-def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    """Refuse a certificate that `issuer` did not sign, as AMD signs.
+def check_link(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """Refuse a certificate that does not name `issuer`, or that demands what is not understood.
+
+    The signature is for the caller to check, as the vendor signs.
 
     Raises:
-        Unverified: the names, the algorithm or the signature are wrong, or it has a critical
-            extension that is not understood here.
+        Unverified: the names differ, or it has a critical extension that is not understood here.
     """
     if certificate.issuer != issuer.subject:
         raise Unverified(
@@ -97,6 +98,16 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
             found=", ".join(critical),
             expected="none but basic constraints and key usage",
         )
+
+
+def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """Refuse a certificate that `issuer` did not sign, as AMD signs.
+
+    Raises:
+        Unverified: the names, the algorithm or the signature are wrong, or it has a critical
+            extension that is not understood here.
+    """
+    check_link(certificate, issuer, field)
     parameters = certificate.signature_algorithm_parameters
     _check_algorithm(certificate.signature_algorithm_oid, parameters, field)
     _check_signature(
