@@ -29,6 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Python 3.11 puts it there, nothing uses it, and it costs each start of Python a millisecond.
 	$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes setuptools
+	$(BIN)/python tools/launcher.py
 	$(BIN)/python -m compileall -q src
 	@touch $@
 

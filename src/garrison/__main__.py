@@ -6,7 +6,7 @@ the short way loads the network only when the guest uses it.
 """
 
 import gc
-import os
+import posix  # the part of `os` that is used here, and no file to load
 import sys
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ def main() -> int:
     if len(args) < 2 or args[0] != "run" or any(arg.startswith("-") for arg in args):
         return _command_line()
     # Options can be given as variables too.
-    if any(name.startswith(("GARRISON_", "ENARX_")) for name in os.environ):
+    if any(name.startswith((b"GARRISON_", b"ENARX_")) for name in posix.environ):
         return _command_line()
     try:
         with open(args[1], "rb") as file:  # noqa: PTH123  (pathlib costs a start 5 ms)
@@ -40,6 +40,11 @@ def main() -> int:
 
 
 def _command_line() -> int:
+    if sys.flags.no_site:
+        # We were started without, for speed (tools/launcher.py); from here on, be as usual.
+        import site
+
+        site.main()
     from garrison.cli.main import main as command_line
 
     return command_line()
@@ -73,7 +78,7 @@ def _run(wasm: bytes, args: list[str]) -> int:
     # Nothing is left to be written: the guest's output goes around these streams, and `report`
     # writes to standard error, which keeps no line back. The rest of the interpreter's end is
     # memory given back piece by piece, which the kernel does at once.
-    os._exit(code)
+    posix._exit(code)  # noqa: SLF001  (as `os._exit`)
 
 
 class _LateNetwork:

@@ -4,8 +4,6 @@ The guest sees what it is given here and nothing else: no environment, file or d
 host goes to it by itself.
 """
 
-from __future__ import annotations
-
 from garrison.errors import GarrisonError
 from garrison.keep.engine.cache import compiled_module
 from garrison.keep.engine.runtime import Engine, Instance, Module
@@ -45,11 +43,11 @@ class Limits:
 def execute(
     wasm: bytes,
     *,
-    args: Sequence[str],
-    env: Mapping[str, str],
-    descriptors: Sequence[tuple[str, int | Stream | Listener | None]],
-    files: Mapping[str, bytes],
-    network: Network | None,
+    args: "Sequence[str]",
+    env: "Mapping[str, str]",
+    descriptors: "Sequence[tuple[str, int | Stream | Listener | None]]",
+    files: "Mapping[str, bytes]",
+    network: "Network | None",
     limits: Limits | None = None,
     cached: bool = False,
 ) -> int:
@@ -85,7 +83,7 @@ def execute(
         else:
             table.insert(_socket(name, opened))
 
-    def root() -> Descriptor:
+    def root() -> "Descriptor":
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
 
         return root_directory(files, network, table, limits.files).open(read=True, write=False)
@@ -109,7 +107,7 @@ def execute(
         table.close()
 
 
-def _standard(number: int | None) -> Descriptor:
+def _standard(number: int | None) -> "Descriptor":
     if number is None:
         return Null()
     try:
@@ -119,7 +117,7 @@ def _standard(number: int | None) -> Descriptor:
         return Null()
 
 
-def _socket(name: str, opened: Stream | Listener) -> Descriptor:
+def _socket(name: str, opened: "Stream | Listener") -> "Descriptor":
     descriptor: Socket | ListeningSocket
     descriptor = Socket(opened) if is_stream(opened) else ListeningSocket(opened)
     descriptor.preopened = name

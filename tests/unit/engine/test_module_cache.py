@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(posix.environ, b"XDG_CACHE_HOME", bytes(tmp_path))
     engine = Engine()
     yield Watch(engine, monkeypatch)
     engine.close()
@@ -238,7 +239,7 @@ def test_a_full_disk_is_done_without(
         return real(descriptor, data)
 
     watch.get(OTHER)
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(posix, "write", full)
     watch.compiled = 0
     _not_used(watch, capsys, "No space left on device")
     # Nothing half written is left.
@@ -248,16 +249,16 @@ def test_a_full_disk_is_done_without(
 def test_no_home_is_done_without(
     watch: Watch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.delitem(posix.environ, b"HOME", raising=False)
+    monkeypatch.setitem(posix.environ, b"XDG_CACHE_HOME", b"relative")
     _not_used(watch, capsys, "neither XDG_CACHE_HOME nor HOME names a directory")
 
 
 def test_home_is_used_where_nothing_else_is_named(
     watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delitem(posix.environ, b"XDG_CACHE_HOME")
+    monkeypatch.setitem(posix.environ, b"HOME", bytes(tmp_path / "home"))
     watch.get()
     assert (tmp_path / "home" / ".cache" / "garrison" / "modules" / "key").exists()
 

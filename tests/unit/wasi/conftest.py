@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 import subprocess
 import sys
 from pathlib import Path
@@ -68,5 +69,5 @@ def guest(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Guest:
-    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    monkeypatch.setitem(posix.environ, b"XDG_CACHE_HOME", environment["XDG_CACHE_HOME"].encode())
     return Guest(probe.read_bytes(), capfd)

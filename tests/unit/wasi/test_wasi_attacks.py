@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posix
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ def _execute(text: str, **limits: int) -> int:
 
 @pytest.fixture(autouse=True)
 def _cache(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    monkeypatch.setitem(posix.environ, b"XDG_CACHE_HOME", environment["XDG_CACHE_HOME"].encode())
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,6 @@ def test_calls_from_many_depths_of_the_stack_work() -> None:
 def test_without_being_asked_nothing_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(posix.environ, b"XDG_CACHE_HOME", bytes(tmp_path))
     assert _execute('(module (func (export "_start")))') == 0
     assert list(tmp_path.iterdir()) == []

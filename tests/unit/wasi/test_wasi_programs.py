@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posix
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def test_arguments_and_environment_are_what_was_given(guest: Guest) -> None:
 
 def test_the_host_s_environment_does_not_leak(guest: Guest, monkeypatch: Any) -> None:
     monkeypatch.setenv("SECRET_OF_THE_HOST", "x")
+    monkeypatch.setitem(posix.environ, b"SECRET_OF_THE_HOST", b"x")
     assert guest.run("args") == ["main.wasm", "args"]
 
 

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 # Each costs a start more than a millisecond.
 _SLOW = {
-    "click", "contextlib", "ctypes", "dataclasses", "enum", "hashlib", "inspect", "json",
-    "logging", "pathlib", "re", "select", "signal", "socket", "ssl", "struct", "subprocess",
-    "tempfile", "threading", "typing", "wasmtime",
+    "__future__", "click", "contextlib", "ctypes", "dataclasses", "enum", "hashlib", "inspect",
+    "json", "logging", "os", "pathlib", "re", "select", "signal", "site", "socket", "ssl", "struct",
+    "subprocess", "tempfile", "threading", "typing", "wasmtime",
 }  # fmt: skip
 
 _SHOW = """
-import os, sys
+import posix, sys
+sys.path += sys.argv[2:]
 sys.argv = ["garrison", "run", sys.argv[1]]
 # What site-packages preload (.pth files) is not ours.
 before = set(sys.modules)
-os._exit = lambda code: None
+posix._exit = lambda code: None
 import garrison.__main__
 garrison.__main__.main()
 print("loaded", *sorted(set(sys.modules) - before))
@@ -43,7 +44,8 @@ def test_it_imports_next_to_nothing(
     probe: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with (tmp_path / "out").open("w+") as out:
-        command = [sys.executable, "-c", _SHOW, str(probe)]
+        # As tools/launcher.py starts it.
+        command = [sys.executable, "-IS", "-c", _SHOW, str(probe), *filter(None, sys.path)]
         subprocess.run(command, env=environment, stdout=out, check=True)
         out.seek(0)
         lines = out.read().splitlines()

@@ -5,8 +5,6 @@ start should take few times that. The names used here are those that `ctypes` it
 all Python versions that are supported.
 """
 
-from __future__ import annotations
-
 from _ctypes import (
     FUNCFLAG_CDECL,
     CFuncPtr,
@@ -104,7 +102,7 @@ class SharedLibrary:
         # CFuncPtr finds the handle by this name.
         self._handle = dlopen(path, _RTLD_NOW)
 
-    def function(self, name: str, result: Any, parameters: tuple[Any, ...]) -> Any:
+    def function(self, name: str, result: "Any", parameters: "tuple[Any, ...]") -> "Any":
         """A function of it, declared.
 
         Raises:

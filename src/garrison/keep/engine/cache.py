@@ -10,11 +10,9 @@ An entry's name is a digest of the module, the engine's version and its configur
 is MAC (32 bytes), then the engine's own format, which names the processor it needs.
 """
 
-from __future__ import annotations
-
+import _stat as stat  # `stat` is no more than this, and one file to load
 import errno
-import os
-import stat
+import posix  # the part of `os` that is used here, and no file to load
 import sys
 
 # Not hashlib: that loads OpenSSL, which takes longer than the whole start of a guest.
@@ -28,7 +26,7 @@ from garrison.keep.engine.runtime import CONFIGURATION, Engine, Module
 _MAC_SIZE = 32
 _KEY_SIZE = 32
 _KEY_NAME = "key"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
 # Compiled code is a few times its module's size; more than this is no entry of ours.
 MAX_ENTRY = 1 << 30
 
@@ -51,7 +49,7 @@ def compiled_module(engine: Engine, wasm: bytes) -> Module:
     try:
         return _from_directory(engine, wasm, directory)
     finally:
-        os.close(directory)
+        posix.close(directory)
 
 
 def _from_directory(engine: Engine, wasm: bytes, directory: int) -> Module:
@@ -86,36 +84,46 @@ def _open_directory() -> int:
         _Unusable: there is no place for it, or it is not ours alone.
         OSError: it cannot be made or opened.
     """
-    home = os.environ.get("HOME", "")
+    home = _variable(b"HOME")
     # XDG Base Directory 0.8: a relative path is to be ignored.
-    base = os.environ.get("XDG_CACHE_HOME", "")
+    base = _variable(b"XDG_CACHE_HOME")
     base = base if base.startswith("/") else home and f"{home}/.cache"
     if not base.startswith("/"):
         raise _Unusable("neither XDG_CACHE_HOME nor HOME names a directory")
-    os.makedirs(base, 0o700, exist_ok=True)  # noqa: PTH103  (pathlib costs a start 5 ms)
-    outer = os.open(base, _DIRECTORY)
+    try:
+        outer = posix.open(base, _DIRECTORY)
+    except FileNotFoundError:
+        import os  # late: this happens once
+
+        os.makedirs(base, 0o700, exist_ok=True)  # noqa: PTH103  (as the rest here)
+        outer = posix.open(base, _DIRECTORY)
     try:
         own = _open_own(outer, "garrison")
     finally:
-        os.close(outer)
+        posix.close(outer)
     try:
         return _open_own(own, "modules")
     finally:
-        os.close(own)
+        posix.close(own)
+
+
+def _variable(name: bytes) -> str:
+    # `os.environ` decodes them all at the start; as it does, with surrogates for odd bytes.
+    return posix.environ.get(name, b"").decode(errors="surrogateescape")
 
 
 def _open_own(parent: int, name: str) -> int:
     try:
-        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        descriptor = posix.open(name, _DIRECTORY | posix.O_NOFOLLOW, dir_fd=parent)
     except FileNotFoundError:
         try:  # noqa: SIM105  (contextlib costs a start 1 ms)
-            os.mkdir(name, 0o700, dir_fd=parent)
+            posix.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             pass  # another start was faster
-        descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    found = os.fstat(descriptor)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        os.close(descriptor)
+        descriptor = posix.open(name, _DIRECTORY | posix.O_NOFOLLOW, dir_fd=parent)
+    found = posix.fstat(descriptor)
+    if found.st_uid != posix.geteuid() or found.st_mode & 0o022:
+        posix.close(descriptor)
         raise _Unusable(
             f"{name} is not ours alone: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}"
         )
@@ -135,7 +143,7 @@ def _secret(directory: int) -> bytes:
             if len(secret) != _KEY_SIZE:
                 raise _Unusable(f"its key has {len(secret)} bytes, expected {_KEY_SIZE}")
             return secret
-        _write(directory, _KEY_NAME, (os.urandom(_KEY_SIZE),), replace=False)
+        _write(directory, _KEY_NAME, (posix.urandom(_KEY_SIZE),), replace=False)
     raise _Unusable("its key is not ours alone")
 
 
@@ -146,8 +154,8 @@ def _read(directory: int, name: str, limit: int) -> bytes | None:
         OSError: it cannot be read.
     """
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=directory)
+        flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+        descriptor = posix.open(name, flags, dir_fd=directory)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -155,23 +163,23 @@ def _read(directory: int, name: str, limit: int) -> bytes | None:
             return None
         raise
     try:
-        found = os.fstat(descriptor)
+        found = posix.fstat(descriptor)
         if (
             not stat.S_ISREG(found.st_mode)
-            or found.st_uid != os.geteuid()
+            or found.st_uid != posix.geteuid()
             or found.st_mode & 0o077
             or found.st_nlink != 1
             or found.st_size > limit
         ):
             return None
         parts = []
-        while part := os.read(descriptor, found.st_size + 1):
+        while part := posix.read(descriptor, found.st_size + 1):
             parts.append(part)
             if sum(map(len, parts)) > limit:
                 return None
         return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 def _write(directory: int, name: str, parts: tuple[bytes, ...], *, replace: bool = True) -> None:
@@ -180,30 +188,30 @@ def _write(directory: int, name: str, parts: tuple[bytes, ...], *, replace: bool
     Raises:
         OSError: the disk is full or may not be written.
     """
-    temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+    temporary = f".{name}.{posix.getpid()}.{posix.urandom(4).hex()}"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    descriptor = posix.open(temporary, flags, 0o600, dir_fd=directory)
     try:
         try:
             for part in parts:
                 view = memoryview(part)
                 while view:
-                    view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+                    view = view[posix.write(descriptor, view) :]
+            posix.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            posix.close(descriptor)
         if replace:
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            posix.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
             return
     except BaseException:
-        os.unlink(temporary, dir_fd=directory)
+        posix.unlink(temporary, dir_fd=directory)
         raise
     try:
-        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        posix.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
         pass  # another start was faster, and its file stands
     finally:
-        os.unlink(temporary, dir_fd=directory)
+        posix.unlink(temporary, dir_fd=directory)
 
 
 def _mac(secret: bytes, entry: str, content: bytes) -> bytes:

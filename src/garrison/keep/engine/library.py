@@ -8,9 +8,7 @@ The declarations follow wasm.h and wasmtime.h of that version. Pointers are plai
 who owns what they point to is said where they are used.
 """
 
-from __future__ import annotations
-
-import os
+import posix  # the part of `os` that is used here, and no file to load
 import sys
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Unavailable
@@ -31,7 +29,7 @@ _B = c.Bool
 _I64 = c.Long
 
 # Name: result, parameters.
-_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+_SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     # wasm.h
     "wasm_byte_vec_delete": (None, (_P,)),
     "wasm_config_new": (_P, ()),
@@ -101,7 +99,7 @@ class _Library:
                 "the WebAssembly engine cannot be loaded", field="wasmtime", found=error
             ) from error
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         function = self._shared.function(name, *_SIGNATURES[name])
         setattr(self, name, function)
         return function
@@ -114,12 +112,12 @@ def _find() -> str:
         Unavailable: it is not installed for this machine.
         Misuse: it is another version than this code was written for.
     """
-    folder = f"wasmtime/linux-{os.uname().machine}"
+    folder = f"wasmtime/linux-{posix.uname().machine}"
     for place in sys.path:
         path = f"{place}/{folder}/{_NAME}"
-        if not os.path.exists(path):  # noqa: PTH110  (pathlib costs a start 5 ms)
+        if not _exists(path):
             continue
-        if not os.path.isdir(f"{place}/wasmtime-{VERSION}.dist-info"):  # noqa: PTH112  (likewise)
+        if not _exists(f"{place}/wasmtime-{VERSION}.dist-info/"):
             raise Misuse(
                 "the engine's version is not the one this code was written for",
                 field="wasmtime",
@@ -136,8 +134,16 @@ def _find() -> str:
     )
 
 
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except (OSError, ValueError):  # as `os.path.exists`
+        return False
+    return True
+
+
 def _installed(place: str) -> str:
-    names = [name for name in os.listdir(place) if name.startswith("wasmtime-")]  # noqa: PTH208  (likewise)
+    names = [name for name in posix.listdir(place) if name.startswith("wasmtime-")]
     versions = [name[9:-10] for name in names if name.endswith(".dist-info")]
     return ", ".join(versions) or "no version"
 

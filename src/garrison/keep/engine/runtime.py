@@ -5,8 +5,6 @@ never move (so that a view of one stays true while the guest grows it), and are 
 unshared; a guest can be stopped from outside at any time by `Engine.interrupt`.
 """
 
-from __future__ import annotations
-
 from garrison.errors import Malformed, Unavailable
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
@@ -72,7 +70,7 @@ class Module:
         self.imports = _imports(handle)
 
     @classmethod
-    def compile(cls, engine: Engine, wasm: bytes) -> Module:
+    def compile(cls, engine: Engine, wasm: bytes) -> "Module":
         """Compile a module's binary form.
 
         Raises:
@@ -99,7 +97,7 @@ class Module:
         return cls(handle.value or 0)
 
     @classmethod
-    def load(cls, engine: Engine, compiled: bytes) -> Module:
+    def load(cls, engine: Engine, compiled: bytes) -> "Module":
         """Take what `compiled` made, of this version and configuration.
 
         The caller answers for the bytes: they are machine code, and run.
@@ -179,7 +177,7 @@ class Instance:
         name: str,
         parameters: str,
         result: str,
-        function: Callable[[int, int, int, int], int],
+        function: "Callable[[int, int, int, int], int]",
     ) -> None:
         """Provide a host function.
 

@@ -5,10 +5,8 @@ None blocks; `events` says what the host shall wait for.
 
 # ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
 
-from __future__ import annotations
-
-import os
-import stat
+import _stat as stat  # `stat` is no more than this, and one file to load
+import posix  # the part of `os` that is used here, and no file to load
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
@@ -53,7 +51,7 @@ POLLOUT = 4
 _PIPE_BUF = 4096
 
 
-def is_stream(opened: Stream | Listener) -> TypeIs[Stream]:
+def is_stream(opened: "Stream | Listener") -> "TypeIs[Stream]":
     """Whether `opened` is a connection, and not a listener."""
     return hasattr(opened, "read_into")
 
@@ -64,29 +62,29 @@ class HostStream(Descriptor):
     possible = d.STREAM_RIGHTS
 
     def __init__(self, number: int) -> None:
-        terminal = os.isatty(number)
+        terminal = posix.isatty(number)
         if terminal:
             self.filetype = d.CHARACTER
         super().__init__()
         self.rights &= ~(d.FD_WRITE if number == 0 else d.FD_READ)
         self._number = number
         # Files and devices such as /dev/null never block, and poll(2) says nothing of them.
-        mode = os.fstat(number).st_mode
+        mode = posix.fstat(number).st_mode
         self._waits = terminal or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def read(self, view: memoryview) -> int:
         """Read what is there."""
         if self._waits and not self.ready(write=False):
             raise BlockingIOError
-        return os.readv(self._number, [view])
+        return posix.readv(self._number, [view])
 
     def write(self, view: memoryview) -> int:
         """Write as much as surely does not block."""
         if not self._waits:
-            return os.write(self._number, view)
+            return posix.write(self._number, view)
         if not self.ready(write=True):
             raise BlockingIOError
-        return os.write(self._number, view[:_PIPE_BUF])
+        return posix.write(self._number, view[:_PIPE_BUF])
 
     def ready(self, *, write: bool) -> bool:
         """Ask the kernel."""
@@ -132,7 +130,7 @@ class Random(Null):
 
     def read(self, view: memoryview) -> int:
         """Give random bytes."""
-        view[:] = os.urandom(len(view))
+        view[:] = posix.urandom(len(view))
         return len(view)
 
 
@@ -146,7 +144,7 @@ class Socket(Descriptor):
     filetype = d.STREAM
     possible = d.SOCKET_RIGHTS
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: "Stream") -> None:
         super().__init__()
         self.stream = stream
 
@@ -179,7 +177,7 @@ class ListeningSocket(Descriptor):
     filetype = d.STREAM
     possible = d.LISTENER_RIGHTS
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: "Listener") -> None:
         super().__init__()
         self._listener = listener
 

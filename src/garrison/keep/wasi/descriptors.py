@@ -1,7 +1,5 @@
 """The `fd_` functions: reading, writing and asking about what is open."""
 
-from __future__ import annotations
-
 import time
 from _struct import Struct  # see `memory`
 
@@ -33,7 +31,7 @@ _PREOPENED_SOCKET = 1
 _MAX_OFFSET = (1 << 63) - 1
 
 
-def fd_read(host: Host, fd: int, vectors: int, count: int, result: int) -> None:
+def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Read from its place on."""
     out = host.memory.view(result, 4)
     descriptor = _open_for(host, fd, d.FD_READ)
@@ -41,7 +39,7 @@ def fd_read(host: Host, fd: int, vectors: int, count: int, result: int) -> None:
     U32.pack_into(out, 0, read_some(host, descriptor, buffers))
 
 
-def read_some(host: Host, descriptor: Descriptor, buffers: list[memoryview]) -> int:
+def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
     """Fill `buffers` with what there is; wait only if there is nothing at all.
 
     Raises:
@@ -66,7 +64,7 @@ def read_some(host: Host, descriptor: Descriptor, buffers: list[memoryview]) -> 
     return total
 
 
-def fd_write(host: Host, fd: int, vectors: int, count: int, result: int) -> None:
+def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Write from its place on."""
     out = host.memory.view(result, 4)
     descriptor = _open_for(host, fd, d.FD_WRITE)
@@ -74,7 +72,7 @@ def fd_write(host: Host, fd: int, vectors: int, count: int, result: int) -> None
     U32.pack_into(out, 0, write_all(host, descriptor, buffers))
 
 
-def write_all(host: Host, descriptor: Descriptor, buffers: list[memoryview]) -> int:
+def write_all(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
     """Write `buffers`: all, or as much as goes if the guest does not want to wait.
 
     Raises:
@@ -99,7 +97,7 @@ def write_all(host: Host, descriptor: Descriptor, buffers: list[memoryview]) -> 
     return total
 
 
-def fd_pread(host: Host, fd: int, vectors: int, count: int, offset: int, result: int) -> None:
+def fd_pread(host: "Host", fd: int, vectors: int, count: int, offset: int, result: int) -> None:
     """Read at a place."""
     out = host.memory.view(result, 4)
     descriptor = _open_for(host, fd, d.FD_READ)
@@ -112,7 +110,7 @@ def fd_pread(host: Host, fd: int, vectors: int, count: int, offset: int, result:
     U32.pack_into(out, 0, total)
 
 
-def fd_pwrite(host: Host, fd: int, vectors: int, count: int, offset: int, result: int) -> None:
+def fd_pwrite(host: "Host", fd: int, vectors: int, count: int, offset: int, result: int) -> None:
     """Write at a place."""
     out = host.memory.view(result, 4)
     descriptor = _open_for(host, fd, d.FD_WRITE)
@@ -122,7 +120,7 @@ def fd_pwrite(host: Host, fd: int, vectors: int, count: int, offset: int, result
     U32.pack_into(out, 0, total)
 
 
-def fd_seek(host: Host, fd: int, offset: int, whence: int, result: int) -> None:
+def fd_seek(host: "Host", fd: int, offset: int, whence: int, result: int) -> None:
     """Change the place."""
     out = host.memory.view(result, 8)
     descriptor = host.descriptors.having(fd)
@@ -133,18 +131,18 @@ def fd_seek(host: Host, fd: int, offset: int, whence: int, result: int) -> None:
     U64.pack_into(out, 0, descriptor.seek(offset, whence))
 
 
-def fd_tell(host: Host, fd: int, result: int) -> None:
+def fd_tell(host: "Host", fd: int, result: int) -> None:
     """Tell the place."""
     out = host.memory.view(result, 8)
     U64.pack_into(out, 0, host.descriptors.having(fd).seek(0, 1))
 
 
-def fd_close(host: Host, fd: int) -> None:
+def fd_close(host: "Host", fd: int) -> None:
     """Close it."""
     host.descriptors.take(fd).close()
 
 
-def fd_renumber(host: Host, fd: int, to: int) -> None:
+def fd_renumber(host: "Host", fd: int, to: int) -> None:
     """Give it another number, which what has it now loses."""
     table = host.descriptors
     table.having(to)
@@ -155,7 +153,7 @@ def fd_renumber(host: Host, fd: int, to: int) -> None:
     table[to] = moved
 
 
-def fd_sync(host: Host, fd: int) -> None:
+def fd_sync(host: "Host", fd: int) -> None:
     """Do nothing: memory needs no disk."""
     host.descriptors.having(fd)
 
@@ -163,7 +161,7 @@ def fd_sync(host: Host, fd: int) -> None:
 fd_datasync = fd_sync
 
 
-def fd_advise(host: Host, fd: int, _offset: int, _length: int, advice: int) -> None:
+def fd_advise(host: "Host", fd: int, _offset: int, _length: int, advice: int) -> None:
     """Take note of nothing: memory is as fast in any order."""
     if host.descriptors.having(fd).filetype != d.REGULAR:
         raise Errno(errno.BADF if fd > 2 else errno.SPIPE)
@@ -171,7 +169,7 @@ def fd_advise(host: Host, fd: int, _offset: int, _length: int, advice: int) -> N
         raise Errno(errno.INVAL)
 
 
-def fd_allocate(host: Host, fd: int, offset: int, length: int) -> None:
+def fd_allocate(host: "Host", fd: int, offset: int, length: int) -> None:
     """Make sure that there is room."""
     descriptor = host.descriptors.having(fd, d.FD_ALLOCATE)
     if not length:
@@ -180,14 +178,14 @@ def fd_allocate(host: Host, fd: int, offset: int, length: int) -> None:
     descriptor.allocate(offset, length)
 
 
-def fd_fdstat_get(host: Host, fd: int, result: int) -> None:
+def fd_fdstat_get(host: "Host", fd: int, result: int) -> None:
     """Tell its type, flags and rights."""
     out = host.memory.view(result, _FDSTAT.size)
     found = host.descriptors.having(fd)
     _FDSTAT.pack_into(out, 0, found.filetype, found.flags, found.rights, found.inheriting)
 
 
-def fd_fdstat_set_flags(host: Host, fd: int, flags: int) -> None:
+def fd_fdstat_set_flags(host: "Host", fd: int, flags: int) -> None:
     """Set its flags."""
     descriptor = host.descriptors.having(fd)
     if flags & ~abi.FDFLAGS:
@@ -195,7 +193,7 @@ def fd_fdstat_set_flags(host: Host, fd: int, flags: int) -> None:
     descriptor.flags = flags
 
 
-def fd_fdstat_set_rights(host: Host, fd: int, rights: int, inheriting: int) -> None:
+def fd_fdstat_set_rights(host: "Host", fd: int, rights: int, inheriting: int) -> None:
     """Give rights up; none can be had back."""
     descriptor = host.descriptors.having(fd)
     if rights & ~descriptor.rights or inheriting & ~descriptor.inheriting:
@@ -203,13 +201,13 @@ def fd_fdstat_set_rights(host: Host, fd: int, rights: int, inheriting: int) -> N
     descriptor.rights, descriptor.inheriting = rights, inheriting
 
 
-def fd_filestat_get(host: Host, fd: int, result: int) -> None:
+def fd_filestat_get(host: "Host", fd: int, result: int) -> None:
     """Tell all about it."""
     out = host.memory.view(result, _FILESTAT.size)
     put_stat(out, host.descriptors.having(fd).stat())
 
 
-def put_stat(out: memoryview, found: Stat) -> None:
+def put_stat(out: memoryview, found: "Stat") -> None:
     """Write a `filestat`."""
     _FILESTAT.pack_into(
         out,
@@ -225,12 +223,12 @@ def put_stat(out: memoryview, found: Stat) -> None:
     )
 
 
-def fd_filestat_set_size(host: Host, fd: int, size: int) -> None:
+def fd_filestat_set_size(host: "Host", fd: int, size: int) -> None:
     """Cut it or fill it with zeros."""
     _open_for(host, fd, d.FD_FILESTAT_SET_SIZE).set_size(_checked(size))
 
 
-def fd_filestat_set_times(host: Host, fd: int, atim: int, mtim: int, flags: int) -> None:
+def fd_filestat_set_times(host: "Host", fd: int, atim: int, mtim: int, flags: int) -> None:
     """Set its times."""
     host.descriptors.having(fd, d.FD_FILESTAT_SET_TIMES).set_times(*chosen_times(atim, mtim, flags))
 
@@ -254,7 +252,7 @@ def chosen_times(atim: int, mtim: int, flags: int) -> tuple[int | None, int | No
     return chosen(atim, abi.ATIM, abi.ATIM_NOW), chosen(mtim, abi.MTIM, abi.MTIM_NOW)
 
 
-def fd_prestat_get(host: Host, fd: int, result: int) -> None:
+def fd_prestat_get(host: "Host", fd: int, result: int) -> None:
     """Tell that it is there from the start."""
     out = host.memory.view(result, _PRESTAT.size)
     found, name = _preopened(host, fd)
@@ -262,7 +260,7 @@ def fd_prestat_get(host: Host, fd: int, result: int) -> None:
     _PRESTAT.pack_into(out, 0, tag, len(name))
 
 
-def fd_prestat_dir_name(host: Host, fd: int, buffer: int, size: int) -> None:
+def fd_prestat_dir_name(host: "Host", fd: int, buffer: int, size: int) -> None:
     """Give its name."""
     _, name = _preopened(host, fd)
     if size < len(name):
@@ -270,14 +268,14 @@ def fd_prestat_dir_name(host: Host, fd: int, buffer: int, size: int) -> None:
     host.memory.view(buffer, len(name))[:] = name
 
 
-def _preopened(host: Host, fd: int) -> tuple[Descriptor, bytes]:
+def _preopened(host: "Host", fd: int) -> "tuple[Descriptor, bytes]":
     found = host.descriptors.having(fd)
     if found.preopened is None:
         raise Errno(errno.BADF)
     return found, found.preopened.encode()
 
 
-def fd_readdir(host: Host, fd: int, buffer: int, size: int, cookie: int, result: int) -> None:
+def fd_readdir(host: "Host", fd: int, buffer: int, size: int, cookie: int, result: int) -> None:
     """Give names, from a place among them on; the last may be cut where the buffer ends."""
     out = host.memory.view(result, 4)
     view = host.memory.view(buffer, size)
@@ -297,7 +295,7 @@ def fd_readdir(host: Host, fd: int, buffer: int, size: int, cookie: int, result:
     U32.pack_into(out, 0, used)
 
 
-def _open_for(host: Host, fd: int, right: int) -> Descriptor:
+def _open_for(host: "Host", fd: int, right: int) -> "Descriptor":
     """As POSIX: reading what is only written is a bad descriptor, not a missing right."""
     descriptor = host.descriptors.having(fd)
     if not descriptor.rights & right:

@@ -5,8 +5,6 @@ guest by a trap and is raised again outside); no function runs twice for one cal
 function writes its result to is checked before it does anything.
 """
 
-from __future__ import annotations
-
 import time
 from _struct import Struct  # `struct` is no more than this, and one file more to load
 
@@ -60,7 +58,7 @@ class Table(dict[int, "Descriptor"]):
         # No number below this one is free.
         self._lowest = 0
 
-    def insert(self, descriptor: Descriptor) -> int:
+    def insert(self, descriptor: "Descriptor") -> int:
         """Give `descriptor` the lowest free number.
 
         Raises:
@@ -76,7 +74,7 @@ class Table(dict[int, "Descriptor"]):
         self._lowest = number + 1
         return number
 
-    def take(self, number: int) -> Descriptor:
+    def take(self, number: int) -> "Descriptor":
         """Take a descriptor away, not closed.
 
         Raises:
@@ -87,7 +85,7 @@ class Table(dict[int, "Descriptor"]):
         self._lowest = min(self._lowest, number)
         return descriptor
 
-    def having(self, number: int, rights: int = 0) -> Descriptor:
+    def having(self, number: int, rights: int = 0) -> "Descriptor":
         """The descriptor with a number, if it has the `rights` to what shall be done.
 
         Raises:
@@ -122,7 +120,7 @@ class Host:
     """
 
     def __init__(
-        self, args: list[str], env: dict[str, str], descriptors: Table, interrupts: Interrupts
+        self, args: list[str], env: dict[str, str], descriptors: Table, interrupts: "Interrupts"
     ) -> None:
         # A surrogate stands for a byte of a command line that is not UTF-8.
         self.args = [_zero_ended(arg) for arg in args]
@@ -132,7 +130,7 @@ class Host:
         self.memory = Memory()
         self.failure: BaseException | None = None
 
-    def provide(self, instance: Instance, module: Module) -> None:
+    def provide(self, instance: "Instance", module: "Module") -> None:
         """Define what `module` imports.
 
         Raises:
@@ -152,7 +150,7 @@ class Host:
             callback = self._callback(_function(name), parameters)
             instance.define(source, name, parameters, result, callback)
 
-    def wait_for(self, descriptor: Descriptor, *, write: bool) -> None:
+    def wait_for(self, descriptor: "Descriptor", *, write: bool) -> None:
         """Wait until reading or writing may do something.
 
         Raises:
@@ -165,7 +163,9 @@ class Host:
             events = descriptor.events(write=write)
             self.interrupts.wait([events] if events else [], descriptor.timeout())
 
-    def _callback(self, function: Function, parameters: str) -> Callable[[int, int, int, int], int]:
+    def _callback(
+        self, function: "Function", parameters: str
+    ) -> "Callable[[int, int, int, int], int]":
         """Make what the engine calls: it reads the parameters, and writes the errno."""
         body = function.__get__(self)
         unpack = Struct("<" + "".join(c + _PADDING[c] for c in parameters)).unpack_from
@@ -200,7 +200,7 @@ class Host:
         return callback
 
 
-def _function(name: str) -> Function:
+def _function(name: str) -> "Function":
     """The function that serves an import, from the module of its group."""
     group = abi.GROUPS[name.partition("_")[0]]
     module = __import__(f"garrison.keep.wasi.{group}", fromlist=[name])

@@ -7,10 +7,8 @@ would be lost. Where the host waits, it waits for a second pipe too, so that no 
 just before the waiting is missed.
 """
 
-from __future__ import annotations
-
 import _thread
-import os
+import posix  # the part of `os` that is used here, and no file to load
 
 from garrison.keep.engine.failures import Interrupted
 from garrison.keep.vfs.streams import POLLIN
@@ -40,7 +38,7 @@ class Interrupts:
         number: the signal that came, 0 if none did.
     """
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, stop: "Callable[[], None]") -> None:
         self.number = 0
         self._stop = stop
         self._previous: dict[int, Any] = {}
@@ -48,11 +46,11 @@ class Interrupts:
         self._ended = _thread.allocate_lock()
         self._pipes: list[int] = []
 
-    def __enter__(self) -> Self:
-        signals, wake = os.pipe()
-        woken, tell = os.pipe()
+    def __enter__(self) -> "Self":
+        signals, wake = posix.pipe()
+        woken, tell = posix.pipe()
         self._pipes = [signals, wake, woken, tell]
-        os.set_blocking(wake, False)
+        posix.set_blocking(wake, False)
         try:
             self._previous_wakeup = signal.set_wakeup_fd(wake)
         except ValueError:
@@ -71,10 +69,10 @@ class Interrupts:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._previous_wakeup)
-            os.write(self._pipes[1], _STOP)
+            posix.write(self._pipes[1], _STOP)
             self._ended.acquire()
         for descriptor in self._pipes:
-            os.close(descriptor)
+            posix.close(descriptor)
 
     def check(self) -> None:
         """Raise if a signal came.
@@ -109,13 +107,13 @@ class Interrupts:
             self.check()
         return found
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: "FrameType | None") -> None:
         self.number = number
 
     def _watch(self, signals: int, tell: int) -> None:
-        while (received := os.read(signals, 1)) != _STOP:
+        while (received := posix.read(signals, 1)) != _STOP:
             if received[0] in _SIGNALS:
                 self.number = received[0]
-                os.write(tell, received)
+                posix.write(tell, received)
                 self._stop()
         self._ended.release()

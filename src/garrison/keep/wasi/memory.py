@@ -5,8 +5,6 @@ Every access goes through `view`, which checks the bounds. The engine never move
 beyond it: it may have grown.
 """
 
-from __future__ import annotations
-
 from _struct import Struct  # `struct` is no more than this, and one file more to load
 
 from garrison.keep.engine import c

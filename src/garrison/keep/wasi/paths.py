@@ -1,7 +1,5 @@
 """The `path_` functions: finding, making and removing names."""
 
-from __future__ import annotations
-
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 _STAT_SIZE = 64
 
 
-def _place(host: Host, fd: int, path: int, size: int, right: int, *, follow: bool) -> Place:
+def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: bool) -> Place:
     """Find a path below the directory `fd`, which must have the `right`."""
     if size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
@@ -30,7 +28,7 @@ def _place(host: Host, fd: int, path: int, size: int, right: int, *, follow: boo
 
 
 def path_open(
-    host: Host,
+    host: "Host",
     fd: int,
     lookup: int,
     path: int,
@@ -69,7 +67,7 @@ def path_open(
     U32.pack_into(out, 0, host.descriptors.insert(opened))
 
 
-def _found_or_made(place: Place, oflags: int, rights: int) -> Node:
+def _found_or_made(place: Place, oflags: int, rights: int) -> "Node":
     if oflags & abi.CREATE:
         if oflags & abi.DIRECTORY:
             raise Errno(errno.INVAL)
@@ -91,7 +89,7 @@ def _found_or_made(place: Place, oflags: int, rights: int) -> Node:
     return node
 
 
-def path_create_directory(host: Host, fd: int, path: int, size: int) -> None:
+def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Make a directory."""
     place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, follow=False)
     if place.node is not None:
@@ -99,7 +97,9 @@ def path_create_directory(host: Host, fd: int, path: int, size: int) -> None:
     place.parent.add(place.named(), Directory(place.parent.check_writable()))
 
 
-def path_filestat_get(host: Host, fd: int, lookup: int, path: int, size: int, result: int) -> None:
+def path_filestat_get(
+    host: "Host", fd: int, lookup: int, path: int, size: int, result: int
+) -> None:
     """Tell all about what is there."""
     out = host.memory.view(result, _STAT_SIZE)
     follow = bool(lookup & abi.FOLLOW)
@@ -108,7 +108,7 @@ def path_filestat_get(host: Host, fd: int, lookup: int, path: int, size: int, re
 
 
 def path_filestat_set_times(
-    host: Host, fd: int, lookup: int, path: int, size: int, atim: int, mtim: int, flags: int
+    host: "Host", fd: int, lookup: int, path: int, size: int, atim: int, mtim: int, flags: int
 ) -> None:
     """Set the times of what is there."""
     times = chosen_times(atim, mtim, flags)
@@ -118,7 +118,7 @@ def path_filestat_set_times(
 
 
 def path_link(
-    host: Host, fd: int, lookup: int, path: int, size: int, to_fd: int, to_path: int, to_size: int
+    host: "Host", fd: int, lookup: int, path: int, size: int, to_fd: int, to_path: int, to_size: int
 ) -> None:
     """Give a file another name."""
     if lookup & abi.FOLLOW:
@@ -138,7 +138,7 @@ def path_link(
 
 
 def path_readlink(
-    host: Host, fd: int, path: int, size: int, buffer: int, room: int, result: int
+    host: "Host", fd: int, path: int, size: int, buffer: int, room: int, result: int
 ) -> None:
     """Give a symbolic link's target, cut where the buffer ends."""
     out = host.memory.view(result, 4)
@@ -152,7 +152,7 @@ def path_readlink(
     U32.pack_into(out, 0, len(target))
 
 
-def path_remove_directory(host: Host, fd: int, path: int, size: int) -> None:
+def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
     place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
     node = place.existing()
@@ -164,7 +164,7 @@ def path_remove_directory(host: Host, fd: int, path: int, size: int) -> None:
     place.parent.remove(name)
 
 
-def path_unlink_file(host: Host, fd: int, path: int, size: int) -> None:
+def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
     place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
     node = place.existing()
@@ -174,7 +174,7 @@ def path_unlink_file(host: Host, fd: int, path: int, size: int) -> None:
 
 
 def path_rename(
-    host: Host, fd: int, path: int, size: int, to_fd: int, to_path: int, to_size: int
+    host: "Host", fd: int, path: int, size: int, to_fd: int, to_path: int, to_size: int
 ) -> None:
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
     source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
@@ -197,7 +197,9 @@ def path_rename(
     source.parent.move(name, target.parent, new_name)
 
 
-def path_symlink(host: Host, target: int, target_size: int, fd: int, path: int, size: int) -> None:
+def path_symlink(
+    host: "Host", target: int, target_size: int, fd: int, path: int, size: int
+) -> None:
     """Make a symbolic link."""
     if target_size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)

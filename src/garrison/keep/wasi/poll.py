@@ -1,7 +1,5 @@
 """`poll_oneoff`: wait for clocks and descriptors together."""
 
-from __future__ import annotations
-
 import time
 from _struct import Struct  # see `memory`
 
@@ -39,7 +37,7 @@ _POLLHUP = 16
 _POLLNVAL = 32
 
 
-def poll_oneoff(host: Host, subscriptions: int, events: int, count: int, result: int) -> None:
+def poll_oneoff(host: "Host", subscriptions: int, events: int, count: int, result: int) -> None:
     """Wait until something happens; tell all that has."""
     out = host.memory.view(result, 4)
     if not 0 < count <= _MAX_SUBSCRIPTIONS:
@@ -57,7 +55,7 @@ def poll_oneoff(host: Host, subscriptions: int, events: int, count: int, result:
 class _Poll:
     """One call: what is waited for, and what has happened already."""
 
-    def __init__(self, host: Host, subscriptions: Iterable[tuple[int, ...]]) -> None:
+    def __init__(self, host: "Host", subscriptions: "Iterable[tuple[int, ...]]") -> None:
         self._host = host
         self.happened: list[tuple[int, int, int, int, int]] = []
         self._clocks: list[tuple[int, int]] = []
@@ -113,10 +111,10 @@ class _Poll:
                 return happened
 
 
-def _is_listener(descriptor: Descriptor) -> bool:
+def _is_listener(descriptor: "Descriptor") -> bool:
     # Its own word counts, and not the kernel's.
     return bool(descriptor.possible & d.SOCK_ACCEPT)
 
 
-def _size(descriptor: Descriptor, tag: int) -> int:
+def _size(descriptor: "Descriptor", tag: int) -> int:
     return descriptor.available() if tag == _READ else 1

@@ -1,8 +1,6 @@
 """Arguments, environment, clocks, random bytes, and the end."""
 
-from __future__ import annotations
-
-import os
+import posix  # the part of `os` that is used here, and no file to load
 import time
 
 from garrison.keep.vfs import errno
@@ -19,33 +17,33 @@ if TYPE_CHECKING:
 _RANDOM_STEP = 1 << 20
 
 
-def args_sizes_get(host: Host, count: int, size: int) -> None:
+def args_sizes_get(host: "Host", count: int, size: int) -> None:
     """Tell how many arguments there are, and how long they are in all."""
     _sizes(host, host.args, count, size)
 
 
-def args_get(host: Host, pointers: int, data: int) -> None:
+def args_get(host: "Host", pointers: int, data: int) -> None:
     """Give the arguments."""
     _strings(host, host.args, pointers, data)
 
 
-def environ_sizes_get(host: Host, count: int, size: int) -> None:
+def environ_sizes_get(host: "Host", count: int, size: int) -> None:
     """Tell how many variables there are, and how long they are in all."""
     _sizes(host, host.env, count, size)
 
 
-def environ_get(host: Host, pointers: int, data: int) -> None:
+def environ_get(host: "Host", pointers: int, data: int) -> None:
     """Give the environment."""
     _strings(host, host.env, pointers, data)
 
 
-def _sizes(host: Host, strings: list[bytes], count: int, size: int) -> None:
+def _sizes(host: "Host", strings: list[bytes], count: int, size: int) -> None:
     first, second = host.memory.view(count, 4), host.memory.view(size, 4)
     U32.pack_into(first, 0, len(strings))
     U32.pack_into(second, 0, sum(map(len, strings)))
 
 
-def _strings(host: Host, strings: list[bytes], pointers: int, data: int) -> None:
+def _strings(host: "Host", strings: list[bytes], pointers: int, data: int) -> None:
     table = host.memory.view(pointers, 4 * len(strings))
     host.memory.view(data, sum(map(len, strings)))[:] = b"".join(strings)
     for index, string in enumerate(strings):
@@ -53,7 +51,7 @@ def _strings(host: Host, strings: list[bytes], pointers: int, data: int) -> None
         data += len(string)
 
 
-def clock_res_get(host: Host, clock: int, result: int) -> None:
+def clock_res_get(host: "Host", clock: int, result: int) -> None:
     """Tell how fine a clock is."""
     out = host.memory.view(result, 8)
     if clock not in abi.CLOCKS:
@@ -61,30 +59,30 @@ def clock_res_get(host: Host, clock: int, result: int) -> None:
     U64.pack_into(out, 0, max(1, round(time.clock_getres(clock) * 1e9)))
 
 
-def clock_time_get(host: Host, clock: int, _precision: int, result: int) -> None:
+def clock_time_get(host: "Host", clock: int, _precision: int, result: int) -> None:
     """Tell the time."""
     U64.pack_into(host.memory.view(result, 8), 0, now(clock))
 
 
-def random_get(host: Host, buffer: int, size: int) -> None:
+def random_get(host: "Host", buffer: int, size: int) -> None:
     """Give random bytes, from the kernel."""
     view = host.memory.view(buffer, size)
     for start in range(0, size, _RANDOM_STEP):
         part = view[start : start + _RANDOM_STEP]
-        part[:] = os.urandom(len(part))
+        part[:] = posix.urandom(len(part))
         host.interrupts.check()
 
 
-def sched_yield(_host: Host) -> None:
+def sched_yield(_host: "Host") -> None:
     """Let others run."""
-    os.sched_yield()
+    posix.sched_yield()
 
 
-def proc_exit(_host: Host, code: int) -> None:
+def proc_exit(_host: "Host", code: int) -> None:
     """End; as for a process, the exit code has eight bits."""
     raise Exit(code & 0xFF)
 
 
-def proc_raise(_host: Host, signal: int) -> None:
+def proc_raise(_host: "Host", signal: int) -> None:
     """Refuse: there are no signals inside a keep; a guest can end itself with `proc_exit`."""
     raise Errno(errno.NOTSUP if signal <= 31 else errno.INVAL)

@@ -1,7 +1,5 @@
 """The `sock_` functions. Sockets are opened by path (`vfs.network`) or are there from the start."""
 
-from __future__ import annotations
-
 from _struct import Struct  # see `memory`
 
 from garrison.keep.vfs import descriptor as d
@@ -24,7 +22,7 @@ _WAIT_ALL = 2
 _HOW = {1: 0, 2: 1, 3: 2}
 
 
-def sock_accept(host: Host, fd: int, flags: int, result: int) -> None:
+def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
     """Take the next connection."""
     out = host.memory.view(result, 4)
     listener = host.descriptors.having(fd)
@@ -44,7 +42,7 @@ def sock_accept(host: Host, fd: int, flags: int, result: int) -> None:
 
 
 def sock_recv(
-    host: Host, fd: int, vectors: int, count: int, flags: int, result: int, out_flags: int
+    host: "Host", fd: int, vectors: int, count: int, flags: int, result: int, out_flags: int
 ) -> None:
     """Receive."""
     out = host.memory.view(result, 4)
@@ -63,7 +61,7 @@ def sock_recv(
     _FLAGS.pack_into(told, 0, 0)
 
 
-def _rest(host: Host, socket: Socket, buffers: list[memoryview], total: int) -> int:
+def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -> int:
     """Read on until `buffers`, which hold `total` bytes, are full or the stream ends."""
     wanted = sum(map(len, buffers))
     while total < wanted:
@@ -81,7 +79,7 @@ def _rest(host: Host, socket: Socket, buffers: list[memoryview], total: int) -> 
     return total
 
 
-def sock_send(host: Host, fd: int, vectors: int, count: int, flags: int, result: int) -> None:
+def sock_send(host: "Host", fd: int, vectors: int, count: int, flags: int, result: int) -> None:
     """Send."""
     out = host.memory.view(result, 4)
     socket = _socket(host, fd, d.FD_WRITE)
@@ -91,7 +89,7 @@ def sock_send(host: Host, fd: int, vectors: int, count: int, flags: int, result:
     U32.pack_into(out, 0, write_all(host, socket, buffers))
 
 
-def sock_shutdown(host: Host, fd: int, how: int) -> None:
+def sock_shutdown(host: "Host", fd: int, how: int) -> None:
     """End one direction or both."""
     socket = _socket(host, fd, d.SOCK_SHUTDOWN)
     if how not in _HOW:
@@ -99,7 +97,7 @@ def sock_shutdown(host: Host, fd: int, how: int) -> None:
     socket.stream.shutdown(_HOW[how])
 
 
-def _socket(host: Host, fd: int, right: int) -> Socket:
+def _socket(host: "Host", fd: int, right: int) -> Socket:
     socket = host.descriptors.having(fd)
     if not isinstance(socket, Socket):
         raise Errno(errno.NOTSOCK)
