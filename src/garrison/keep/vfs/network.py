@@ -6,8 +6,6 @@
 - `peer/fd/<n>`: who is at the other end of the guest's descriptor `n`, as JSON.
 """
 
-from __future__ import annotations
-
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
@@ -46,12 +44,12 @@ _REFUSALS: tuple[tuple[type[GarrisonError], int], ...] = (
 class _Opened(Node):
     """A node whose opening does the work."""
 
-    def __init__(self, filetype: int, opener: Opener) -> None:
+    def __init__(self, filetype: int, opener: "Opener") -> None:
         super().__init__(None)
         self.filetype = filetype
         self._opener = opener
 
-    def open(self, *, read: bool, write: bool) -> Descriptor:  # noqa: ARG002  (both always can)
+    def open(self, *, read: bool, write: bool) -> "Descriptor":  # noqa: ARG002  (both always can)
         """Do it.
 
         Raises:
@@ -64,7 +62,7 @@ class _Opened(Node):
 class _Dynamic(Directory):
     """A directory in which every name can be looked up, and none is listed."""
 
-    def __init__(self, node: Callable[[str], Node | None]) -> None:
+    def __init__(self, node: "Callable[[str], Node | None]") -> None:
         super().__init__(None)
         self._node = node
 
@@ -78,7 +76,7 @@ class _Dynamic(Directory):
         return self._node(name)
 
 
-def network_directory(network: Network, descriptors: Mapping[int, Descriptor]) -> Directory:
+def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]") -> Directory:
     """Make `/net`.
 
     Args:
@@ -92,8 +90,8 @@ def network_directory(network: Network, descriptors: Mapping[int, Descriptor]) -
     def listen(name: str) -> Node:
         return _Opened(d.STREAM, lambda: ListeningSocket(_told(network.listen, name)))
 
-    def event(direction: Literal["con", "lis"]) -> Node:
-        def take() -> Descriptor:
+    def event(direction: 'Literal["con", "lis"]') -> Node:
+        def take() -> "Descriptor":
             found = network.next_event(direction)
             if found is None:
                 raise Errno(errno.AGAIN)
@@ -111,13 +109,13 @@ def network_directory(network: Network, descriptors: Mapping[int, Descriptor]) -
     return Directory(None, [("con", _Dynamic(connect)), ("lis", _Dynamic(listen)), ("peer", peers)])
 
 
-def _json(value: dict[str, Any]) -> File:
+def _json(value: "dict[str, Any]") -> File:
     import json  # late: few guests ask who their peer is
 
     return File(None, json.dumps(value, separators=(",", ":")).encode())
 
 
-def _told(ask: Callable[[str], T], name: str) -> T:
+def _told(ask: "Callable[[str], T]", name: str) -> "T":
     try:
         return ask(name)
     except GarrisonError as error:

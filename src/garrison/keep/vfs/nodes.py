@@ -5,8 +5,6 @@ What is read-only (the package, the directories of the keep itself) says so by h
 
 # ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
 
-from __future__ import annotations
-
 import time
 
 from garrison.keep.vfs import descriptor as d
@@ -185,7 +183,7 @@ class Directory(Node):
 
     filetype = d.FOLDER
 
-    def __init__(self, quota: Quota | None, entries: Iterable[tuple[str, Node]] = ()) -> None:
+    def __init__(self, quota: Quota | None, entries: "Iterable[tuple[str, Node]]" = ()) -> None:
         super().__init__(quota)
         self._entries: dict[str, Node] = {}
         for name, node in entries:
@@ -248,7 +246,7 @@ class Directory(Node):
         node.unused()
         self.mtim = self.ctim = node.ctim = time.time_ns()
 
-    def contains(self, other: Directory) -> bool:
+    def contains(self, other: "Directory") -> bool:
         """Whether `other` is this directory, or below it."""
         below = [self]
         # Not by recursion: a guest can nest directories deeper than our stack.
@@ -259,7 +257,7 @@ class Directory(Node):
             below += [node for _, node in directory.entries() if isinstance(node, Directory)]
         return False
 
-    def move(self, name: str, target: Directory, new_name: str) -> None:
+    def move(self, name: str, target: "Directory", new_name: str) -> None:
         """Give what has `name` a new name, here or elsewhere, in place of what had that.
 
         Raises:

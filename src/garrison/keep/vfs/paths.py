@@ -4,8 +4,6 @@ Rules: a path is relative to an open directory; `..` and symbolic links are foll
 and refused (PERM) where they would lead out; links are followed a bounded number of times.
 """
 
-from __future__ import annotations
-
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.nodes import Directory, Symlink
@@ -31,13 +29,13 @@ class Place:
 
     __slots__ = ("name", "node", "parent", "slash")
 
-    def __init__(self, parent: Directory, name: str, node: Node | None, *, slash: bool) -> None:
+    def __init__(self, parent: Directory, name: str, node: "Node | None", *, slash: bool) -> None:
         self.parent = parent
         self.name = name
         self.node = node
         self.slash = slash
 
-    def existing(self) -> Node:
+    def existing(self) -> "Node":
         """What is there.
 
         Raises:

@@ -1,7 +1,5 @@
 """The root directory: what a guest finds in a keep."""
 
-from __future__ import annotations
-
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs.nodes import Directory, File, Node, Quota
 from garrison.keep.vfs.streams import Null, Random, Zero
@@ -17,19 +15,19 @@ if TYPE_CHECKING:
 class _Device(Node):
     filetype = d.CHARACTER
 
-    def __init__(self, opener: Callable[[], Descriptor]) -> None:
+    def __init__(self, opener: "Callable[[], Descriptor]") -> None:
         super().__init__(None)
         self._opener = opener
 
-    def open(self, *, read: bool, write: bool) -> Descriptor:  # noqa: ARG002  (both always can)
+    def open(self, *, read: bool, write: bool) -> "Descriptor":  # noqa: ARG002  (both always can)
         """Open the device."""
         return self._opener()
 
 
 def root_directory(
-    files: Mapping[str, bytes],
-    network: Network | None,
-    descriptors: Mapping[int, Descriptor],
+    files: "Mapping[str, bytes]",
+    network: "Network | None",
+    descriptors: "Mapping[int, Descriptor]",
     room: int,
 ) -> Directory:
     """Make `/`.
@@ -53,7 +51,7 @@ def root_directory(
     return Directory(None, entries)
 
 
-def _package(files: Mapping[str, bytes]) -> Directory:
+def _package(files: "Mapping[str, bytes]") -> Directory:
     below: dict[str, dict[str, bytes]] = {}
     entries: list[tuple[str, Node]] = []
     for path, data in sorted(files.items()):
