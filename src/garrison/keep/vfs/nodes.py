@@ -266,10 +266,10 @@ class Directory(Node):
         self.check_writable()
         target.check_writable()
         node = self._entries[name]
-        if new_name in target._entries:
+        if new_name in target._entries:  # noqa: SLF001  (of the same class)
             target.remove(new_name)
         del self._entries[name]
-        target._entries[new_name] = node
+        target._entries[new_name] = node  # noqa: SLF001  (of the same class)
         self.mtim = target.mtim = node.ctim = time.time_ns()
 
 
