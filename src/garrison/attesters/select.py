@@ -18,17 +18,23 @@ def select(spec: Mapping[str, str]) -> Attester:
     """Make the attester that `spec` describes.
 
     Args:
-        spec: `{"kind": "nil"}`, or
+        spec: `{"kind": "nil"}`, `{"kind": "configfs-tsm"}`, or
             `{"kind": "simulated-snp-insecure", "directory": <what create_insecure made>}`.
 
     Raises:
-        Misuse: it is neither, or the simulator's directory cannot be used.
+        Misuse: it is none of these, this machine has no such TEE, or the simulator's directory
+            cannot be used.
+        Unavailable: the TEE does not answer.
     """
     match dict(spec):
         case {"kind": "nil", **rest} if not rest:
             return NilAttester()
+        case {"kind": "configfs-tsm", **rest} if not rest:
+            from garrison.attesters.configfs_tsm import ConfigfsTsm
+
+            return ConfigfsTsm.open()
         case {"kind": "simulated-snp-insecure", "directory": directory, **rest} if not rest:
-            # Only a keep that simulates pays for what the simulator needs.
+            # Only a keep that simulates pays for what the simulator needs; so with each.
             from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
 
             return SimulatedSnpInsecure.open(Path(directory))
@@ -36,5 +42,5 @@ def select(spec: Mapping[str, str]) -> Attester:
         "unknown attester",
         field="attester",
         found=" ".join(f"{key}={value}" for key, value in spec.items())[:200] or "nothing",
-        expected="kind=nil | kind=simulated-snp-insecure directory=DIR",
+        expected="kind=nil | kind=configfs-tsm | kind=simulated-snp-insecure directory=DIR",
     )

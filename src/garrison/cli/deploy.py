@@ -42,13 +42,12 @@ def command(
     ca_bundle: Path | None,
 ) -> int:
     """Run the workload SLUG (host[:port]/user/repo:tag, or its URL) in an attested keep."""
-    assert backend == "nil"  # noqa: S101  (the only choice that the option has)
     request = LaunchRequest(
         slug=str(slug_of(package)),
         steward=steward,
         steward_roots=steward_roots(steward, steward_root),
         registry_ca=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
-        attester=attester_spec(insecure_simulate),
+        attester=attester_spec(backend, insecure_simulate),
     )
     return run_process(request)
 

@@ -17,7 +17,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # The order of preference where --backend is not given. Only what is built stands here.
-BACKENDS = ("nil",)
+BACKENDS = ("nil", "cvm")
 
 
 def identity_options(function: F) -> F:
@@ -47,21 +47,29 @@ def identity_options(function: F) -> F:
             default="nil",
             show_default=True,
             envvar=["GARRISON_BACKEND", "ENARX_BACKEND"],
-            help="Where to run the keep. nil is a process, without any protection.",
+            help="Where to run the keep, a process in both cases. nil: without any protection."
+            " cvm: this machine is a confidential VM, whose kernel gives the evidence.",
         ),
     ):
         function = option(function)
     return function
 
 
-def attester_spec(insecure_simulate: str | None) -> dict[str, str]:
+def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]:
     """Which attester the options ask for.
 
     Raises:
-        Misuse: `--insecure-simulate` is not `snp=DIR`.
+        Misuse: `--insecure-simulate` is not `snp=DIR`, or is given where there is a TEE.
     """
     if insecure_simulate is None:
-        return {"kind": "nil"}
+        return {"kind": "configfs-tsm" if backend == "cvm" else "nil"}
+    if backend != "nil":
+        raise Misuse(
+            "a TEE is not simulated where there is one",
+            field="--insecure-simulate",
+            found=f"--backend {backend}",
+            expected="--backend nil",
+        )
     tee, _, directory = insecure_simulate.partition("=")
     if tee != "snp" or not directory:
         raise Misuse(

@@ -45,7 +45,6 @@ def command(
     wasmcfgfile: Path | None,
 ) -> int:
     """Run MODULE, a WebAssembly file, with ARGUMENTS."""
-    assert backend == "nil"  # noqa: S101  (the only choice that the option has)
     # Late, and after the options were read: a keep's parts take a while to import.
     from garrison.keep import life
     from garrison.keep.identity import StewardClient, load_roots
@@ -56,6 +55,8 @@ def command(
     if steward is None:
         if insecure_simulate is not None:
             raise Misuse("has no use without --steward", field="--insecure-simulate")
+        if backend != "nil":
+            raise Misuse("has no use without --steward", field="--backend", found=backend)
         pem = None if steward_root is None else read_pem(steward_root, "--steward-root")
         return life.run(files, arguments=arguments, roots=load_roots(pem) if pem else ())
 
@@ -67,6 +68,6 @@ def command(
         Package(files).digest,
         steward=StewardClient(steward, roots),
         roots_pem=roots,
-        attester=attester_spec(insecure_simulate),
+        attester=attester_spec(backend, insecure_simulate),
         arguments=arguments,
     )

@@ -138,7 +138,7 @@ def inspect_host(root: Path = Path("/")) -> list[BackendReport]:
             "nitro",
             (_device(root, "/dev/nitro_enclaves", "an EC2 instance with enclaves enabled"),),
         ),
-        BackendReport("cvm", (_confidential_guest(root),)),
+        BackendReport("cvm", (_confidential_guest(root), _configfs_tsm(root)), started=True),
     ]
 
 
@@ -151,6 +151,17 @@ def _confidential_guest(root: Path) -> HostCheck:
         passed=False,
         found="neither /dev/sev-guest nor /dev/tdx_guest",
         remedy="run Garrison inside an SEV-SNP or TDX guest",
+    )
+
+
+def _configfs_tsm(root: Path) -> HostCheck:
+    path = "/sys/kernel/config/tsm/report"
+    there = (root / path.lstrip("/")).is_dir()
+    return HostCheck(
+        "evidence from the kernel",
+        passed=there,
+        found=path if there else f"no {path}",
+        remedy=None if there else "boot a kernel of 6.7 or later, with configfs mounted",
     )
 
 

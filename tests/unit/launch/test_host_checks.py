@@ -59,6 +59,7 @@ def test_tdx_and_sgx_and_nitro_and_a_confidential_guest(tmp_path: Path) -> None:
             "dev/sgx_enclave": "",
             "dev/nitro_enclaves": "",
             "dev/tdx_guest": "",
+            "sys/kernel/config/tsm/report/.keep": "",
             "sys/module/kvm_intel/parameters/tdx": "Y",
         },
     )

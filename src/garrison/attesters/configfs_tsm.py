@@ -1,0 +1,181 @@
+"""Evidence from the guest's kernel: configfs-tsm, one interface for the TEEs of all vendors.
+
+Source: Linux, Documentation/ABI/testing/configfs-tsm-report (6.7 and later). A directory made
+under the root below is one request; `inblob` takes the report data, reading `outblob` has the
+firmware make the report, `auxblob` holds what the host adds, and `generation` counts the writes.
+
+The kernel is part of what the report measures, so it is believed; the host is not. Every request
+has a directory of its own, so that no other process can slip its own data between our write and
+our read; that `generation` says one write is checked all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
+
+from garrison.errors import Malformed, Misuse, Unavailable
+from garrison.formats.evidence import REPORT_DATA_SIZE, SNP_MEDIA_TYPE, Evidence, Tee
+from garrison.formats.snp import REPORT_SIZE
+from garrison.formats.snp_certificate_table import CertificateTable
+from garrison.formats.snp_evidence import SnpEvidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+ROOT = Path("/sys/kernel/config/tsm/report")
+
+_PROVIDERS = {"sev_guest": Tee.SNP}
+# A firmware that is asked too often, or by another guest just now, says so; then we wait.
+_BUSY = (errno.EBUSY, errno.EAGAIN, errno.EINTR)
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+def present(root: Path = ROOT) -> bool:
+    """Whether this kernel has the interface."""
+    return root.is_dir()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigfsTsm:
+    """Obtains evidence through configfs.
+
+    Attributes:
+        root: where the interface is.
+        tee: the kind of evidence that this kernel's provider gives.
+    """
+
+    root: Path
+    tee: Tee
+    curve: Literal["P-384"] = field(default="P-384", init=False)
+
+    @classmethod
+    def open(cls, root: Path = ROOT) -> ConfigfsTsm:
+        """Find out what provides evidence here.
+
+        Raises:
+            Misuse: this is no guest that could give any, or one of a kind that is not supported.
+            Unavailable: the kernel does not answer.
+        """
+        if not present(root):
+            raise Misuse(
+                "this machine gives no evidence",
+                field=str(root),
+                found="nothing",
+                expected="the interface configfs-tsm",
+                hint="run in a confidential VM with Linux 6.7 or later, and configfs mounted",
+            )
+        with _Request(root) as request:
+            provider = request.read("provider").decode("ascii", "replace").strip()
+        if provider not in _PROVIDERS:
+            raise Misuse(
+                "no attester for this TEE",
+                field="configfs-tsm: provider",
+                found=provider,
+                expected=" | ".join(_PROVIDERS),
+            )
+        return cls(root, _PROVIDERS[provider])
+
+    def attest(self, report_data: bytes) -> Evidence:
+        """See `garrison.attesters.base.Attester.attest`."""
+        if len(report_data) != REPORT_DATA_SIZE:
+            raise Misuse(
+                "wrong length",
+                field="report data",
+                found=f"{len(report_data)} bytes",
+                expected=f"{REPORT_DATA_SIZE} bytes",
+            )
+        with _Request(self.root) as request:
+            request.write("inblob", report_data)
+            report = request.read("outblob")
+            auxiliary = request.read("auxblob", optional=True)
+            generation = request.read("generation").strip()
+        if generation != b"1":
+            raise Unavailable(
+                "somebody else wrote to our request",
+                field="configfs-tsm: generation",
+                found=generation.decode("ascii", "replace"),
+                expected="1",
+            )
+        return Evidence(SNP_MEDIA_TYPE, _snp(report, auxiliary).to_bytes())
+
+
+def _snp(report: bytes, auxiliary: bytes) -> SnpEvidence:
+    if len(report) != REPORT_SIZE:
+        raise Unavailable(
+            "the firmware made no report",
+            field="configfs-tsm: outblob",
+            found=f"{len(report)} bytes",
+            expected=f"{REPORT_SIZE} bytes",
+        )
+    try:
+        certificates = CertificateTable.from_bytes(auxiliary).chain()
+    except Malformed:
+        # The host's, and no more than a help: the steward has the vendor's own.
+        certificates = ()
+    return SnpEvidence(report, certificates)
+
+
+class _Request:
+    """One request's directory, from `__enter__` to `__exit__`."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / f"garrison-{secrets.token_hex(8)}"
+
+    def __enter__(self) -> Self:
+        _patiently(self._directory.name, self._directory.mkdir)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A configfs item goes with its attributes, although it looks like a directory that is
+        # not empty.
+        _patiently(self._directory.name, self._directory.rmdir)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an attribute at once, which is one generation."""
+
+        def write() -> None:
+            descriptor = os.open(self._directory / name, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                if os.write(descriptor, data) != len(data):
+                    raise OSError(errno.EIO, "written in part")
+            finally:
+                # The kernel takes what was written when it is closed, and may refuse it then.
+                os.close(descriptor)
+
+        _patiently(name, write)
+
+    def read(self, name: str, *, optional: bool = False) -> bytes:
+        """Read an attribute; one that is `optional` is empty where it is not."""
+        path = self._directory / name
+        if optional and not path.exists():
+            return b""
+        return _patiently(name, path.read_bytes)
+
+
+def _patiently(name: str, do: Callable[[], T]) -> T:
+    """Do it, again if the firmware is busy, for some seconds in all.
+
+    Raises:
+        Unavailable: it failed otherwise, or was busy all the time.
+    """
+    waits = iter(_WAITS)
+    while True:
+        try:
+            return do()
+        except OSError as error:
+            wait = next(waits, None)
+            if error.errno not in _BUSY or wait is None:
+                raise Unavailable(
+                    "the kernel gives no evidence",
+                    field=f"configfs-tsm: {name}",
+                    found=error.strerror,
+                ) from error
+        time.sleep(wait)
