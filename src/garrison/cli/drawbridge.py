@@ -1,17 +1,22 @@
-"""`garrison drawbridge`: run the registry of workloads."""
+"""`garrison drawbridge`: run the registry of workloads, check its store, and tidy it up."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from garrison.cli import ui
+from garrison.terminal import plain
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
+
+    from garrison.drawbridge.store import Store
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 # Below the directory of a local store; beside it stand files that are no part of the store.
@@ -153,3 +158,100 @@ def serve(
         client_ca=client_ca,
         json_output=as_json,
     )
+
+
+_store_option = click.option(
+    "--store",
+    required=True,
+    metavar="DIR|URL",
+    help="Where everything is kept, as given to `serve`.",
+)
+
+
+@command.command(
+    epilog="""\b
+It changes nothing, and may run while drawbridges serve the store. It ends with 0 if all is well,
+and with 76 if something is not.
+
+\b
+Example:
+  garrison drawbridge fsck --store /var/lib/drawbridge
+"""
+)
+@_store_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report in JSON.")
+def fsck(store: str, as_json: bool) -> None:
+    """Check every byte, name and reference in the store, and name what is wrong."""
+    from garrison.drawbridge.fsck import check
+    from garrison.errors import Unverified
+
+    with ui.progress(f"checking {store}", None) as advance:
+        report = asyncio.run(check(_open_existing(store), advance))
+    if as_json:
+        ui.emit_json(asdict(report))
+    else:
+        ui.out(f"users         {report.users}")
+        ui.out(f"repositories  {report.repositories}")
+        ui.out(f"tags          {report.tags}, {len(report.incomplete)} of them incomplete")
+        ui.out(f"nodes         {report.nodes}")
+        ui.out(f"contents      {report.contents}, {report.content_bytes} bytes")
+        ui.out(f"unnamed       {report.unnamed}")
+        ui.out(f"wrong         {len(report.findings)}")
+        width = max((len(plain(finding.key)) for finding in report.findings), default=0)
+        for finding in report.findings:
+            ui.out(f"  {plain(finding.key):{width}}  {plain(finding.problem)}")
+    if report.findings:
+        raise Unverified(
+            "is damaged",
+            field=f"store {store}",
+            found=f"{len(report.findings)} findings",
+            expected="none",
+            hint="publishing the same content again mends content that is damaged or missing",
+        )
+
+
+@command.command(
+    epilog="""\b
+Content that no name stands for is put aside by one run, and erased by a later one, when the grace
+period is over: run it daily. It may run while drawbridges serve the store.
+
+\b
+Example:
+  garrison drawbridge gc --store s3://bucket/drawbridge
+"""
+)
+@_store_option
+@click.option(
+    "--grace-hours",
+    default=24,
+    show_default=True,
+    type=click.IntRange(1, 24 * 365),
+    help="How old content must be before it is put aside, and how long it stays there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was done in JSON.")
+def gc(store: str, grace_hours: int, as_json: bool) -> None:
+    """Remove content that no name stands for."""
+    from garrison.drawbridge.gc import collect
+
+    done = asyncio.run(collect(_open_existing(store), timedelta(hours=grace_hours)))
+    if as_json:
+        ui.emit_json(asdict(done))
+        return
+    ui.out(f"put aside  {done.put_aside}")
+    ui.out(f"erased     {done.erased}, {done.erased_bytes} bytes")
+    ui.out(f"put back   {done.put_back}")
+    ui.out(f"waiting    {done.waiting}")
+    ui.out(f"leftovers  {done.leftovers}")
+
+
+def _open_existing(location: str) -> Store:
+    """Open the store that `serve` uses at `location`."""
+    from garrison.drawbridge.store import Store
+    from garrison.errors import Misuse
+
+    if "://" in location:
+        return Store.open(location)
+    # An empty one would be made, and found to be in good order.
+    if not (Path(location) / OBJECTS).is_dir():
+        raise Misuse("not a drawbridge's directory", field="--store", found=location)
+    return Store.open(Path(location) / OBJECTS)

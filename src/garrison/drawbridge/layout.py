@@ -15,20 +15,34 @@ In the object store:
     tags/USER/REPO/TAG
     trees/USER/REPO/TAG[/PATH]/@    says which content is there; `@` is in no entry's name
     content/SHA-256 in hex          content, shared by all names that stand for it
+    aside/SHA-256 in hex/TIME-ID    content that nothing referred to at that time (`gc`)
+    probes/ID                       an object of a moment, to read the store's clock
 
 No key is a prefix of another key's path, so a file system can hold them as they are.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from garrison.errors import Malformed
+from garrison.formats.slug import check_repo, check_tag, check_user
+from garrison.formats.tree import parse_path
 
 if TYPE_CHECKING:
     from garrison.formats.slug import Slug
 
 # What clients put into the path; the original's clients of all versions send this one.
 CLIENT_VERSION = "0.1.0"
+
+CONTENT = "content/"
+ASIDE = "aside/"
+PROBE = "probes/"
+_CONTENT_KEY = re.compile(r"content/([0-9a-f]{64})")
+# The time is in seconds since 1970; the rest makes each run's key its own.
+_ASIDE_KEY = re.compile(r"aside/([0-9a-f]{64})/([0-9]{10,12})-[0-9a-f]{16}")
 
 Kind = Literal["user", "repository", "repository tag query", "tag", "tag tree"]
 
@@ -103,4 +117,52 @@ def node_name(slug: Slug, path: tuple[str, ...]) -> Name:
 
 def content_key(sha256: bytes) -> str:
     """The key of the content with this digest."""
-    return f"content/{sha256.hex()}"
+    return f"{CONTENT}{sha256.hex()}"
+
+
+def content_digest(key: str) -> bytes:
+    """The SHA-256 that the key of a content names.
+
+    Raises:
+        Malformed: it is no such key.
+    """
+    match = _CONTENT_KEY.fullmatch(key)
+    if match is None:
+        raise Malformed("not the key of a content", field=key)
+    return bytes.fromhex(match[1])
+
+
+def aside_prefix(key: str) -> str:
+    """Under which prefix the content with this key is put aside."""
+    return f"{ASIDE}{key.removeprefix(CONTENT)}/"
+
+
+def parse_aside(key: str) -> tuple[str, int]:
+    """The content's key, and the second at which it was put aside, from the key where it is.
+
+    Raises:
+        Malformed: it is no such key.
+    """
+    match = _ASIDE_KEY.fullmatch(key)
+    if match is None:
+        raise Malformed("not the key of a content that was put aside", field=key)
+    return f"{CONTENT}{match[1]}", int(match[2])
+
+
+def parse_key(key: str) -> Name:
+    """The name of which this is the key, so that `key()` gives it back.
+
+    Raises:
+        Malformed: it is no name's key.
+    """
+    parts = key.split("/")
+    if parts[0] == "users" and len(parts) == 2:
+        return Name("user", check_user(parts[1]))
+    if parts[0] == "repos" and len(parts) == 3:
+        return Name("repository", check_user(parts[1]), check_repo(parts[2]))
+    if parts[0] == "tags" and len(parts) == 4:
+        return Name("tag", check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3]))
+    if parts[0] == "trees" and len(parts) >= 5 and parts[-1] == "@":
+        user, repo, tag = check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3])
+        return Name("tag tree", user, repo, tag, parse_path("/".join(parts[4:-1])))
+    raise Malformed("not the key of a name", field=key)

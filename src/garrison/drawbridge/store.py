@@ -10,11 +10,18 @@ kinds of object:
   stores the same bytes, so it needs no condition, and mends an object that was damaged.
 
 An upload that fails on the way has therefore changed nothing that anybody can see.
+
+Content that nothing refers to is removed in two steps (`gc`): it is put aside first, where it is
+still found, and erased at a later time. So a name that was given in between loses nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
+import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -22,6 +29,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from garrison.drawbridge.layout import PROBE, aside_prefix
 from garrison.errors import Misuse, Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -37,6 +45,8 @@ _CHUNK = 256 * 1024
 _PART = 5 * 1024 * 1024
 # A name's object is a record, or the content of a tag; nothing is larger.
 _MAX_NAMED = 256 * 1024
+# What the library leaves in a folder when it is killed while it writes `NAME`: `NAME#1`.
+_STAGED = re.compile(r".+#\d+")
 
 
 class Exists(Rejected):
@@ -45,6 +55,25 @@ class Exists(Rejected):
 
 class StorageFailure(Unavailable):
     """The store does not answer, or does not have what was put into it."""
+
+
+class Damaged(StorageFailure):
+    """The store answers, and does not have what was put into it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object of the store, as a listing tells of it.
+
+    Attributes:
+        key: where it is.
+        size: its bytes.
+        modified: when it was last written, by the store's clock.
+    """
+
+    key: str
+    size: int
+    modified: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +88,12 @@ class Named:
         """Read the object: the media type, a line feed, the body.
 
         Raises:
-            StorageFailure: `data` was not stored by a drawbridge.
+            Damaged: `data` was not stored by a drawbridge.
         """
-        kind, _, body = data.partition(b"\n")
-        try:
-            return cls(kind.decode("ascii"), body)
-        except ValueError as error:
-            raise StorageFailure("Storage backend failure") from error
+        kind, feed, body = data.partition(b"\n")
+        if not feed or not kind.isascii():
+            raise _damaged("not a media type, a line feed and a body")
+        return cls(kind.decode("ascii"), body)
 
     def to_bytes(self) -> bytes:
         """Write the object."""
@@ -75,8 +103,9 @@ class Named:
 class Store:
     """Names and content in an object store."""
 
-    def __init__(self, backend: ObjectStore) -> None:
+    def __init__(self, backend: ObjectStore, folder: Path | None = None) -> None:
         self._backend = backend
+        self._folder = folder
 
     @classmethod
     def open(cls, location: str | Path) -> Store:
@@ -90,7 +119,7 @@ class Store:
         try:
             if isinstance(location, Path) or "://" not in location:
                 Path(location).mkdir(parents=True, exist_ok=True, mode=0o700)
-                return cls(LocalStore(location))
+                return cls(LocalStore(location), Path(location))
             return cls(from_url(location))
         except (*_FAILURES, ValueError) as error:
             raise Misuse(f"cannot be opened: {error}", field="store", found=location) from error
@@ -120,12 +149,13 @@ class Store:
         """What the name `key` stands for, or None where there is no such name.
 
         Raises:
-            StorageFailure: the store does not answer, or holds something else under this key.
+            StorageFailure: the store does not answer.
+            Damaged: it holds something else under this key.
         """
         try:
             found = await obstore.get_async(self._backend, key)
             if found.meta["size"] > _MAX_NAMED:
-                raise _failed(ValueError(f"{key}: {found.meta['size']} bytes"))
+                raise _damaged(f"{key}: {found.meta['size']} bytes")
             return Named.from_bytes(bytes(await found.bytes_async()))
         except _NOT_FOUND:
             return None
@@ -156,18 +186,129 @@ class Store:
             raise _failed(error) from error
 
     async def content(self, key: str, length: int) -> AsyncIterator[bytes]:
-        """The content under `key`, in pieces.
+        """The content under `key`, in pieces, though it was put aside.
 
         Raises:
-            StorageFailure: the store does not answer, or what it has is not `length` bytes long.
+            StorageFailure: the store does not answer.
+            Damaged: it has no such content, or what it has is not `length` bytes long.
         """
+        found = await self._get(key)
+        if found is None:
+            # Newest first: one that is erased meanwhile is the oldest.
+            for aside in sorted([item.key async for item in self.objects(aside_prefix(key))])[::-1]:
+                found = found or await self._get(aside)
+        # Between the first look and the second it may have been put back.
+        found = found or await self._get(key)
+        if found is None:
+            raise _damaged(f"{key}: missing")
+        if found.meta["size"] != length:
+            raise _damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
+        return _pieces(found)
+
+    async def _get(self, key: str) -> obstore.GetResult | None:
         try:
-            found = await obstore.get_async(self._backend, key)
+            return await obstore.get_async(self._backend, key)
+        except _NOT_FOUND:
+            return None
         except _FAILURES as error:
             raise _failed(error) from error
-        if found.meta["size"] != length:
-            raise _failed(ValueError(f"{key}: {found.meta['size']} bytes instead of {length}"))
-        return _pieces(found)
+
+    # For `fsck` and `gc`.
+
+    async def objects(self, prefix: str = "") -> AsyncIterator[Stored]:
+        """All objects under `prefix`, at any depth, in no order.
+
+        Raises:
+            StorageFailure: the store does not answer.
+        """
+        try:
+            async for page in obstore.list(self._backend, prefix or None, chunk_size=1000):
+                for item in page:
+                    yield Stored(item["path"], item["size"], item["last_modified"])
+        except _FAILURES as error:
+            raise _failed(error) from error
+
+    async def stored(self, key: str) -> Stored | None:
+        """What is under `key`, or None; raises as `objects`."""
+        try:
+            item = await obstore.head_async(self._backend, key)
+        except _NOT_FOUND:
+            return None
+        except _FAILURES as error:
+            raise _failed(error) from error
+        return Stored(item["path"], item["size"], item["last_modified"])
+
+    async def copy(self, source: str, target: str) -> bool:
+        """Copy an object, and tell whether there was one; raises as `objects`."""
+        try:
+            await obstore.copy_async(self._backend, source, target)
+        except _NOT_FOUND:
+            return False
+        except _FAILURES as error:
+            raise _failed(error) from error
+        return True
+
+    async def remove(self, key: str) -> None:
+        """Remove an object, if it is there; raises as `objects`."""
+        try:
+            await obstore.delete_async(self._backend, key)
+        except _NOT_FOUND:
+            return
+        except _FAILURES as error:
+            raise _failed(error) from error
+
+    async def now(self) -> datetime:
+        """The time by the store's own clock, with which `Stored.modified` compares.
+
+        Raises:
+            StorageFailure: the store does not answer, or cannot be written.
+        """
+        key = f"{PROBE}{secrets.token_hex(16)}"
+        try:
+            await obstore.put_async(self._backend, key, b"", use_multipart=False)
+        except _FAILURES as error:
+            raise _failed(error) from error
+        probe = await self.stored(key)
+        await self.remove(key)
+        if probe is None:
+            raise _damaged(f"{key}: missing")
+        return probe.modified
+
+    async def remove_leftovers(self, before: datetime) -> int:
+        """Remove what writers that were killed left in a folder, and return how many.
+
+        Other stores have nothing of the kind in their listings. (In S3 it is unfinished multipart
+        uploads, which a life-cycle rule of the bucket ends.)
+
+        Args:
+            before: younger ones may still be written.
+
+        Raises:
+            StorageFailure: the folder cannot be read or written.
+        """
+        if self._folder is None:
+            return 0
+        try:
+            return await asyncio.to_thread(_remove_staged, self._folder, before)
+        except OSError as error:
+            raise _failed(error) from error
+
+
+def _modified(path: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        # Its writer has finished: it is not left over.
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _remove_staged(folder: Path, before: datetime) -> int:
+    count = 0
+    for path in folder.rglob("*#*"):
+        if _STAGED.fullmatch(path.name) and _modified(path) < before:
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
 
 
 async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes]:
@@ -180,3 +321,9 @@ def _failed(error: Exception) -> StorageFailure:
     failure = StorageFailure("Storage backend failure")
     failure.add_note(str(error))
     return failure
+
+
+def _damaged(note: str) -> Damaged:
+    damaged = Damaged("Storage backend failure")
+    damaged.add_note(note)
+    return damaged
