@@ -194,7 +194,7 @@ def check(
 ) -> None:
     """Check that POLICY can be read; with EVIDENCE (a file), whether it would be admitted."""
     from garrison.cli.verify import command as verify
-    from garrison.steward.offline import Policies
+    from garrison.steward.offline import load_policies
 
     if evidence is not None:
         ctx.invoke(verify, evidence=evidence, policy=policy_file, at=at, as_json=as_json)
@@ -203,7 +203,7 @@ def check(
         from garrison.errors import Misuse
 
         raise Misuse("given without evidence", field="--at", expected="both, or neither")
-    admitted = Policies.load(policy_file).tees()
+    admitted = load_policies(policy_file).tees()
     if as_json:
         ui.emit_json({"tees": admitted})
     else:

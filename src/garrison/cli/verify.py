@@ -69,11 +69,11 @@ def command(
 ) -> None:
     """Verify EVIDENCE offline: a file, or a directory with a report and its certificates."""
     from garrison.formats.evidence import Tee
-    from garrison.steward.offline import Policies, judge, read
+    from garrison.steward.offline import judge, load_policies, read
 
     now = _time(at)
     bound = _report_data(report_data)
-    policies = None if policy is None else Policies.load(policy)
+    policies = None if policy is None else load_policies(policy)
     found = read(evidence, certificates=certificates, tee=None if tee == "auto" else Tee(tee))
     claims = found.claims()
     if not as_json:

@@ -21,11 +21,19 @@ class Tee(StrEnum):
     SGX = "sgx"
     NITRO = "nitro"
     CCA = "cca"
+    # A VM behind Azure's paravisor, on SNP or TDX, which measure the paravisor alone.
+    AZURE = "azure"
 
 
 # CBOR map: "report" (bytes, the attestation report as the firmware returned it) and
 # "certificates" (a list of DER certificates, leaf first, as far as the host had them).
 SNP_MEDIA_TYPE = "application/vnd.garrison.snp-evidence.v1+cbor"
+
+# A quote as the platform made it, with its PCK chain inside.
+SGX_MEDIA_TYPE = "application/vnd.garrison.sgx-quote.v1"
+TDX_MEDIA_TYPE = "application/vnd.garrison.tdx-quote.v1"
+# The token (a CBOR collection) as the realm manager returned it.
+CCA_MEDIA_TYPE = "application/vnd.garrison.cca-token.v1+cbor"
 
 # What a TEE's report data can hold (SNP, TDX and SGX: 64 bytes; Nitro's user data is longer).
 REPORT_DATA_SIZE = 64

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from garrison.appraisal import azure as azure_appraisal
+from garrison.appraisal import cca as cca_appraisal
 from garrison.appraisal import nitro as nitro_appraisal
+from garrison.appraisal import sgx as sgx_appraisal
+from garrison.appraisal import tdx as tdx_appraisal
 from garrison.appraisal.snp import appraise
-from garrison.errors import Malformed
+from garrison.endorsements.pcs import Ca, IntelTee
+from garrison.errors import Malformed, Rejected, Unverified
+from garrison.formats.azure import AzureEvidence, HclReport, quote_nonce
 from garrison.formats.csr import EnarxEvidence
+from garrison.formats.evidence import Tee
+from garrison.formats.sgx_evidence import quote_from_enarx
 from garrison.formats.snp_evidence import SnpEvidence
-from garrison.verification import nitro
+from garrison.verification import azure, cca, nitro
+from garrison.verification.dcap import SgxClaims, TdxClaims, verify_quote_chain
+from garrison.verification.dcap import verify as verify_quote
 from garrison.verification.snp import verify
 
 if TYPE_CHECKING:
@@ -18,7 +28,13 @@ if TYPE_CHECKING:
     from garrison.appraisal.result import AttestationResult
     from garrison.appraisal.snp import SnpPolicy
     from garrison.endorsements.source import EndorsementSource
+    from garrison.formats.dcap_collateral import DcapCollateral
     from garrison.formats.evidence import Evidence
+    from garrison.steward.issuance import Appraiser
+    from garrison.steward.policy import TeePolicies
+    from garrison.verification.roots import Roots
+    from garrison.verification.snp import SnpClaims
+    from garrison.verification.verified import Verified
 
 
 class SnpAppraiser:
@@ -64,7 +80,202 @@ class NitroAppraiser:
         self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
-        if isinstance(evidence, EnarxEvidence):
-            raise Malformed("the original has no such evidence", field="evidence", found="nitro")
-        verified = nitro.verify(evidence.payload, self._roots, now)
+        verified = nitro.verify(_payload(evidence, Tee.NITRO), self._roots, now)
         return nitro_appraisal.appraise(verified, self._policy, expected_report_data, now)
+
+
+class SgxAppraiser:
+    """SGX enclaves: collateral from where the policy says, Intel's root and those it names."""
+
+    def __init__(self, policy: sgx_appraisal.SgxPolicy, source: EndorsementSource) -> None:
+        """Take `policy`, and where its collateral comes from.
+
+        Raises:
+            Misuse: a simulated root is a vendor's.
+        """
+        self._policy = policy
+        self._roots = policy.platform.roots()
+        self._source = source
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """See `garrison.steward.issuance.Appraiser.appraise`."""
+        if isinstance(evidence, EnarxEvidence):
+            quote = quote_from_enarx(evidence.der)
+        else:
+            quote = evidence.payload
+        collateral = collateral_for(quote, IntelTee.SGX, self._source, self._roots, now)
+        verified = sgx_claims(verify_quote(quote, collateral, self._roots, now))
+        return sgx_appraisal.appraise(verified, self._policy, expected_report_data, now)
+
+
+class TdxAppraiser:
+    """TDX guests: collateral from where the policy says, Intel's root and those it names."""
+
+    def __init__(self, policy: tdx_appraisal.TdxPolicy, source: EndorsementSource) -> None:
+        """Take `policy`, and where its collateral comes from.
+
+        Raises:
+            Misuse: a simulated root is a vendor's.
+        """
+        self._policy = policy
+        self._roots = policy.platform.roots()
+        self._source = source
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """See `garrison.steward.issuance.Appraiser.appraise`."""
+        quote = _payload(evidence, Tee.TDX)
+        collateral = collateral_for(quote, IntelTee.TDX, self._source, self._roots, now)
+        verified = tdx_claims(verify_quote(quote, collateral, self._roots, now))
+        return tdx_appraisal.appraise(verified, self._policy, expected_report_data, now)
+
+
+class AzureAppraiser:
+    """VMs behind Azure's paravisor: its own policy, and that of the hardware beneath."""
+
+    def __init__(
+        self, policy: azure_appraisal.AzurePolicy, tees: TeePolicies, source: EndorsementSource
+    ) -> None:
+        """Take `policy`, those of the hardware, and where endorsements come from.
+
+        Raises:
+            Misuse: a simulated root is a vendor's.
+        """
+        self._policy = policy
+        self._snp = None if tees.snp is None else (tees.snp, tees.snp.roots())
+        self._tdx = None if tees.tdx is None else (tees.tdx, tees.tdx.platform.roots())
+        self._source = source
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """See `garrison.steward.issuance.Appraiser.appraise`."""
+        parsed = AzureEvidence.from_bytes(_payload(evidence, Tee.AZURE))
+        nonce = quote_nonce(expected_report_data)
+        if parsed.td_quote is not None:
+            if self._tdx is None:
+                raise _beneath(Tee.TDX)
+            tdx_policy, roots = self._tdx
+            collateral = collateral_for(parsed.td_quote, IntelTee.TDX, self._source, roots, now)
+
+            def on_tdx(verified: Verified[TdxClaims], report_data: bytes) -> AttestationResult:
+                return tdx_appraisal.appraise(verified, tdx_policy, report_data, now)
+
+            guest = azure.verify_tdx(parsed, collateral, roots, now)
+            return azure_appraisal.appraise(guest, self._policy, nonce, on_tdx)
+        if self._snp is None:
+            raise _beneath(Tee.SNP)
+        snp_policy, roots = self._snp
+
+        def on_snp(verified: Verified[SnpClaims], report_data: bytes) -> AttestationResult:
+            return appraise(verified, snp_policy, report_data, now)
+
+        endorsements = self._source.for_snp(azure_snp_evidence(parsed))
+        vm = azure.verify_snp(parsed, endorsements, roots, now)
+        return azure_appraisal.appraise(vm, self._policy, nonce, on_snp)
+
+
+class CcaAppraiser:
+    """Arm CCA realms, on the platforms that the policy names."""
+
+    def __init__(self, policy: cca_appraisal.CcaPolicy) -> None:
+        """Take `policy`."""
+        self._policy = policy
+
+    def appraise(
+        self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
+    ) -> AttestationResult:
+        """See `garrison.steward.issuance.Appraiser.appraise`."""
+        verified = cca.verify(_payload(evidence, Tee.CCA), self._policy.platforms)
+        return cca_appraisal.appraise(verified, self._policy, expected_report_data, now)
+
+
+def appraisers_of(tees: TeePolicies, source: EndorsementSource) -> dict[Tee, Appraiser]:
+    """An appraiser for each TEE that `tees` speaks of, with endorsements from `source`.
+
+    Raises:
+        Misuse: a simulated root is a vendor's.
+    """
+    found: dict[Tee, Appraiser] = {}
+    if tees.snp is not None:
+        found[Tee.SNP] = SnpAppraiser(tees.snp, source)
+    if tees.nitro is not None:
+        found[Tee.NITRO] = NitroAppraiser(tees.nitro)
+    if tees.sgx is not None:
+        found[Tee.SGX] = SgxAppraiser(tees.sgx, source)
+    if tees.tdx is not None:
+        found[Tee.TDX] = TdxAppraiser(tees.tdx, source)
+    if tees.azure is not None:
+        found[Tee.AZURE] = AzureAppraiser(tees.azure, tees, source)
+    if tees.cca is not None:
+        found[Tee.CCA] = CcaAppraiser(tees.cca)
+    return found
+
+
+def collateral_for(
+    quote: bytes, tee: IntelTee, source: EndorsementSource, roots: Roots, now: datetime
+) -> DcapCollateral:
+    """Intel's collateral for a quote; nothing is looked for unless its chain is good.
+
+    Raises:
+        Malformed: the quote cannot be read.
+        Unverified: its signatures or its chain are not good.
+        Unavailable: the collateral cannot be had.
+    """
+    pck = verify_quote_chain(quote, roots, now).pck
+    ca = Ca.PLATFORM if "Platform" in pck.issuer_name else Ca.PROCESSOR
+    return source.for_dcap(tee, pck.fmspc.hex(), ca)
+
+
+def sgx_claims(verified: Verified[SgxClaims] | Verified[TdxClaims]) -> Verified[SgxClaims]:
+    """The claims of an enclave.
+
+    Raises:
+        Unverified: they are a TD's.
+    """
+    if not isinstance(verified.value, SgxClaims):
+        raise _other_body("a TD", "an SGX enclave")
+    return verified
+
+
+def tdx_claims(verified: Verified[SgxClaims] | Verified[TdxClaims]) -> Verified[TdxClaims]:
+    """The claims of a TD.
+
+    Raises:
+        Unverified: they are an enclave's.
+    """
+    if not isinstance(verified.value, TdxClaims):
+        raise _other_body("an SGX enclave", "a TD")
+    return verified
+
+
+def azure_snp_evidence(evidence: AzureEvidence) -> SnpEvidence:
+    """The SNP report in Azure's evidence, and the chip's certificate if it came with it.
+
+    Raises:
+        Malformed: the blob cannot be read.
+    """
+    report = HclReport.from_bytes(evidence.report).hardware
+    return SnpEvidence(report, () if evidence.vcek is None else (evidence.vcek,))
+
+
+def _payload(evidence: Evidence | EnarxEvidence, tee: Tee) -> bytes:
+    if isinstance(evidence, EnarxEvidence):
+        raise Malformed("the original has no such evidence", field="evidence", found=tee.value)
+    return evidence.payload
+
+
+def _beneath(tee: Tee) -> Rejected:
+    return Rejected(
+        "the policy does not admit the hardware beneath",
+        field="Azure evidence",
+        found=tee.value,
+        expected=f"a section [{tee.value}] in the policy",
+    )
+
+
+def _other_body(found: str, expected: str) -> Unverified:
+    return Unverified("a quote of something else", field="quote", found=found, expected=expected)

@@ -28,10 +28,14 @@ from typing import TYPE_CHECKING, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from garrison.errors import Rejected
+from garrison.formats.azure import AZURE_MEDIA_TYPE
 from garrison.formats.csr import EnarxEvidence, Request
 from garrison.formats.evidence import (
+    CCA_MEDIA_TYPE,
     REPORT_DATA_SIZE,
+    SGX_MEDIA_TYPE,
     SNP_MEDIA_TYPE,
+    TDX_MEDIA_TYPE,
     Evidence,
     Tee,
     bound_report_data,
@@ -124,8 +128,18 @@ _CURVES: dict[Tee, type[ec.EllipticCurve]] = {
     Tee.NITRO: ec.SECP384R1,
     Tee.TDX: ec.SECP256R1,
     Tee.SGX: ec.SECP256R1,
+    # No weaker than any that may sign beneath.
+    Tee.AZURE: ec.SECP384R1,
+    Tee.CCA: ec.SECP384R1,
 }
-_MEDIA_TYPES = {SNP_MEDIA_TYPE: Tee.SNP, NITRO_MEDIA_TYPE: Tee.NITRO}
+_MEDIA_TYPES = {
+    SNP_MEDIA_TYPE: Tee.SNP,
+    NITRO_MEDIA_TYPE: Tee.NITRO,
+    SGX_MEDIA_TYPE: Tee.SGX,
+    TDX_MEDIA_TYPE: Tee.TDX,
+    AZURE_MEDIA_TYPE: Tee.AZURE,
+    CCA_MEDIA_TYPE: Tee.CCA,
+}
 
 
 def examine(data: bytes, steward: Steward, now: datetime) -> Examined:

@@ -29,7 +29,7 @@ from garrison.formats.evidence import (
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
 from garrison.formats.snp import REPORT_SIZE, Report, Tcb
 from garrison.formats.snp_evidence import SnpEvidence
-from garrison.steward.policy import Policy, read_policy_file
+from garrison.steward.policy import Policy, TeePolicies, read_policy_file
 from garrison.verification import nitro, snp
 from garrison.verification.roots import Roots
 
@@ -84,42 +84,19 @@ class Found:
         return dict(_snp_claims(Report.from_bytes(self.evidence.report)))
 
 
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """What is admitted of each TEE; None where the policy does not speak of it."""
+def load_policies(path: Path) -> TeePolicies:
+    """Read a steward's policy, or a document of the TEEs' sections alone.
 
-    snp: snp_appraisal.SnpPolicy | None = None
-    nitro: nitro_appraisal.NitroPolicy | None = None
-
-    @classmethod
-    def load(cls, path: Path) -> Policies:
-        """Read a steward's policy, or a document of the TEEs' sections alone.
-
-        Raises:
-            Misuse: the file cannot be read.
-            Malformed: it is neither.
-        """
-        table = read_policy_file(path)
-        if "trust_domain" in table:
-            policy = Policy.load(path)
-            return cls(snp=policy.snp, nitro=policy.nitro)
-        found = cls(
-            snp=snp_appraisal.SnpPolicy.from_table(table.table("snp"), path.parent)
-            if "snp" in table
-            else None,
-            nitro=nitro_appraisal.NitroPolicy.from_table(table.table("nitro"))
-            if "nitro" in table
-            else None,
-        )
-        table.done()
-        if found == cls():
-            raise Malformed("admits nothing", field=str(path), expected="[snp] or [nitro]")
-        return found
-
-    def tees(self) -> list[str]:
-        """The TEEs that the policy speaks of."""
-        spoken = {Tee.SNP: self.snp, Tee.NITRO: self.nitro}
-        return [tee.value for tee, policy in spoken.items() if policy is not None]
+    Raises:
+        Misuse: the file cannot be read.
+        Malformed: it is neither.
+    """
+    table = read_policy_file(path)
+    if "trust_domain" in table:
+        return Policy.load(path).tees
+    found = TeePolicies.from_table(table, path.parent)
+    table.done()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +143,7 @@ def read(path: Path, *, certificates: Sequence[Path] = (), tee: Tee | None = Non
 
 def judge(
     found: Found,
-    policies: Policies | None,
+    policies: TeePolicies | None,
     *,
     now: datetime,
     endorsements: Sequence[Path] = (),
@@ -199,7 +176,7 @@ def judge(
 
 
 def _judge_nitro(
-    document: bytes, policies: Policies | None, wanted: bytes | None, now: datetime
+    document: bytes, policies: TeePolicies | None, wanted: bytes | None, now: datetime
 ) -> Judgement:
     policy = None if policies is None else _spoken_of(policies.nitro, Tee.NITRO)
     verified = nitro.verify(document, Roots.load() if policy is None else policy.roots(), now)
@@ -217,7 +194,7 @@ def _judge_nitro(
 def _judge_snp(
     found: Found,
     evidence: SnpEvidence,
-    policies: Policies | None,
+    policies: TeePolicies | None,
     wanted: bytes | None,
     circumstances: tuple[datetime, Sequence[Path]],
 ) -> Judgement:

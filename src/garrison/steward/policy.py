@@ -13,26 +13,34 @@
 
     [snp]                             # see garrison.appraisal.snp
     [nitro]                           # see garrison.appraisal.nitro
+    [sgx]                             # see garrison.appraisal.sgx
+    [tdx]                             # see garrison.appraisal.tdx
+    [azure]                           # see garrison.appraisal.azure; needs [snp] or [tdx] besides
+    [cca]                             # see garrison.appraisal.cca
     [endorsements]                    # see garrison.endorsements.source
 
     [deny]                            # see garrison.steward.deny
 
-A TEE that has no section is not admitted. A key that is missing refuses, a key that is unknown is
-an error. With `freshness = "optional"` evidence without a challenge is admitted, bound to the key
+A TEE that has no section is not admitted, and an empty section is an error. A key that is missing
+refuses, a key that is unknown is an error. With `freshness = "optional"` evidence without a challenge is admitted, bound to the key
 alone: it may be as old as the platform's certificates.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.appraisal.azure import AzurePolicy
+from garrison.appraisal.cca import CcaPolicy
 from garrison.appraisal.nitro import NitroPolicy
+from garrison.appraisal.sgx import SgxPolicy
 from garrison.appraisal.snp import SnpPolicy
+from garrison.appraisal.tdx import TdxPolicy
 from garrison.endorsements.source import Settings
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
@@ -54,6 +62,68 @@ _DNS_NAME = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class TeePolicies:
+    """What is admitted of each TEE; None where the policy does not speak of it.
+
+    `azure` is held to evidence besides `snp` or `tdx`, which judge the hardware's part.
+    """
+
+    snp: SnpPolicy | None = None
+    nitro: NitroPolicy | None = None
+    sgx: SgxPolicy | None = None
+    tdx: TdxPolicy | None = None
+    azure: AzurePolicy | None = None
+    cca: CcaPolicy | None = None
+
+    @classmethod
+    def from_table(cls, table: Table, base: Path) -> TeePolicies:
+        """Take the TEEs' sections out of a document; paths are relative to `base`.
+
+        Raises:
+            Malformed: a section is not as its module says, or there is none.
+        """
+        found = cls(
+            snp=SnpPolicy.from_table(table.table("snp"), base) if "snp" in table else None,
+            nitro=NitroPolicy.from_table(table.table("nitro")) if "nitro" in table else None,
+            sgx=SgxPolicy.from_table(table.table("sgx")) if "sgx" in table else None,
+            tdx=TdxPolicy.from_table(table.table("tdx")) if "tdx" in table else None,
+            azure=AzurePolicy.from_table(table.table("azure")) if "azure" in table else None,
+            cca=CcaPolicy.from_table(table.table("cca")) if "cca" in table else None,
+        )
+        if found == cls():
+            raise Malformed(
+                "no TEE is admitted",
+                field=table.where("snp"),
+                expected="[snp], [nitro], [sgx], [tdx] or [cca]",
+            )
+        if found.azure is not None and found.snp is None and found.tdx is None:
+            raise Malformed(
+                "nothing is said of the hardware beneath",
+                field=table.where("azure"),
+                expected="[snp] or [tdx] besides",
+            )
+        return found
+
+    def tees(self) -> list[str]:
+        """The TEEs that the policy speaks of."""
+        return [item.name for item in fields(self) if getattr(self, item.name) is not None]
+
+    @property
+    def simulated_roots(self) -> tuple[str, ...]:
+        """The names of the simulated TEE vendors, and platforms, that are trusted."""
+        intel = (section.platform for section in (self.sgx, self.tdx) if section is not None)
+        named = [
+            name
+            for section in (self.snp, self.nitro, *intel)
+            if section is not None
+            for name in section.simulated_roots
+        ]
+        platforms = () if self.cca is None else self.cca.platforms
+        named += [platform.name for platform in platforms if platform.simulated]
+        return tuple(dict.fromkeys(named))
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What a steward admits, and what it certifies.
 
@@ -65,8 +135,7 @@ class Policy:
         drawbridges: the drawbridges whose names it certifies: host, and the PEM of its CA, or
             None for the web's roots.
         local_workloads: whether it certifies workloads by their digest alone.
-        snp: what it admits of SEV-SNP; None if nothing.
-        nitro: what it admits of Nitro enclaves; None if nothing.
+        tees: what it admits of each TEE.
         endorsements: where vendors' certificates come from, beside directories and evidence.
         deny: what it no longer admits, whatever the rest says.
     """
@@ -77,20 +146,14 @@ class Policy:
     dns_names: tuple[str, ...]
     drawbridges: Mapping[str, str | None]
     local_workloads: bool
-    snp: SnpPolicy | None
-    nitro: NitroPolicy | None = None
+    tees: TeePolicies
     deny: Deny = field(default_factory=Deny)
     endorsements: Settings = field(default_factory=Settings)
 
     @property
     def simulated_roots(self) -> tuple[str, ...]:
         """The names of the simulated TEE vendors that it trusts."""
-        return tuple(
-            name
-            for section in (self.snp, self.nitro)
-            if section is not None
-            for name in section.simulated_roots
-        )
+        return self.tees.simulated_roots
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -127,10 +190,6 @@ class Policy:
                 field=table.where("drawbridges"),
                 expected="a drawbridge, or local_workloads = true",
             )
-        if "snp" not in table and "nitro" not in table:
-            raise Malformed(
-                "no TEE is admitted", field=table.where("snp"), expected="[snp] or [nitro]"
-            )
         return cls(
             trust_domain=trust_domain,
             challenge_required=freshness == "required",
@@ -138,8 +197,7 @@ class Policy:
             dns_names=tuple(dns_names),
             drawbridges=drawbridges,
             local_workloads=local_workloads,
-            snp=SnpPolicy.from_table(table.table("snp"), base) if "snp" in table else None,
-            nitro=NitroPolicy.from_table(table.table("nitro")) if "nitro" in table else None,
+            tees=TeePolicies.from_table(table, base),
             deny=Deny.from_table(table.table("deny")),
             endorsements=Settings.from_table(table.table("endorsements"), base),
         )

@@ -8,8 +8,7 @@ from cryptography import x509
 
 from garrison.endorsements.source import EndorsementSource
 from garrison.errors import Malformed
-from garrison.formats.evidence import Tee
-from garrison.steward.appraisers import NitroAppraiser, SnpAppraiser
+from garrison.steward.appraisers import appraisers_of
 from garrison.steward.authority import Authority, load_certificates
 from garrison.steward.challenge import Challenges
 from garrison.steward.issuance import Steward
@@ -18,8 +17,6 @@ from garrison.steward.registry import Drawbridges
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from garrison.steward.issuance import Appraiser
 
 
 def with_policy(steward: Steward, policy_file: Path) -> tuple[Steward, Drawbridges]:
@@ -80,12 +77,9 @@ def _assemble(
             found=policy.trust_domain,
             expected=authority.trust_domain,
         )
-    appraisers: dict[Tee, Appraiser] = {}
-    if policy.snp is not None:
-        source = EndorsementSource(policy.endorsements, policy.snp.endorsements)
-        appraisers[Tee.SNP] = SnpAppraiser(policy.snp, source)
-    if policy.nitro is not None:
-        appraisers[Tee.NITRO] = NitroAppraiser(policy.nitro)
+    snp = policy.tees.snp
+    source = EndorsementSource(policy.endorsements, () if snp is None else snp.endorsements)
+    appraisers = appraisers_of(policy.tees, source)
     challenges = Challenges(authority.challenge_key)
     steward = Steward(authority, policy, challenges, appraisers, server_names)
     return steward, Drawbridges(policy.drawbridges, authority)

@@ -21,7 +21,7 @@ from garrison.formats.slug import Slug
 from garrison.steward import authority
 from garrison.steward.challenge import Challenges
 from garrison.steward.issuance import Steward
-from garrison.steward.policy import Policy
+from garrison.steward.policy import Policy, TeePolicies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,6 +128,6 @@ def steward(directory: Path) -> Steward:
         dns_names=("chat.example.test", "www.example.test"),
         drawbridges={"drawbridge.test": None},
         local_workloads=False,
-        snp=cast("Any", None),
+        tees=TeePolicies(),
     )
     return Steward(loaded, policy, Challenges(loaded.challenge_key), {Tee.SNP: FakeAppraiser()})

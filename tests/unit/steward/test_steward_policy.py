@@ -91,7 +91,7 @@ def test_local_workloads_can_stand_for_drawbridges(base: Path) -> None:
         (WHOLE.replace("ca.pem", "gone.pem"), Misuse, "gone.pem: cannot be read"),
         (WHOLE.replace("ca.pem", "policy.toml"), Malformed, "not certificates in PEM"),
         (WHOLE.replace('ca = "', 'cas = "'), Malformed, 'drawbridges."other.test:8443".cas'),
-        (WHOLE + "[tdx]\n", Malformed, "tdx: unknown key"),
+        (WHOLE + "[tdx]\n", Malformed, "tdx.mr_td: missing"),
         (HEAD + "local_workload = true\n" + WHOLE[len(HEAD) :], Malformed, "unknown key"),
         ("trust_domain = ", Malformed, "not TOML"),
         ("#" * (1 << 20) + "\n", Malformed, "too long"),
