@@ -24,6 +24,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 Examples:
   garrison verify report.bin --certificate vcek.der --endorsements amd/milan
   garrison verify evidence.cbor --endorsements amd/milan --policy policy.toml
+  garrison verify quote.bin --collateral collateral.json --at 2026-03-01T12:00:00Z
   garrison verify document.cbor --tee nitro --at 2026-03-01T12:00:00Z --json
 
 \b
@@ -35,7 +36,7 @@ the policy does not admit it.
 @click.argument("evidence", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--tee",
-    type=click.Choice(["auto", "snp", "nitro"]),
+    type=click.Choice(["auto", "snp", "nitro", "sgx", "tdx", "azure", "cca"]),
     default="auto",
     show_default=True,
     help="What the evidence must be.",
@@ -53,9 +54,17 @@ the policy does not admit it.
     multiple=True,
     help="Directory of the vendor's certificates and revocation list; may be repeated.",
 )
+@click.option(
+    "--collateral", type=_FILE, help="Intel's collateral for a quote: its usual JSON file."
+)
+@click.option(
+    "--trust-anchors",
+    type=_FILE,
+    help="Keys of CCA platforms to trust: JSON of implementation-id, instance-id, pkey (JWK).",
+)
 @click.option("--at", metavar="TIME", help="The time to verify at, RFC 3339; now if absent.")
 @click.option("--report-data", metavar="HEX", help="What it must be bound to, 128 digits.")
-@click.option("--policy", type=_FILE, help="What is admitted, TOML: [snp] and [nitro].")
+@click.option("--policy", type=_FILE, help="What is admitted, TOML: a section for each TEE.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     evidence: Path,
@@ -64,22 +73,40 @@ def command(
     endorsements: tuple[Path, ...],
     at: str | None,
     report_data: str | None,
+    collateral: Path | None,
+    trust_anchors: Path | None,
     policy: Path | None,
     as_json: bool,
 ) -> None:
-    """Verify EVIDENCE offline: a file, or a directory with a report and its certificates."""
+    """Verify EVIDENCE offline: a file, or a directory with its certificates or collateral."""
     from garrison.formats.evidence import Tee
-    from garrison.steward.offline import judge, load_policies, read
+    from garrison.steward.offline import (
+        judge,
+        load_collateral,
+        load_policies,
+        load_trust_anchors,
+        read,
+    )
 
     now = _time(at)
     bound = _report_data(report_data)
     policies = None if policy is None else load_policies(policy)
+    given = None if collateral is None else load_collateral(collateral)
+    platforms = () if trust_anchors is None else load_trust_anchors(trust_anchors)
     found = read(evidence, certificates=certificates, tee=None if tee == "auto" else Tee(tee))
     claims = found.claims()
     if not as_json:
         show_claims(found, claims)
     try:
-        judgement = judge(found, policies, now=now, endorsements=endorsements, report_data=bound)
+        judgement = judge(
+            found,
+            policies,
+            now=now,
+            endorsements=endorsements,
+            report_data=bound,
+            collateral=given,
+            platforms=platforms,
+        )
     except GarrisonError as error:
         if as_json:
             ui.emit_json(_document(found, claims, None, type(error).__name__.lower()))

@@ -1,54 +1,96 @@
 """Evidence in files, verified and appraised without a network and without issuing anything.
 
-What is read: an SNP report with its certificates, a directory that holds both, a Nitro document,
-Garrison's own evidence (CMW, CBOR), and a certificate request with evidence inside. `read` says
-what the evidence claims, before anybody has verified a word of it; `judge` verifies, and
-holds it to a policy where there is one. Without a policy nothing is admitted: genuine evidence
+What is read: an SNP report with its certificates, an SGX or TDX quote, a Nitro document, a CCA
+token, Azure's evidence or its paravisor's report, a directory that holds one of them, Garrison's
+own evidence (CMW, CBOR or JSON), and a certificate request (DER or PEM) with evidence inside.
+`read` says what the evidence claims, before anybody has verified a word of it; `judge` verifies,
+and holds it to a policy where there is one. Without a policy nothing is admitted: genuine evidence
 is called genuine, and no more.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.appraisal import nitro as nitro_appraisal
 from garrison.appraisal import snp as snp_appraisal
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Rejected, Unverified
 from garrison.formats import cmw
+from garrison.formats.azure import AZURE_MEDIA_TYPE, AzureEvidence, HclReport
+from garrison.formats.cca import CcaToken
 from garrison.formats.csr import MAX_REQUEST, EnarxEvidence, Request
+from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
+from garrison.formats.dcap_quote import Quote
 from garrison.formats.evidence import (
+    CCA_MEDIA_TYPE,
     REPORT_DATA_SIZE,
+    SGX_MEDIA_TYPE,
     SNP_MEDIA_TYPE,
+    TDX_MEDIA_TYPE,
     Evidence,
     Tee,
     bound_report_data,
 )
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
-from garrison.formats.snp import REPORT_SIZE, Report, Tcb
+from garrison.formats.sgx_evidence import quote_from_enarx
+from garrison.formats.snp import REPORT_SIZE, Report
 from garrison.formats.snp_evidence import SnpEvidence
+from garrison.steward.offline_claims import nitro_claims, snp_claims
+from garrison.steward.offline_kinds import (
+    Kind,
+    Means,
+    claims_of,
+    judge_kind,
+    read_trust_anchors,
+    tee_of,
+)
 from garrison.steward.policy import Policy, TeePolicies, read_policy_file
 from garrison.verification import nitro, snp
 from garrison.verification.roots import Roots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from garrison.appraisal.result import AttestationResult
+    from garrison.formats.dcap_collateral import DcapCollateral
+    from garrison.verification.cca import PlatformKey
 
 # The longest of what is read is a certificate request.
 _MAX_FILE = MAX_REQUEST
 _REPORT = "report.bin"
 _LEAF = "vek.der"
 _DOCUMENT = "document.cbor"
+_TD_QUOTE = "quote.bin"
+_CCA_FILE = "token.cbor"
+_AZURE = "evidence.json"
+_BLOB = "hcl_report.bin"
+_COLLATERAL = "collateral.json"
 # First bytes: a DER SEQUENCE; a CMW record, a CBOR array of two; COSE_Sign1, untagged and tagged.
 _DER = b"\x30"
 _CMW = b"\x82"
 _COSE = (b"\x84", b"\xd2\x84")
+_PEM = b"-----BEGIN"
+# Version, and 2 for ECDSA-256 with P-256, of two bytes each. An SNP report has four of version.
+_QUOTE = (b"\x03\0\x02\0", b"\x04\0\x02\0", b"\x05\0\x02\0")
+# CBOR tags 399 and 907.
+_CCA = (b"\xd9\x01\x8f", b"\xd9\x03\x8b")
+_HCL = b"HCLA"
+_READERS: dict[str, Callable[[bytes], Kind]] = {
+    SGX_MEDIA_TYPE: Quote.from_bytes,
+    TDX_MEDIA_TYPE: Quote.from_bytes,
+    AZURE_MEDIA_TYPE: AzureEvidence.from_bytes,
+    CCA_MEDIA_TYPE: CcaToken.from_bytes,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +102,21 @@ class Found:
         crls: revocation lists that came with it, DER.
         binding: the report data that it must have; None where nobody said.
         endorsements: directories that came with it.
+        collateral: Intel's collateral that came with it.
     """
 
-    evidence: SnpEvidence | NitroDocument
+    evidence: SnpEvidence | NitroDocument | Kind
     raw: bytes
     crls: tuple[bytes, ...] = ()
     binding: bytes | None = None
     endorsements: tuple[Path, ...] = ()
+    collateral: DcapCollateral | None = None
 
     @property
     def tee(self) -> Tee:
         """The kind of evidence."""
+        if isinstance(self.evidence, Kind):
+            return Tee(tee_of(self.evidence))
         return Tee.SNP if isinstance(self.evidence, SnpEvidence) else Tee.NITRO
 
     def claims(self) -> dict[str, str]:
@@ -80,8 +126,10 @@ class Found:
             Malformed: it cannot be read.
         """
         if isinstance(self.evidence, NitroDocument):
-            return dict(_nitro_claims(self.evidence))
-        return dict(_snp_claims(Report.from_bytes(self.evidence.report)))
+            return dict(nitro_claims(self.evidence))
+        if isinstance(self.evidence, Kind):
+            return dict(claims_of(self.evidence))
+        return dict(snp_claims(Report.from_bytes(self.evidence.report)))
 
 
 def load_policies(path: Path) -> TeePolicies:
@@ -148,6 +196,8 @@ def judge(
     now: datetime,
     endorsements: Sequence[Path] = (),
     report_data: bytes | None = None,
+    collateral: DcapCollateral | None = None,
+    platforms: tuple[PlatformKey, ...] = (),
 ) -> Judgement:
     """Verify `found`, and hold it to `policies`.
 
@@ -158,6 +208,8 @@ def judge(
         endorsements: directories of endorsements, beside those of evidence and policy.
         report_data: what the evidence must be bound to, 64 bytes. It goes before what a
             certificate request binds it to.
+        collateral: Intel's, for a quote; it goes before what came with the evidence.
+        platforms: keys of CCA platforms that are trusted, beside the policy's.
 
     Raises:
         Malformed: it cannot be read.
@@ -168,6 +220,21 @@ def judge(
     wanted = report_data or found.binding
     if isinstance(found.evidence, NitroDocument):
         judged = _judge_nitro(found.raw, policies, wanted, now)
+    elif isinstance(found.evidence, Kind):
+        store = SnpEndorsementStore.load(
+            (
+                *found.endorsements,
+                *endorsements,
+                *(() if policies is None or policies.snp is None else policies.snp.endorsements),
+            )
+        )
+        means = Means(now, store, collateral or found.collateral, platforms)
+        genuine = judge_kind(found.evidence, found.raw, policies, wanted, means)
+        if policies is None and not isinstance(found.evidence, AzureEvidence):
+            _check_binding(genuine.bound, wanted)
+        judged = Judgement(
+            genuine.root, genuine.simulated, genuine.crl_checked, genuine.facts, genuine.result
+        )
     else:
         judged = _judge_snp(found, found.evidence, policies, wanted, (now, endorsements))
     if judged.result is not None and wanted is None:
@@ -238,10 +305,16 @@ def of_evidence(
         Malformed: it cannot be read, or its media type is unknown.
     """
     if isinstance(evidence, EnarxEvidence):
+        if evidence.tee is Tee.SGX:
+            quote = quote_from_enarx(evidence.der)
+            return Found(Quote.from_bytes(quote), quote, binding=binding)
         if evidence.tee is not Tee.SNP:
             raise _unknown(evidence.tee.value)
         original, crls = SnpEvidence.from_enarx(evidence.der)
         return Found(original, raw, crls, binding)
+    reader = _READERS.get(evidence.media_type)
+    if reader is not None:
+        return Found(reader(evidence.payload), evidence.payload, binding=binding)
     if evidence.media_type == SNP_MEDIA_TYPE:
         return Found(SnpEvidence.from_bytes(evidence.payload), raw, binding=binding)
     if evidence.media_type == NITRO_MEDIA_TYPE:
@@ -261,7 +334,10 @@ def of_request(data: bytes) -> Found:
     if request.evidence is None:
         raise Malformed("no evidence", field="certificate request", expected="evidence of a TEE")
     if request.challenge is None:
-        binding = hashlib.sha384(request.spki).digest().ljust(REPORT_DATA_SIZE, b"\0")
+        original = request.evidence
+        sgx = isinstance(original, EnarxEvidence) and original.tee is Tee.SGX
+        digest = hashlib.sha256 if sgx else hashlib.sha384
+        binding = digest(request.spki).digest().ljust(REPORT_DATA_SIZE, b"\0")
     else:
         binding = bound_report_data(request.spki, request.challenge)
     return of_evidence(request.evidence, data, binding)
@@ -269,40 +345,106 @@ def of_request(data: bytes) -> Found:
 
 def _read(path: Path, certificates: Sequence[Path]) -> Found:
     data = _file(path)
-    if len(data) == REPORT_SIZE:
+    if len(data) == REPORT_SIZE and not data.startswith(_QUOTE):
         chain = tuple(_file(certificate) for certificate in certificates)
         return Found(SnpEvidence(data, chain), data)
+    if data.startswith(_PEM):
+        return of_request(_from_pem(data))
     if data.startswith(_DER):
         return of_request(data)
     if data.startswith(_CMW):
         return of_evidence(cmw.decode(data), data)
     if data.startswith(_COSE):
         return Found(NitroDocument.from_bytes(data), data)
+    for first, reader in (
+        (_QUOTE, Quote.from_bytes),
+        (_CCA, CcaToken.from_bytes),
+        (_HCL, HclReport.from_bytes),
+    ):
+        if data.startswith(first):
+            return Found(reader(data), data)
+    text = data.lstrip()
+    if text.startswith(b"{"):
+        return Found(AzureEvidence.from_bytes(data), data)
+    if text.startswith(b"["):
+        return of_evidence(_from_json(data), data)
     raise _unknown(f"{len(data)} bytes, from {data[:4].hex() or 'nothing'}")
 
 
+def _from_pem(data: bytes) -> bytes:
+    try:
+        return x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise Malformed("not a certificate request in PEM", field="evidence") from error
+
+
+def _from_json(data: bytes) -> Evidence:
+    """A CMW record in JSON: media type and base64url."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON", field="CMW record") from error
+    match value:
+        case [str(media_type), str(text)]:
+            try:
+                padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+                payload = base64.b64decode(padded, altchars=b"-_", validate=True)
+            except ValueError as error:
+                raise Malformed("not base64url", field="CMW record: value") from error
+            return Evidence(media_type, payload)
+    raise Malformed("wrong form", field="CMW record", expected='["media type", "base64url"]')
+
+
 def _read_directory(path: Path) -> Found:
+    bundle = path / _COLLATERAL
+    collateral = load_collateral(bundle) if bundle.exists() else None
+    for name in (_AZURE, _BLOB, _CCA_FILE, _TD_QUOTE):
+        if (path / name).exists():
+            found = _read(path / name, ())
+            amd = (path,) if (path / _LEAF).exists() else ()
+            return replace(found, endorsements=amd, collateral=collateral)
     if (path / _REPORT).exists():
         report, leaf = _file(path / _REPORT), _file(path / _LEAF)
         return Found(SnpEvidence(report, (leaf,)), report, endorsements=(path,))
     if (path / _DOCUMENT).exists():
         data = _file(path / _DOCUMENT)
         return Found(NitroDocument.from_bytes(data), data)
+    names = (_AZURE, _BLOB, _CCA_FILE, _TD_QUOTE, _DOCUMENT)
     raise Misuse(
         "no evidence in this directory",
         field=str(path),
-        expected=f"{_REPORT} with {_LEAF}, or {_DOCUMENT}",
+        expected=f"{_REPORT} with {_LEAF}, or {', '.join(names)}",
     )
 
 
-def _file(path: Path) -> bytes:
+def load_collateral(path: Path) -> DcapCollateral:
+    """Read a file of Intel's collateral.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is not collateral.
+    """
+    return read_bundle(_file(path, MAX_BUNDLE))
+
+
+def load_trust_anchors(path: Path) -> tuple[PlatformKey, ...]:
+    """Read a file of CCA platforms' keys.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it holds anything else.
+    """
+    return read_trust_anchors(_file(path))
+
+
+def _file(path: Path, limit: int = _MAX_FILE) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
-    if len(data) > _MAX_FILE:
-        raise Malformed("too long", field=str(path), expected=f"at most {_MAX_FILE} bytes")
+    if len(data) > limit:
+        raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
     return data
 
 
@@ -311,7 +453,8 @@ def _unknown(found: str) -> Malformed:
         "unknown kind of evidence",
         field="evidence",
         found=found,
-        expected="an SNP report, a Nitro document, a CMW record or a certificate request",
+        expected="an SNP report, a quote, a Nitro document, a CCA token, Azure's evidence, a CMW"
+        " record or a certificate request",
     )
 
 
@@ -329,66 +472,3 @@ def _without_binding(result: AttestationResult) -> AttestationResult:
     first, *others = result.checks
     unbound = replace(first, wanted="any: nobody said what it must be bound to")
     return replace(result, checks=(unbound, *others))
-
-
-def _snp_claims(report: Report) -> Iterator[tuple[str, str]]:
-    policy, platform = report.policy, report.platform_info
-    yield "version", str(report.version)
-    yield "guest SVN", str(report.guest_svn)
-    yield "guest policy", f"{policy.bits:#x}"
-    yield "guest policy: least ABI", f"{policy.abi[0]}.{policy.abi[1]}"
-    yield "guest policy: multithreading", _allowed(yes=policy.smt)
-    yield "guest policy: migration agent", _allowed(yes=policy.migrate_ma)
-    yield "guest policy: debugging by the host", _allowed(yes=policy.debug)
-    yield "guest policy: single socket only", "yes" if policy.single_socket else "no"
-    yield "family ID", report.family_id.hex()
-    yield "image ID", report.image_id.hex()
-    yield "VMPL", str(report.vmpl)
-    yield "platform", f"{platform.bits:#x}"
-    yield "platform: multithreading", "on" if platform.smt else "off"
-    yield "platform: TSME", "on" if platform.tsme else "off"
-    yield "platform: ECC memory", "on" if platform.ecc else "off"
-    yield "signed by", report.signing_key.name
-    yield "report data", report.report_data.hex()
-    yield "launch measurement", report.measurement.hex()
-    yield "host data", report.host_data.hex()
-    yield "identity key digest", report.id_key_digest.hex()
-    yield "author key digest", report.author_key_digest.hex() if report.author_key_en else "none"
-    yield "report ID", report.report_id.hex()
-    yield "migration agent's report ID", report.report_id_ma.hex()
-    yield "processor", "not told" if report.cpuid is None else str(report.cpuid)
-    yield "chip ID", report.chip_id.hex() if any(report.chip_id) else "masked"
-    for name, tcb in (
-        ("reported", report.reported_tcb),
-        ("current", report.current_tcb),
-        ("committed", report.committed_tcb),
-        ("launch", report.launch_tcb),
-    ):
-        product = None if report.cpuid is None else report.cpuid.product
-        # How the bytes are laid out is the product's, which older reports do not tell.
-        text = tcb.hex() if product is None else str(Tcb.from_bytes(tcb, product))
-        yield f"{name} TCB version", text
-    for name, version in (
-        ("current", report.current_version),
-        ("committed", report.committed_version),
-    ):
-        yield f"{name} firmware", f"{version.major}.{version.minor} build {version.build}"
-    yield "launch mitigations", f"{report.launch_mit_vector:#x}"
-    yield "current mitigations", f"{report.current_mit_vector:#x}"
-
-
-def _nitro_claims(document: NitroDocument) -> Iterator[tuple[str, str]]:
-    yield "module", document.module_id
-    yield "timestamp", str(document.timestamp)
-    for index, pcr in enumerate(document.pcrs):
-        yield f"PCR{index}", pcr.hex()
-    for name, value in (
-        ("public key", document.public_key),
-        ("user data", document.user_data),
-        ("nonce", document.nonce),
-    ):
-        yield name, "none" if value is None else value.hex()
-
-
-def _allowed(*, yes: bool) -> str:
-    return "allowed" if yes else "not allowed"

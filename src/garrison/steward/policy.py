@@ -22,8 +22,9 @@
     [deny]                            # see garrison.steward.deny
 
 A TEE that has no section is not admitted, and an empty section is an error. A key that is missing
-refuses, a key that is unknown is an error. With `freshness = "optional"` evidence without a challenge is admitted, bound to the key
-alone: it may be as old as the platform's certificates.
+refuses, a key that is unknown is an error. With `freshness = "optional"`
+evidence without a challenge is admitted, bound to the key alone: it may be
+as old as the platform's certificates.
 """
 
 from __future__ import annotations

@@ -1,0 +1,367 @@
+"""Quotes, Azure's evidence and CCA tokens in files: what they claim, and whether they are genuine.
+
+For `garrison.steward.offline`, as its other kinds: nothing is fetched. Intel's collateral and the
+keys of CCA platforms are what the user names; without collateral a quote is never genuine,
+however good its chain, because its platform may be revoked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, cast
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from garrison.appraisal import azure as azure_appraisal
+from garrison.appraisal import cca as cca_appraisal
+from garrison.appraisal import sgx as sgx_appraisal
+from garrison.appraisal import snp as snp_appraisal
+from garrison.appraisal import tdx as tdx_appraisal
+from garrison.errors import Malformed, Rejected, Unavailable, Unverified
+from garrison.formats.azure import AzureEvidence, HclReport, ReportType, RuntimeData, quote_nonce
+from garrison.formats.cca import CcaToken, public_key
+from garrison.formats.dcap_quote import Quote, TeeType
+from garrison.formats.evidence import REPORT_DATA_SIZE
+from garrison.formats.snp import Report
+from garrison.formats.snp_evidence import SnpEvidence
+from garrison.formats.tpm import Quote as TpmQuote
+from garrison.steward.appraisers import azure_snp_evidence, sgx_claims, tdx_claims
+from garrison.verification import azure, cca, dcap, snp
+from garrison.verification.cca import PlatformKey
+from garrison.verification.roots import Roots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from garrison.appraisal.result import AttestationResult
+    from garrison.endorsements.store import SnpEndorsementStore
+    from garrison.formats.dcap_collateral import DcapCollateral
+    from garrison.steward.policy import TeePolicies
+    from garrison.verification.snp import SnpClaims
+    from garrison.verification.verified import Verified
+
+# What kinds this module judges.
+Kind = Quote | AzureEvidence | HclReport | CcaToken
+_JWK_CURVES: dict[str, ec.EllipticCurve] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+}
+# More platforms than a person names by hand.
+_MAX_ANCHORS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What there is to verify with.
+
+    Attributes:
+        now: the time.
+        store: AMD's certificates.
+        collateral: Intel's collateral; None if there is none.
+        platforms: keys of CCA platforms that the user trusts, beside the policy's.
+    """
+
+    now: datetime
+    store: SnpEndorsementStore
+    collateral: DcapCollateral | None
+    platforms: tuple[PlatformKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """What verification showed.
+
+    Attributes:
+        root: the name of the root, or platform key, that vouches for the evidence.
+        simulated: whether that proves nothing.
+        crl_checked: whether revocation lists were checked; None where the TEE has none.
+        facts: what was verified of the platform.
+        bound: what the evidence is bound to.
+        result: every check by the policy; None without one.
+    """
+
+    root: str
+    simulated: bool
+    crl_checked: bool | None
+    facts: dict[str, str]
+    bound: bytes
+    result: AttestationResult | None
+
+
+def tee_of(kind: Kind) -> str:
+    """The TEE, as `garrison.formats.evidence.Tee` calls it."""
+    if isinstance(kind, Quote):
+        return "sgx" if kind.header.tee is TeeType.SGX else "tdx"
+    return "cca" if isinstance(kind, CcaToken) else "azure"
+
+
+def claims_of(kind: Kind) -> Iterator[tuple[str, str]]:
+    """What the evidence says of itself.
+
+    Raises:
+        Malformed: a part of it cannot be read.
+    """
+    if isinstance(kind, Quote):
+        yield "version", str(kind.header.version)
+        yield from _fields(kind.body)
+        return
+    if isinstance(kind, CcaToken):
+        for name, part in (("platform", kind.platform), ("realm", kind.realm)):
+            yield from ((f"{name}: {key}", value) for key, value in _fields(part))
+        return
+    blob = kind if isinstance(kind, HclReport) else HclReport.from_bytes(kind.report)
+    yield "hardware", blob.kind.name
+    yield from _fields(RuntimeData.from_bytes(blob.runtime))
+    if blob.kind is ReportType.SNP:
+        yield from _fields(Report.from_bytes(blob.hardware))
+    if isinstance(kind, AzureEvidence):
+        yield "quoted nonce", TpmQuote.from_bytes(kind.message).extra_data.hex()
+        for index, pcr in enumerate(kind.pcrs):
+            yield f"PCR{index}", pcr.hex()
+        if kind.td_quote is not None:
+            yield from _fields(Quote.from_bytes(kind.td_quote).body)
+
+
+def judge_kind(
+    kind: Kind, raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means
+) -> Genuine:
+    """Verify evidence of these kinds, and hold it to `tees` if given.
+
+    Args:
+        kind: the evidence.
+        raw: its bytes.
+        tees: what is admitted.
+        wanted: the report data that bind it; None where nobody said.
+        means: what to verify with.
+
+    Raises:
+        Malformed: it cannot be read.
+        Unverified: it is not genuine.
+        Rejected: the policy does not speak of this TEE.
+        Unavailable: collateral or certificates are missing.
+    """
+    if tees is not None and getattr(tees, tee_of(kind)) is None:
+        raise _unspoken(tee_of(kind))
+    if isinstance(kind, Quote):
+        return _quote(raw, tees, wanted, means)
+    if isinstance(kind, CcaToken):
+        return _cca(raw, tees, wanted, means)
+    if isinstance(kind, HclReport):
+        return _blob(kind, tees, means)
+    return _azure(kind, tees, wanted, means)
+
+
+def read_trust_anchors(data: bytes) -> tuple[PlatformKey, ...]:
+    """Read keys of CCA platforms: a JSON array of `implementation-id`, `instance-id` and `pkey`.
+
+    The identifiers are hex, the key is a JWK.
+
+    Raises:
+        Malformed: it is anything else, or a key is not a point on its curve.
+    """
+    field = "trust anchors"
+    try:
+        anchors = json.loads(data)
+        if not isinstance(anchors, list) or not 0 < len(anchors) <= _MAX_ANCHORS:
+            raise Malformed("not a list of keys", field=field)
+        return tuple(
+            PlatformKey(
+                name=f"{anchor['instance-id']} of the given trust anchors",
+                implementation_id=bytes.fromhex(anchor["implementation-id"]),
+                instance_id=bytes.fromhex(anchor["instance-id"]),
+                key=public_key(
+                    _JWK_CURVES[anchor["pkey"]["crv"]],
+                    urlsafe_b64decode(anchor["pkey"]["x"] + "=="),
+                    urlsafe_b64decode(anchor["pkey"]["y"] + "=="),
+                    field,
+                ),
+                simulated=False,
+            )
+            for anchor in anchors
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed(
+            "cannot be read", field=field, expected="implementation-id, instance-id, pkey (JWK)"
+        ) from error
+
+
+def _quote(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means) -> Genuine:
+    enclave = Quote.from_bytes(raw).header.tee is TeeType.SGX
+    section = None if tees is None else (tees.sgx if enclave else tees.tdx)
+    roots = Roots.load() if section is None else section.platform.roots()
+    collateral = _collateral(raw, roots, means)
+    verified = dcap.verify(raw, collateral, roots, means.now)
+    claims = verified.value
+    bound = claims.report.report_data
+    result = None
+    if isinstance(section, sgx_appraisal.SgxPolicy):
+        enclave_claims = sgx_claims(verified)
+        result = sgx_appraisal.appraise(enclave_claims, section, wanted or bound, means.now)
+    elif section is not None:
+        td_claims = tdx_claims(verified)
+        result = tdx_appraisal.appraise(td_claims, section, wanted or bound, means.now)
+    return _of_intel(claims.platform, bound, result)
+
+
+def _of_intel(
+    platform: dcap.DcapPlatform, bound: bytes, result: AttestationResult | None
+) -> Genuine:
+    facts = {
+        "FMSPC": platform.fmspc.hex(),
+        "PCK issuer": platform.issuer,
+        "TCB status": platform.tcb.status.value,
+        "advisories": ", ".join(platform.tcb.advisories) or "none",
+        "valid until": platform.valid_until.isoformat(),
+    }
+    anchor = platform.anchor
+    return Genuine(anchor.name, anchor.simulated, True, facts, bound, result)  # noqa: FBT003 - named in the class
+
+
+def _collateral(quote: bytes, roots: Roots, means: Means) -> DcapCollateral:
+    if means.collateral is not None:
+        return means.collateral
+    pck = dcap.verify_quote_chain(quote, roots, means.now).pck
+    raise Unavailable(
+        "the quote's signatures and chain are good, but whether its platform is to be trusted"
+        " Intel's collateral must say",
+        field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
+        hint="give it with --collateral",
+    )
+
+
+def _cca(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means) -> Genuine:
+    section = None if tees is None else tees.cca
+    keys = (*means.platforms, *(() if section is None else section.platforms))
+    if not keys:
+        raise Unavailable(
+            "no platform's key is known",
+            field="CCA platform token",
+            hint="name it with --trust-anchors, or in the policy's [[cca.platforms]]",
+        )
+    verified = cca.verify(raw, keys)
+    token, anchor = verified.value.token, verified.value.anchor
+    bound = token.realm.challenge
+    result = None
+    if section is not None:
+        result = cca_appraisal.appraise(verified, section, wanted or bound, means.now)
+    facts = {"platform lifecycle": token.platform.state.value}
+    return Genuine(anchor.name, anchor.simulated, None, facts, bound, result)
+
+
+def _azure(
+    evidence: AzureEvidence, tees: TeePolicies | None, wanted: bytes | None, means: Means
+) -> Genuine:
+    quoted = TpmQuote.from_bytes(evidence.message).extra_data
+    # As the TPM has it: whoever is asked for the binding is told this.
+    nonce = quoted if wanted is None else quote_nonce(wanted)
+    if tees is None and not compare_digest(quoted, nonce):
+        raise Unverified(
+            "the evidence is bound to another key or challenge",
+            field="TPM quote: nonce",
+            found=quoted.hex() or "none",
+            expected=nonce.hex(),
+        )
+    if evidence.td_quote is not None:
+        return _azure_tdx(evidence, evidence.td_quote, tees, nonce, means)
+    section = None if tees is None else tees.snp
+    if tees is not None and section is None:
+        raise _unspoken("azure on snp")
+    roots = Roots.load() if section is None else section.roots()
+    endorsements = means.store.for_evidence(azure_snp_evidence(evidence), ())
+    verified = azure.verify_snp(evidence, endorsements, roots, means.now)
+    hardware = verified.value.hardware.value
+    result = None
+    if tees is not None:
+        policy = cast("snp_appraisal.SnpPolicy", section)
+
+        def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
+            return snp_appraisal.appraise(found, policy, data, means.now)
+
+        own = cast("azure_appraisal.AzurePolicy", tees.azure)
+        result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
+    anchor = hardware.anchor
+    return Genuine(anchor.name, anchor.simulated, hardware.crl_checked, facts, b"", result)
+
+
+def _azure_tdx(
+    evidence: AzureEvidence, quote: bytes, tees: TeePolicies | None, nonce: bytes, means: Means
+) -> Genuine:
+    section = None if tees is None else tees.tdx
+    if tees is not None and section is None:
+        raise _unspoken("azure on tdx")
+    roots = Roots.load() if section is None else section.platform.roots()
+    collateral = _collateral(quote, roots, means)
+    verified = azure.verify_tdx(evidence, collateral, roots, means.now)
+    result = None
+    if tees is not None:
+        policy = cast("tdx_appraisal.TdxPolicy", section)
+
+        def appraise(found: Verified[dcap.TdxClaims], data: bytes) -> AttestationResult:
+            return tdx_appraisal.appraise(found, policy, data, means.now)
+
+        own = cast("azure_appraisal.AzurePolicy", tees.azure)
+        result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    return _of_intel(verified.value.hardware.value.platform, b"", result)
+
+
+def _blob(blob: HclReport, tees: TeePolicies | None, means: Means) -> Genuine:
+    """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
+    if tees is not None or blob.kind is not ReportType.SNP:
+        raise Unverified(
+            "a paravisor's report alone shows neither who sends it nor what was booted",
+            field="Azure HCL report",
+            found=f"no quote of the TPM, on {blob.kind.name}",
+            expected="the TPM's quote too, and on TDX a TD quote",
+        )
+    evidence = SnpEvidence(blob.hardware, ())
+    verified = snp.verify(
+        blob.hardware, means.store.for_evidence(evidence, ()), Roots.load(), means.now
+    )
+    claims = verified.value
+    expected = hashlib.sha256(blob.runtime).digest().ljust(REPORT_DATA_SIZE, b"\0")
+    if not compare_digest(claims.report.report_data, expected):
+        raise Unverified(
+            "the hardware vouches for other runtime data",
+            field="Azure HCL report: report data",
+            found=claims.report.report_data.hex(),
+            expected=expected.hex(),
+        )
+    facts = {"product": claims.product.value, "TPM": "not quoted: bound to nobody"}
+    anchor = claims.anchor
+    return Genuine(anchor.name, anchor.simulated, claims.crl_checked, facts, b"", None)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, str]]:
+    for item in fields(value):
+        text = _shown(getattr(value, item.name))
+        if text is not None:
+            yield item.name.replace("_", " "), text
+
+
+def _shown(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return "none" if value is None else value
+    if isinstance(value, bytes):
+        return value.hex() or "none"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, tuple):
+        return ", ".join(shown for item in value if (shown := _shown(item)) is not None) or "none"
+    if is_dataclass(value):
+        return " ".join(f"{name}={text}" for name, text in _fields(value))
+    # Keys and the like, which the claims beside them tell.
+    return None
+
+
+def _unspoken(found: str) -> Rejected:
+    return Rejected("the policy does not admit this TEE", field="evidence", found=found)

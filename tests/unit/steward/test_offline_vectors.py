@@ -1,0 +1,197 @@
+"""`garrison verify` over all recorded quotes, Azure evidence and CCA tokens."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from tests.vectors import vectors
+
+from garrison.cli.verify import command
+from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
+from garrison.formats.evidence import TDX_MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+pytestmark = pytest.mark.vectors
+
+PLATFORM = """
+tcb_statuses = [
+    "UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
+]
+advisories = "any"
+"""
+# The policy by which the vectors were judged.
+POLICY = f"""
+[snp]
+measurements = "any"
+products = "any"
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+vmpl = "any"
+abi_minimum = "any"
+smt = true
+single_socket = false
+crl = "optional"
+endorsements = []
+
+[sgx]
+measurements = "any"
+signers = "any"
+config_ids = "any"
+{PLATFORM}
+
+[tdx]
+mr_td = "any"
+mr_seam = "any"
+mr_config_id = "any"
+mr_owner = "any"
+mr_owner_config = "any"
+mr_service_td = "any"
+{PLATFORM}
+[tdx.rtmrs]
+others = "any"
+
+[azure]
+console = "any"
+[azure.pcrs]
+others = "any"
+"""
+# Its chain is good, and there is no collateral.
+CHAIN_ONLY = "google-v4-e4-chain-only"
+# A request of the original, whose collateral has no QE identity.
+ORIGINAL = "steward-enarx-csr-xeon"
+# Only who knows the nonce can tell.
+WRONG_NONCE = "trustee-milan-v1-wrong-nonce"
+# Genuine, as its description says; the policy of TDs would have more than Azure gives.
+AZURE_TDX = "trustee-tdx-v1"
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return path
+
+
+def verify(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def at(directory: Path) -> tuple[str, str]:
+    about = json.loads((directory / "vector.json").read_text())
+    return "--at", datetime.fromtimestamp(about["verify_time"] or 1_767_225_600, UTC).isoformat()
+
+
+def check(directory: Path, done: Result) -> None:
+    """Hold the verdict to what the vector's description says."""
+    name = f"{directory.parent.name}/{directory.name}"
+    about: dict[str, Any] = json.loads((directory / "vector.json").read_text())
+    if directory.name in {CHAIN_ONLY, ORIGINAL}:
+        assert isinstance(done.exception, Unavailable), name
+        assert "the quote's signatures and chain are good" in str(done.exception)
+    elif about["expect"] == "accept":
+        assert done.exception is None, (name, done.exception)
+        assert json.loads(done.stdout)["verdict"] in {"admitted", "genuine"}
+    elif about["reject_kind"] == "policy":
+        assert isinstance(done.exception, Rejected), (name, done.exception)
+        assert any(not item["passed"] for item in json.loads(done.stdout)["checks"])
+    else:
+        assert isinstance(done.exception, Malformed | Unverified | Unavailable), (
+            name,
+            done.exception,
+        )
+
+
+@pytest.mark.parametrize("kind", ["sgx", "tdx", "az-snp", "az-tdx"])
+def test_every_vector(kind: str, policy: Path) -> None:
+    directories = [path for path in sorted(vectors(kind).iterdir()) if path.is_dir()]
+    assert directories
+    for directory in directories:
+        bound = ("--report-data", "00" * 64) if directory.name == WRONG_NONCE else ()
+        done = verify(directory, *at(directory), "--policy", policy, "--json", *bound)
+        if directory.name == WRONG_NONCE:
+            assert isinstance(done.exception, Rejected)
+            failed = [
+                item["check"] for item in json.loads(done.stdout)["checks"] if not item["passed"]
+            ]
+            assert failed == ["TPM quote's nonce"]
+        elif directory.name == AZURE_TDX:
+            failed = [
+                item["check"] for item in json.loads(done.stdout)["checks"] if not item["passed"]
+            ]
+            assert failed == ["TD attributes: SEPT_VE_DISABLE", "TCB status"]
+            check(directory, verify(directory, *at(directory), "--json"))
+        else:
+            check(directory, done)
+
+
+def test_every_cca_token() -> None:
+    for directory in sorted(vectors("cca").iterdir()):
+        anchors = directory / "trust_anchors.json"
+        check(
+            directory,
+            verify(directory / "token.cbor", *at(directory), "--json", "--trust-anchors", anchors),
+        )
+        assert isinstance(verify(directory / "token.cbor").exception, Unavailable)
+
+
+def test_a_request_of_the_original_for_sgx() -> None:
+    directory = vectors("sgx") / ORIGINAL
+    done = verify(directory / "request.csr.der", *at(directory), "--tee", "sgx", "--json")
+    assert isinstance(done.exception, Unavailable)
+    facts = json.loads((directory / "vector.json").read_text())["facts"]
+    document = json.loads(done.stdout)
+    assert document["claims"]["mr enclave"] == facts["body"]["mrenclave"]
+    assert document["verdict"] == "unavailable"
+
+
+def test_all_forms_of_one_quote(tmp_path: Path) -> None:
+    directory = vectors("tdx") / "phala-v4-uptodate"
+    quote = (directory / "quote.bin").read_bytes()
+    record = tmp_path / "evidence.json"
+    record.write_text(json.dumps([TDX_MEDIA_TYPE, urlsafe_b64encode(quote).decode().rstrip("=")]))
+    given = ("--collateral", directory / "collateral.json", *at(directory), "--json")
+    documents = [
+        json.loads(verify(source, *given).stdout)
+        for source in (directory, directory / "quote.bin", record)
+    ]
+    assert documents[0]["verdict"] == "genuine"
+    assert documents[0] == documents[1] == documents[2]
+    foreign = verify(directory, *given, "--report-data", "00" * 64)
+    assert isinstance(foreign.exception, Unverified)
+    assert foreign.exception.field == "report data"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[",
+        b"[" * 100_000,
+        b'["a/b","%"]',
+        b"-----BEGIN X-----",
+        b"HCLA",
+        b"\xd9\x01\x8f",
+        b"\x04\0\x02\0",
+        b"\x05\0\x02\0" + bytes(1180),
+        b"\x30\x80",
+    ],
+    ids=lambda data: data[:4].hex() + f"-{len(data)}",
+)
+def test_no_input_gives_a_traceback(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "evidence"
+    path.write_bytes(data)
+    for option in ((), ("--collateral", path), ("--trust-anchors", path)):
+        assert isinstance(verify(path, *option).exception, GarrisonError)
