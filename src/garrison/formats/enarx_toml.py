@@ -348,8 +348,9 @@ kind = "host"
 # The network. The workload opens /net/lis/<port> to listen and /net/con/<host:port> to connect.
 # All connections are TLS 1.3, done by the keep, unless a rule says otherwise:
 #   prot   "tls" (default), "tcp" (in the clear), or "deny"
-#   peers  who may be there: "host/user/repo:1.2.3", "host/user/repo:^1.2", "sha256:<digest>",
-#          or "any" attested workload; an empty list admits nobody
+#   peers  who may be there: "host/user/repo:1.2.3", "host/user/repo:^1.2", "host/user/repo:*",
+#          "host/user/*", "sha256:<digest>", or "any" attested workload, each perhaps with
+#          "; tee=snp|tdx" and "; tcb=UpToDate"; an empty list admits nobody
 #   trust  whose certificates count: "steward", "web" (outgoing only), or PEM text
 # The most exact rule holds: host:port before host before default, a port before default.
 

@@ -3,9 +3,15 @@
 ==============================  =====================================================
 `host/user/repo:1.2.3`          that tag of that repository and no other
 `host/user/repo:^1.0`           a range of tags (`garrison.formats.semver`)
+`host/user/repo:*`              every tag of that repository, pre-releases too
+`host/user/*`                   every tag of every repository of that user
 `sha256:<digest>`               a workload of that digest, whatever its name
 `any`                           any attested workload that the steward certified
 ==============================  =====================================================
+
+Each may be followed by conditions, all of which must hold: `; tee=snp|tdx` (one of these TEEs)
+and `; tcb=UpToDate` (that TCB status or a better one, in the order of `TCB_ORDER`). A status that
+is not in the order, such as that of simulated evidence or of a TCB that nobody checked, meets none.
 
 No rule admits a peer without a certificate, nor a keep that is certified as such but for no
 workload yet. An empty list of rules admits nobody.
@@ -18,23 +24,49 @@ from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed
 from garrison.formats.digest import parse_digest
+from garrison.formats.evidence import Tee
 from garrison.formats.semver import Range, Version
-from garrison.formats.slug import Repository
+from garrison.formats.slug import Repository, check_host, check_user
 
 if TYPE_CHECKING:
     from garrison.formats.identity import WorkloadIdentity
 
 _DIGEST_PREFIX = "sha256:"
+_WILDCARD = "*"
+# From the best on: Intel's words, of which SNP and CCA use the first and `OutOfDate`. What is
+# revoked is nobody's minimum.
+TCB_ORDER = (
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+)
+_TEES = tuple(tee.value for tee in Tee if tee is not Tee.NONE)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRule:
-    """One entry of `peers`. Without a digest and a repository it stands for `any`."""
+    """One entry of `peers`. Without a digest, a repository and a user it stands for `any`.
+
+    Attributes:
+        text: the rule as it was written.
+        digest: the workload's digest, if the rule is for one.
+        repository: the repository, if the rule is for one.
+        tags: which of its tags; None for all of them.
+        user: host and name of the user whose every repository it is for.
+        tees: the TEEs that it admits; None for all.
+        statuses: the TCB statuses that it admits; None for all.
+    """
 
     text: str
     digest: bytes | None = None
     repository: Repository | None = None
     tags: Range | None = None
+    user: tuple[str, str] | None = None
+    tees: frozenset[str] | None = None
+    statuses: frozenset[str] | None = None
 
     @classmethod
     def parse(cls, text: str, *, field: str = "peers") -> PeerRule:
@@ -43,19 +75,24 @@ class PeerRule:
         Raises:
             Malformed: `text` is none of the forms above.
         """
-        if text == "any":
-            return cls(text)
-        if text.startswith(_DIGEST_PREFIX):
-            return cls(text, digest=parse_digest(text.removeprefix(_DIGEST_PREFIX), field=field))
+        who, *conditions = text.split(";")
+        tees, statuses = _conditions(conditions, field)
+        if who == "any":
+            return cls(text, tees=tees, statuses=statuses)
+        if who.startswith(_DIGEST_PREFIX):
+            digest = parse_digest(who.removeprefix(_DIGEST_PREFIX), field=field)
+            return cls(text, digest=digest, tees=tees, statuses=statuses)
         # The tag follows the last slash; a host's port stands before the first.
-        path, slash, last = text.rpartition("/")
+        path, slash, last = who.rpartition("/")
+        if slash and last == _WILDCARD:
+            return cls(text, user=_user(path, field), tees=tees, statuses=statuses)
         repo, colon, tags = last.partition(":")
         if not (slash and colon):
             raise Malformed(
                 "not a rule for peers",
                 field=field,
                 found=repr(text[:80]),
-                expected="host/user/repo:<tag or range>, sha256:<digest>, or any",
+                expected="host/user/repo:<tag, range or *>, host/user/*, sha256:<digest>, or any",
             )
         try:
             repository = Repository.parse(f"{path}/{repo}")
@@ -66,22 +103,71 @@ class PeerRule:
                 found=error.found,
                 expected=error.expected,
             ) from None
-        return cls(text, repository=repository, tags=Range.parse(tags, field=field))
+        tag_range = None if tags == _WILDCARD else Range.parse(tags, field=field)
+        return cls(text, repository=repository, tags=tag_range, tees=tees, statuses=statuses)
 
     def admits(self, identity: WorkloadIdentity | None) -> bool:
         """Whether the peer with this (verified) `identity` may be there."""
         if identity is None or identity.digest is None:
             return False
+        if self.tees is not None and identity.tee not in self.tees:
+            return False
+        if self.statuses is not None and identity.tcb_status not in self.statuses:
+            return False
         if self.digest is not None:
             return identity.digest == self.digest
-        if self.repository is None or self.tags is None:
-            return True
         slug = identity.slug
+        if self.user is not None:
+            return slug is not None and (slug.host, slug.user) == self.user
+        if self.repository is None:
+            return True
         return (
             slug is not None
             and slug.repository == self.repository
-            and self.tags.admits(Version.parse(slug.tag))
+            and (self.tags is None or self.tags.admits(Version.parse(slug.tag)))
         )
 
     def __str__(self) -> str:
         return self.text
+
+
+def _user(path: str, field: str) -> tuple[str, str]:
+    host, _, user = path.rpartition("/")
+    return check_host(host, field=f"{field}, host"), check_user(user, field=f"{field}, user")
+
+
+def _conditions(
+    texts: list[str], field: str
+) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """Read what follows a rule: the TEEs and the TCB statuses that it admits, None for all."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.strip().partition("=")
+        if name not in ("tee", "tcb") or not equals or name in values:
+            raise Malformed(
+                "not a condition, or one twice",
+                field=field,
+                found=repr(text[:80]),
+                expected="tee=<TEE>|<TEE>, tcb=<status>, each once",
+            )
+        values[name] = value
+    tees = statuses = None
+    if "tee" in values:
+        tees = frozenset(values["tee"].split("|"))
+        if not tees <= set(_TEES):
+            raise Malformed(
+                "unknown TEE",
+                field=field,
+                found=repr(values["tee"][:80]),
+                expected=", ".join(_TEES),
+            )
+    if "tcb" in values:
+        if values["tcb"] not in TCB_ORDER:
+            raise Malformed(
+                "unknown TCB status",
+                field=field,
+                found=repr(values["tcb"][:80]),
+                expected=", ".join(TCB_ORDER),
+            )
+        statuses = frozenset(TCB_ORDER[: TCB_ORDER.index(values["tcb"]) + 1])
+    return tees, statuses

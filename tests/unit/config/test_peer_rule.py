@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,12 +37,52 @@ KEEP = WorkloadIdentity(None, None, "snp", b"m" * 48)
         (f"sha256:{digest_text(DIGEST)}", [CHAT, LOCAL]),
         (f"sha256:{digest_text(bytes(32))}", []),
         ("any", [CHAT, LOCAL]),
+        ("drawbridge.test/jane/chat:*", [CHAT]),
+        ("drawbridge.test/jane/*", [CHAT]),
+        ("drawbridge.test/jan/*", []),
+        ("drawbridge.test:8443/jane/*", []),
+        ("any; tee=snp", [CHAT, LOCAL]),
+        ("any; tee=sgx|snp", [CHAT, LOCAL]),
+        ("any; tee=tdx", []),
+        (f"sha256:{digest_text(DIGEST)}; tee=tdx", []),
     ],
 )
 def test_whom_a_rule_admits(rule: str, admitted: list[WorkloadIdentity]) -> None:
     parsed = PeerRule.parse(rule)
     assert [peer for peer in (CHAT, LOCAL, KEEP, None) if parsed.admits(peer)] == admitted
     assert str(parsed) == rule
+
+
+@pytest.mark.parametrize(
+    ("minimum", "status", "admitted"),
+    [
+        ("UpToDate", "UpToDate", True),
+        ("UpToDate", "SWHardeningNeeded", False),
+        ("SWHardeningNeeded", "UpToDate", True),
+        ("ConfigurationNeeded", "SWHardeningNeeded", True),
+        ("OutOfDate", "OutOfDateConfigurationNeeded", False),
+        ("OutOfDateConfigurationNeeded", "Revoked", False),
+        ("OutOfDateConfigurationNeeded", "InsecureSimulated", False),
+        ("OutOfDateConfigurationNeeded", "Unchecked", False),
+        ("OutOfDateConfigurationNeeded", "", False),
+    ],
+)
+def test_a_minimum_tcb_status(minimum: str, status: str, admitted: bool) -> None:
+    peer = replace(CHAT, tcb_status=status)
+    for who in ("any", "drawbridge.test/jane/chat:^1", "drawbridge.test/jane/*"):
+        assert PeerRule.parse(f"{who}; tcb={minimum}").admits(peer) == admitted
+        assert PeerRule.parse(f"{who}; tcb={minimum}; tee=snp").admits(peer) == admitted
+        assert not PeerRule.parse(f"{who}; tcb={minimum}; tee=sgx").admits(peer)
+
+
+def test_every_tag_means_pre_releases_too_and_a_wildcard_names_no_local_workload() -> None:
+    rule = PeerRule.parse("drawbridge.test/jane/chat:*")
+    assert rule.admits(named("drawbridge.test/jane/chat:2.0.0-rc.1"))
+    assert not rule.admits(named("drawbridge.test/jane/chatty:2.0.0"))
+    user = PeerRule.parse("drawbridge.test/jane/*")
+    assert user.admits(named("drawbridge.test/jane/chatty:2.0.0-rc.1"))
+    assert not user.admits(named("drawbridge.test/janet/chat:1.2.3"))
+    assert not user.admits(named("drawbridge.test.evil.example/jane/chat:1.2.3"))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +123,24 @@ def test_a_look_alike_is_not_admitted(other: str) -> None:
         f"sha256:{digest_text(DIGEST)}=",
         f"SHA256:{digest_text(DIGEST)}",
         "https://d.test/j/c:1.0.0",
+        "drawbridge.test/*",
+        "drawbridge.test/*/*",
+        "drawbridge.test/*/chat:1.0.0",
+        "*/jane/chat:1.0.0",
+        "drawbridge.test/jane/chat*:1.0.0",
+        "drawbridge.test/jane/chat:1.*",
+        "drawbridge.test/jane/*:1.0.0",
+        "any;",
+        "any; tee=",
+        "any; tee=none",
+        "any; tee=snp|",
+        "any; tee=SNP",
+        "any; tee=snp; tee=tdx",
+        "any; tcb=Revoked",
+        "any; tcb=Unchecked",
+        "any; tcb=InsecureSimulated",
+        "any; measurement=00",
+        "; tee=snp",
     ],
 )
 def test_anything_else_is_malformed(text: str) -> None:

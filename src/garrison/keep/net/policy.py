@@ -123,7 +123,7 @@ class Policy:
             raise self._refusal(f"{workload}, certified for no workload")
         peers = self.rule.peers
         if peers is not None and not any(peer.admits(workload) for peer in peers):
-            raise self._refusal("a certificate without identity" if workload is None else workload)
+            raise self._refusal(_presented(workload))
         return ANONYMOUS if workload is None else describe(workload)
 
     def _refusal(self, presented: object) -> Rejected:
@@ -164,6 +164,13 @@ def describe(workload: WorkloadIdentity) -> dict[str, Any]:
     if workload.digest is not None:
         peer["digest"] = digest_text(workload.digest)
     return {**peer, "tee": workload.tee, "measurement": workload.measurement.hex()}
+
+
+def _presented(workload: WorkloadIdentity | None) -> str:
+    """Name a peer with everything that a rule can ask for."""
+    if workload is None:
+        return "a certificate without identity"
+    return f"{workload} (tee {workload.tee}, TCB {workload.tcb_status or 'not told'})"
 
 
 def _name(direction: str, key: str | None) -> str:
