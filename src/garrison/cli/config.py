@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from garrison.cli import ui
-from garrison.errors import Misuse
+from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats.enarx_toml import MAX_SIZE, STREAMS, TEMPLATE, Config, Rule
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from garrison.keep.net.policy import Policy
 
 NAME = "Enarx.toml"
@@ -27,6 +29,7 @@ _CHECK_EPILOG = """\b
 Examples:
   garrison config check Enarx.toml
   garrison config check --json Enarx.toml
+  garrison config check --peer peer.pem Enarx.toml
 """
 
 
@@ -59,12 +62,20 @@ def init() -> None:
 
 @command.command(epilog=_CHECK_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
+@click.option(
+    "--peer",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="PEM file with a keep's certificate: say which rules admit it, taking its chain for"
+    " verified.",
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def check(file: Path, as_json: bool) -> None:
+def check(file: Path, as_json: bool, peer: Path | None) -> None:
     """Read FILE, an Enarx.toml, and explain what it gives and admits."""
     with file.open("rb") as stream:
         config = Config.from_bytes(stream.read(MAX_SIZE + 1), source=str(file))
     explained = explain(config)
+    if peer is not None:
+        explained["peer"] = judge(config, _certificate(peer))
     if as_json:
         ui.emit_json(explained)
     else:
@@ -108,6 +119,70 @@ def explain(config: Config) -> dict[str, Any]:
     return explained
 
 
+def judge(config: Config, certificate: Certificate) -> list[dict[str, Any]]:
+    """Say for each endpoint of `config` whether it admits the peer that shows `certificate`.
+
+    Nothing is verified: chain, validity and host name are what a handshake checks first.
+    """
+    # Late: it brings the certificate library along.
+    from garrison.keep.net.policy import Policy
+
+    incoming = {"default": Rule(), **config.incoming}
+    outgoing = {"default": Rule(), **config.outgoing}
+    policies = [Policy(f"incoming {key}", rule, incoming=True) for key, rule in incoming.items()]
+    policies += [Policy(f"outgoing {key}", rule, incoming=False) for key, rule in outgoing.items()]
+    policies += [
+        Policy(f"fd {index} {file.name}", file.rule, incoming=file.kind == "listen")
+        for index, file in enumerate(config.files or ())
+        if file.endpoint is not None
+    ]
+    return [_verdict(policy, certificate) for policy in policies]
+
+
+def _verdict(policy: Policy, certificate: Certificate) -> dict[str, Any]:
+    verdict: dict[str, Any] = {"endpoint": policy.name, "admitted": policy.rule.prot != "deny"}
+    if policy.rule.prot != "tls":
+        denied = policy.rule.prot == "deny"
+        return {**verdict, "why": "denied" if denied else "plain TCP asks for no certificate"}
+    try:
+        peer = policy.admit(certificate)
+    except GarrisonError as error:
+        found = f"presented {error.found}; " if error.found else ""
+        why = f"{error.message}: {found}wanted {policy.wanted}"
+        return {**verdict, "admitted": False, "why": why}
+    return {**verdict, "why": _reason(policy, certificate), "as": peer}
+
+
+def _reason(policy: Policy, certificate: Certificate) -> str:
+    """Why `policy` has admitted the peer: the entry of `peers` that did, or what it asks."""
+    from garrison.formats.identity import CertifiedIdentity
+
+    if policy.rule.peers is None:
+        host = " for the host that was asked for" if policy.checks_host else ""
+        return f"if it is under {_roots(policy.trust)}{host}"
+    certified = CertifiedIdentity.from_certificate(certificate)
+    workload = None if certified is None else certified.workload
+    entry = next(entry for entry in policy.rule.peers if entry.admits(workload))
+    return f"by {entry}, if it is under {_roots(policy.trust)}"
+
+
+def _roots(trust: str) -> str:
+    return {"steward": "the steward's roots", "web": "the web's roots"}.get(
+        trust, "the roots given as PEM"
+    )
+
+
+def _certificate(path: Path) -> Certificate:
+    """The first certificate in the file, which in a chain is the leaf."""
+    from cryptography import x509
+
+    try:
+        with path.open("rb") as stream:
+            return x509.load_pem_x509_certificates(stream.read(MAX_SIZE))[0]
+    except ValueError as error:
+        raise Malformed("not certificates in PEM", field="--peer", found=path) from error
+
+
 def _rule(policy: Policy) -> dict[str, Any]:
     if policy.rule.prot != "tls":
         return {"prot": policy.rule.prot}
@@ -135,6 +210,12 @@ def _text(explained: dict[str, Any]) -> str:
     for direction, kind in (("incoming", "listen"), ("outgoing", "connect")):
         lines.append(f"{direction}:")
         lines += [f"  {key}: {_words(rule, kind)}" for key, rule in explained[direction].items()]
+    if "peer" in explained:
+        lines.append("the peer, once its chain is verified:")
+        lines += [
+            f"  {item['endpoint']}: {'admitted' if item['admitted'] else 'refused'}, {item['why']}"
+            for item in explained["peer"]
+        ]
     return "\n".join(lines)
 
 
@@ -144,9 +225,7 @@ def _words(rule: dict[str, Any], kind: str) -> str:
         return "denied"
     if rule["prot"] == "tcp":
         return "plain TCP, in the clear; every peer is anonymous"
-    roots = {"steward": "the steward's roots", "web": "the web's roots"}.get(
-        rule["trust"], "the roots given as PEM"
-    )
+    roots = _roots(rule["trust"])
     if rule["peers"] is not None:
         peers = " or ".join(rule["peers"]) or "nobody"
         return f"TLS; admits {peers}, certified under {roots}"

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from garrison.cli.config import command
 from garrison.errors import Malformed, Misuse
 from garrison.formats.enarx_toml import TEMPLATE
-from garrison.testing.tls import Authority
+from garrison.testing.tls import Authority, keep, workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +102,51 @@ def test_check_names_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(Malformed) as caught:
         invoke("check", str(path))
     assert str(caught.value).startswith(f"{path}:2: nope: unknown key")
+
+
+def test_check_judges_a_peer(tmp_path: Path) -> None:
+    path, peer = tmp_path / "x.toml", tmp_path / "peer.pem"
+    path.write_text(
+        "[network.incoming.1]\npeers = ['drawbridge.test/bob/*', 'any; tee=snp']\n"
+        "[network.incoming.2]\npeers = ['any; tee=tdx']\n"
+        "[network.incoming.3]\nprot = 'tcp'\n"
+        "[network.outgoing.default]\nprot = 'deny'\n"
+    )
+    peer.write_bytes(Authority().issue(workload()).chain_pem())
+    lines = invoke("check", "--peer", str(peer), str(path)).output.splitlines()
+    for line in (
+        "  incoming default: admitted, if it is under the steward's roots",
+        "  incoming 1: admitted, by any; tee=snp, if it is under the steward's roots",
+        "  incoming 3: admitted, plain TCP asks for no certificate",
+        "  outgoing default: refused, denied",
+    ):
+        assert line in lines
+    (refused,) = [line for line in lines if line.startswith("  incoming 2: refused")]
+    assert "presented drawbridge.test/jane/chat:1.2.3@" in refused
+    assert refused.endswith("(tee snp, TCB UpToDate); wanted any; tee=tdx")
+    done = CliRunner().invoke(command, ["check", "--json", "--peer", str(peer), str(path)])
+    admitted = {item["endpoint"]: item["admitted"] for item in json.loads(done.stdout)["peer"]}
+    assert admitted == {
+        "incoming default": True,
+        "incoming 1": True,
+        "incoming 2": False,
+        "incoming 3": True,
+        "outgoing default": False,
+    }
+
+
+def test_check_judges_descriptors_and_a_keep_without_a_workload(tmp_path: Path) -> None:
+    path, peer = tmp_path / "x.toml", tmp_path / "peer.pem"
+    path.write_text("[[files]]\nkind = 'listen'\nname = 'L'\npeers = ['any']\n")
+    peer.write_bytes(Authority().issue(keep()).chain_pem())
+    output = invoke("check", "--peer", str(peer), str(path)).output
+    assert "  fd 0 L: refused, the peer is not admitted: presented keep on snp" in output
+
+
+def test_a_peer_must_be_a_certificate(tmp_path: Path) -> None:
+    path, peer = tmp_path / "x.toml", tmp_path / "peer.pem"
+    path.write_text("")
+    peer.write_text("none")
+    with pytest.raises(Malformed) as caught:
+        invoke("check", "--peer", str(peer), str(path))
+    assert (caught.value.field, caught.value.message) == ("--peer", "not certificates in PEM")
