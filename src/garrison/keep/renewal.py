@@ -46,6 +46,16 @@ def renewal_delay(not_before: datetime, not_after: datetime, now: datetime, jitt
     return max(0.0, life * (2 / 3 - jitter / 10) - (now - not_before).total_seconds())
 
 
+def retry_delay(longest: float, jitter: float) -> float:
+    """Seconds until the next attempt after a failed one.
+
+    Args:
+        longest: the back-off that was reached.
+        jitter: from 0 to 1; spreads, over half of it, the keeps that lost one steward together.
+    """
+    return longest * (1 - jitter / 2)
+
+
 @contextmanager
 def renewed(
     network: Network,
@@ -85,8 +95,9 @@ def _renew_for_ever(
         try:
             certified = credentials.certify(workload)
         except GarrisonError as error:
-            log.warning("renewal failed, trying again in %.0f s: %s", retry, error)
-            delay, retry = retry, min(2 * retry, LAST_RETRY)
+            delay = retry_delay(retry, random.random())  # noqa: S311  (as below)
+            retry = min(2 * retry, LAST_RETRY)
+            log.warning("renewal failed, trying again in %.0f s: %s", delay, error)
             continue
         network.replace_identity(Identity(certified.chain, certified.key))
         retry = FIRST_RETRY

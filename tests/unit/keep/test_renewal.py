@@ -82,3 +82,10 @@ def test_without_an_identity_there_is_nothing_to_renew() -> None:
     before = threading.active_count()
     with renewal.renewed(Watched(), None, None, None):
         assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 300.0), (0.5, 225.0), (1.0, 150.0)])
+def test_keeps_that_lost_their_steward_together_do_not_come_back_together(
+    jitter: float, seconds: float
+) -> None:
+    assert renewal.retry_delay(renewal.LAST_RETRY, jitter) == seconds
