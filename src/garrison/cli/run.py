@@ -6,11 +6,16 @@ The form without options does not come here: see `garrison.__main__`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
+from garrison.cli.ui import warn
 from garrison.errors import Misuse
+
+if TYPE_CHECKING:
+    from garrison.keep.vfs.descriptor import Descriptor
 
 _EPILOG = """\b
 The workload sees none of the host's files and none of its environment. Without --steward it has
@@ -33,6 +38,15 @@ Examples:
     envvar=["GARRISON_WASMCFGFILE", "ENARX_WASMCFGFILE"],
     help="The workload's configuration, an Enarx.toml.",
 )
+@click.option(
+    "--dir",
+    "directories",
+    metavar="HOST[::GUEST][:ro]",
+    multiple=True,
+    help="Development only: give the workload the host's directory HOST under the path GUEST"
+    " (the same by default; / takes the place of the virtual root), with :ro to read only."
+    " Whoever owns the host reads and changes what is there. Can be given often.",
+)
 @click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1)
 def command(
@@ -43,6 +57,7 @@ def command(
     steward_root: Path | None,
     insecure_simulate: str | None,
     wasmcfgfile: Path | None,
+    directories: tuple[str, ...],
 ) -> int:
     """Run MODULE, a WebAssembly file, with ARGUMENTS."""
     # Late, and after the options were read: a keep's parts take a while to import.
@@ -58,7 +73,18 @@ def command(
         if backend != "nil":
             raise Misuse("has no use without --steward", field="--backend", found=backend)
         pem = None if steward_root is None else read_pem(steward_root, "--steward-root")
-        return life.run(files, arguments=arguments, roots=load_roots(pem) if pem else ())
+        return life.run(
+            files,
+            arguments=arguments,
+            roots=load_roots(pem) if pem else (),
+            directories=_opened(directories),
+        )
+    if directories:
+        raise Misuse(
+            "a keep with an identity has nothing of the host's",
+            field="--dir",
+            hint="leave --steward out, or put the files into the package",
+        )
 
     from garrison.formats.tree import Package
 
@@ -71,3 +97,30 @@ def command(
         attester=attester_spec(backend, insecure_simulate),
         arguments=arguments,
     )
+
+
+def _opened(options: tuple[str, ...]) -> dict[str, Descriptor]:
+    """The host's directories that `--dir` names, by the guest's path.
+
+    Raises:
+        Misuse: one names none, or two are to be at one place.
+    """
+    from garrison.keep.vfs.host_directory_insecure import host_directory
+
+    opened: dict[str, Descriptor] = {}
+    for option in options:
+        given = option.removesuffix(":ro")
+        host, separator, guest = given.partition("::")
+        guest = guest if separator else host
+        if not host or not guest:
+            raise Misuse(
+                "names no directory",
+                field="--dir",
+                found=repr(option),
+                expected="HOST[::GUEST][:ro]",
+            )
+        if guest in opened:
+            raise Misuse("two are to be at one place", field="--dir", found=repr(guest))
+        opened[guest] = host_directory(host, read_only=given != option)
+        warn(f"insecure: the workload uses {host} of this host, whose owner reads and changes it")
+    return opened

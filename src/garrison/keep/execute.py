@@ -49,6 +49,7 @@ def execute(
     files: "Mapping[str, bytes]",
     network: "Network | None",
     limits: Limits | None = None,
+    directories: Mapping[str, Descriptor] | None = None,
     cached: bool = False,
 ) -> int:
     """Run a module until it ends.
@@ -63,6 +64,8 @@ def execute(
         files: the package's files, by path.
         network: what it can reach; without it there is no `/net`.
         limits: how much it may take.
+        directories: more of them, each under the name that the guest finds it by; `/` takes the
+            place of the root directory.
         cached: use this user's cache of compiled modules. Only for development: in a TEE what
             is stored outside is the host's, and compiled code is run as it is.
 
@@ -88,7 +91,11 @@ def execute(
 
         return root_directory(files, network, table, limits.files).open(read=True, write=False)
 
-    table.insert(Late("/", root))
+    if not directories or "/" not in directories:
+        table.insert(Late("/", root))
+    for name, directory in (directories or {}).items():
+        directory.preopened = name
+        table.insert(directory)
     engine = Engine()
     try:
         module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)

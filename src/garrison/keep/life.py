@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from garrison.formats.launch_request import LaunchRequest
     from garrison.keep.net.listener import Listener
     from garrison.keep.net.stream import Stream
+    from garrison.keep.vfs.descriptor import Descriptor
 
 log = logging.getLogger("garrison.keep")
 
@@ -101,16 +102,25 @@ def run(
     workload: WorkloadIdentity | None = None,
     arguments: tuple[str, ...] = (),
     roots: Sequence[x509.Certificate] = (),
+    directories: Mapping[str, Descriptor] | None = None,
 ) -> int:
     """Run the package `files` and return the guest's exit code.
 
     Without credentials the workload has no identity: its TLS connections are anonymous. It can
-    still verify its peers, under `roots`.
+    still verify its peers, under `roots`. `directories` are the host's, by the guest's path
+    (`vfs.host_directory_insecure`): for development only.
 
     Raises:
+        Misuse: directories of the host in a keep that has an identity.
         Malformed: the package's configuration or module cannot be read.
         GarrisonError: the guest trapped or was interrupted.
     """
+    if directories and credentials is not None:
+        raise Misuse(
+            "a keep with an identity has nothing of the host's",
+            field="--dir",
+            hint="leave --steward out, or put the files into the package",
+        )
     config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
     identity = None if certified is None else Identity(certified.chain, certified.key)
     network = Network(config, identity, list(credentials.roots if credentials else roots))
@@ -122,6 +132,7 @@ def run(
             descriptors=descriptors(config, network),
             files=files,
             network=network,
+            directories=directories,
             # An attested keep compiles for itself: what is stored outside is the host's.
             cached=credentials is None,
         )

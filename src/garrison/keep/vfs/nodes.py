@@ -68,6 +68,10 @@ class Node:
         times = (self.atim, self.mtim, self.ctim)
         return Stat(self.filetype, self.ino, max(self.links, 1), self.size(), times)
 
+    def same(self, other: Node | None) -> bool:
+        """Whether `other` is this node."""
+        return self is other
+
     def set_times(self, atim: int | None, mtim: int | None) -> None:
         """Set its times, in nanoseconds.
 
@@ -210,17 +214,53 @@ class Directory(Node):
             raise Errno(errno.NAMETOOLONG)
         return self._entries.get(name)
 
-    def entries(self) -> list[tuple[str, Node]]:
-        """All names, in the order in which they were made."""
-        return list(self._entries.items())
+    def listing(self) -> list[tuple[str, int, int]]:
+        """All names, in the order in which they were made, with number and type of each."""
+        return [(name, node.ino, node.filetype) for name, node in self._entries.items()]
+
+    def folders(self) -> list[Directory]:
+        """The directories in it."""
+        return [node for node in self._entries.values() if isinstance(node, Directory)]
+
+    def empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._entries
+
+    def create_file(self, name: str) -> Node:
+        """Make an empty file, under a name that is free.
+
+        Raises:
+            Errno: this is read-only, or there is no room.
+        """
+        made = File(self.check_writable())
+        self.add(name, made)
+        return made
+
+    def create_directory(self, name: str) -> None:
+        """Make an empty directory, under a name that is free.
+
+        Raises:
+            Errno: this is read-only, or there is no room.
+        """
+        self.add(name, Directory(self.check_writable()))
+
+    def create_symlink(self, name: str, target: str) -> None:
+        """Make a symbolic link, under a name that is free.
+
+        Raises:
+            Errno: this is read-only, or there is no room.
+        """
+        self.add(name, Symlink(self.check_writable(), target))
 
     def add(self, name: str, node: Node) -> None:
         """Give `node` a name that is free.
 
         Raises:
-            Errno: this is read-only, or there is no room.
+            Errno: this is read-only, or there is no room, or the node belongs elsewhere.
         """
         quota = self.check_writable()
+        if node.quota is not quota:
+            raise Errno(errno.XDEV)
         quota.take(_NODE_COST)
         try:
             # A file's content was charged as it grew; a link's target never grows.
@@ -254,17 +294,17 @@ class Directory(Node):
             directory = below.pop()
             if directory is other:
                 return True
-            below += [node for _, node in directory.entries() if isinstance(node, Directory)]
+            below += directory.folders()
         return False
 
     def move(self, name: str, target: "Directory", new_name: str) -> None:
         """Give what has `name` a new name, here or elsewhere, in place of what had that.
 
         Raises:
-            Errno: one of both is read-only.
+            Errno: one of both is read-only, or they are not of one tree.
         """
-        self.check_writable()
-        target.check_writable()
+        if self.check_writable() is not target.check_writable():
+            raise Errno(errno.XDEV)
         node = self._entries[name]
         if new_name in target._entries:  # noqa: SLF001  (of the same class)
             target.remove(new_name)
@@ -321,7 +361,7 @@ class Folder(_Open):
         if again:
             here = self._directory
             self._names = [(".", here.ino, d.FOLDER), ("..", self.parent, d.FOLDER)]
-            self._names += [(name, node.ino, node.filetype) for name, node in here.entries()]
+            self._names += here.listing()
         return self._names
 
     def read(self, view: memoryview) -> int:

@@ -76,9 +76,7 @@ def _found_or_made(place: Place, oflags: int, rights: int) -> "Node":
                 raise Errno(errno.ISDIR)
             if not rights & d.PATH_CREATE_FILE:
                 raise Errno(errno.NOTCAPABLE)
-            made = File(place.parent.check_writable())
-            place.parent.add(place.named(), made)
-            return made
+            return place.parent.create_file(place.named())
         if oflags & abi.EXCLUSIVE:
             raise Errno(errno.EXIST)
     node = place.existing()
@@ -94,7 +92,7 @@ def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
     place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, follow=False)
     if place.node is not None:
         raise Errno(errno.EXIST)
-    place.parent.add(place.named(), Directory(place.parent.check_writable()))
+    place.parent.create_directory(place.named())
 
 
 def path_filestat_get(
@@ -159,7 +157,7 @@ def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     if not isinstance(node, Directory):
         raise Errno(errno.NOTDIR)
     name = place.named()
-    if node.entries():
+    if not node.empty():
         raise Errno(errno.NOTEMPTY)
     place.parent.remove(name)
 
@@ -181,12 +179,12 @@ def path_rename(
     target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
     node, there = source.existing(), target.node
     name, new_name = source.named(), target.named()
-    if there is node:
+    if node.same(there):
         return
     if isinstance(node, Directory):
         if there is not None and not isinstance(there, Directory):
             raise Errno(errno.NOTDIR)
-        if isinstance(there, Directory) and there.entries():
+        if isinstance(there, Directory) and not there.empty():
             raise Errno(errno.NOTEMPTY)
         if node.contains(target.parent):
             raise Errno(errno.INVAL)
@@ -214,4 +212,4 @@ def path_symlink(
         raise Errno(errno.EXIST)
     if place.slash:
         raise Errno(errno.NOENT)
-    place.parent.add(place.named(), Symlink(place.parent.check_writable(), text))
+    place.parent.create_symlink(place.named(), text)
