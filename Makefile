@@ -4,6 +4,7 @@
 #   make test      the tests, in a few minutes
 #   make test-all  the slow ones too
 #   make check     lint, types and import rules
+#   make conformance SUITE=DIR  the official WASI programs (docs/reference/wasi.md)
 #   make bench     measure, against named peers
 #   make docs      renew the generated pages of docs/
 #   make lock      renew requirements.lock from pyproject.toml
@@ -13,7 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check docs bench lock clean
+.PHONY: setup demo test test-all check docs conformance bench lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -51,6 +52,9 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python tools/cli_reference.py
+
+conformance: $(READY)
+	@$(BIN)/python tests/conformance/wasi_testsuite.py $(SUITE)
 
 bench: $(READY)
 	$(BIN)/python bench/start.py
