@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,12 +216,29 @@ def log_group() -> None:
     """The log of all that a steward issued and refused."""
 
 
-@log_group.command(name="verify")
+@log_group.command(
+    name="verify",
+    epilog="""\b
+Examples:
+  garrison steward log verify issuance.log
+  garrison steward log verify issuance.log --expect-head "$(cat head-of-last-week)"
+""",
+)
 @click.argument("file", type=_FILE)
-def verify_log(file: Path) -> None:
-    """Check the chain of the issuance log FILE, and say how it ends."""
+@click.option(
+    "--expect-head",
+    metavar="SHA256",
+    help="The head that it had before; without it an end that was cut off does not show.",
+)
+def verify_log(file: Path, expect_head: str | None) -> None:
+    """Check the chain of the issuance log FILE, and print its head: keep that elsewhere."""
+    from garrison.errors import Misuse
     from garrison.steward.issuance_log import verify
 
-    end = verify(file)
+    if expect_head is not None and re.fullmatch(r"[0-9a-f]{64}", expect_head) is None:
+        raise Misuse(
+            "not a head", field="--expect-head", found=expect_head[:100], expected="64 hex digits"
+        )
+    end = verify(file, expected_head=expect_head)
     ui.success(f"{file}: {end.lines} lines, unbroken")
     ui.out(end.head)

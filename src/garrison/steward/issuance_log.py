@@ -4,8 +4,8 @@ One JSON object a line, in its one canonical form (names sorted, no blanks, ASCI
 on the disk before the answer leaves the steward. Each line holds its number, `seq`, and in
 `previous` the SHA-256 of the line before it (without its newline; of the first line, 64 zeros).
 So a line that was changed, removed, added or moved breaks the chain at a number that `verify`
-tells. What a chain alone cannot show is an end cut off: whoever wants to see that too keeps
-the last hash, which `verify` gives, somewhere else.
+tells. What a chain alone cannot show is an end cut off, or written anew: whoever wants to see that
+too keeps the last hash, which `verify` gives, somewhere else, and has `verify` look for it.
 
 A start continues the chain, and refuses a file whose chain is broken. A last line without
 newline, a write that a loss of power cut short, was never answered: it too is refused, for a
@@ -43,17 +43,23 @@ class End:
     head: str
 
 
-def verify(path: Path) -> End:
+def verify(path: Path, *, expected_head: str | None = None) -> End:
     """Check the chain of the log `path` from its first line to its last.
+
+    Args:
+        path: the log.
+        expected_head: the head it had at some time; it may have grown since, and no more.
 
     Raises:
         Misuse: it cannot be read.
         Malformed: a line is none of ours.
-        Unverified: the chain is broken; the error names the line.
+        Unverified: the chain is broken, and the error names the line; or no line of it has
+            `expected_head`.
     """
     try:
         with path.open("rb") as file:
-            return _verify(iter(lambda: file.readline(_MAX_LINE + 1), b""), str(path))
+            lines = iter(lambda: file.readline(_MAX_LINE + 1), b"")
+            return _verify(lines, str(path), expected_head)
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
 
@@ -137,8 +143,9 @@ class IssuanceLog:
         )
 
 
-def _verify(lines: Iterator[bytes], name: str) -> End:
+def _verify(lines: Iterator[bytes], name: str, expected_head: str | None) -> End:
     end = End(0, _FIRST)
+    seen = expected_head in (None, end.head)
     for number, line in enumerate(lines, 1):
         where = f"{name}:{number}"
         if not line.endswith(b"\n"):
@@ -154,6 +161,14 @@ def _verify(lines: Iterator[bytes], name: str) -> End:
                 expected=f"seq {end.lines}, previous {end.head}",
             )
         end = End(number, hashlib.sha256(content).hexdigest())
+        seen = seen or end.head == expected_head
+    if not seen:
+        raise Unverified(
+            "its end was cut off, or written anew: the head that it had is in no line",
+            field=name,
+            found=f"{end.lines} lines up to {end.head}",
+            expected=expected_head,
+        )
     return end
 
 

@@ -89,6 +89,40 @@ def test_what_is_no_line_is_named(path: Path, tail: bytes) -> None:
     assert caught.value.field == f"{path}:7"
 
 
+def test_an_end_cut_off_or_written_anew_shows_against_a_kept_head(path: Path) -> None:
+    head = verify(path).head
+    assert verify(path, expected_head=head).lines == 6
+    # What only grew since is as it was.
+    log = IssuanceLog(path)
+    log.append(NOW, {"outcome": "issued", "serial": 6})
+    log.close()
+    assert verify(path, expected_head=head).lines == 7
+    assert verify(path, expected_head="0" * 64).lines == 7
+    # Without a head, neither of these would show.
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))
+    assert verify(path).lines == 5
+    with pytest.raises(Unverified, match="cut off, or written anew") as caught:
+        verify(path, expected_head=head)
+    assert caught.value.expected == head
+    log = IssuanceLog(path)
+    log.append(NOW, {"outcome": "issued", "serial": 99})
+    log.close()
+    assert verify(path).lines == 6
+    with pytest.raises(Unverified, match="cut off, or written anew"):
+        verify(path, expected_head=head)
+
+
+def test_the_command_looks_for_a_head(path: Path) -> None:
+    head = verify(path).head
+    good = CliRunner().invoke(command, ["log", "verify", str(path), "--expect-head", head])
+    assert (good.exit_code, head in good.output) == (0, True)
+    lost = CliRunner().invoke(command, ["log", "verify", str(path), "--expect-head", "1" * 64])
+    assert isinstance(lost.exception, Unverified)
+    none = CliRunner().invoke(command, ["log", "verify", str(path), "--expect-head", "1"])
+    assert isinstance(none.exception, Misuse)
+
+
 def test_a_log_has_one_writer(path: Path) -> None:
     log = IssuanceLog(path)
     with pytest.raises(Misuse, match="another steward writes to it"):
