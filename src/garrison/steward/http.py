@@ -6,6 +6,8 @@
 `GET`      `/bundle`     the root certificate, PEM, or a SPIFFE bundle for who accepts JSON:
                          take it over a channel that you trust
 `GET`      `/crl`        the revocation list, DER: what the policy denies by serial number
+`GET`      `/jwks`       the key that verifies attestation results, a JWK set
+`POST`     `/appraise`   evidence; answer a signed attestation result, and no certificate
 `POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first
 `POST`     `/`           `application/vnd.steward.pkcs10-bundle.v1`: several, all or nothing
 =========  ============  ==================================================================
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from garrison.appraisal.result import AppraisalRejected
@@ -43,6 +45,7 @@ from garrison.formats.digest import digest_text
 from garrison.service import log
 from garrison.service.problem import TooLarge, check_of, problem, retry_headers, wants_problem
 from garrison.service.server import read_limited
+from garrison.steward import ear
 from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, issue
 from garrison.steward.published import revocation_list, spiffe_bundle
 
@@ -86,6 +89,8 @@ def application(
             Route("/challenge", service.challenge, methods=["GET"]),
             Route("/bundle", service.bundle, methods=["GET"]),
             Route("/crl", service.crl, methods=["GET"]),
+            Route("/jwks", service.jwks, methods=["GET"]),
+            Route("/appraise", service.appraise, methods=["POST"]),
         ]
     )
     app.state.service = service
@@ -135,6 +140,50 @@ class _Service:
             revocation_list, steward.authority, steward.policy.deny.serials, self._clock()
         )
         return Response(der, media_type="application/pkix-crl", headers=_NO_STORE)
+
+    async def jwks(self, _request: Request) -> Response:
+        steward, _ = self.current
+        return JSONResponse(
+            {"keys": [ear.jwk(steward.authority)]}, media_type="application/jwk-set+json"
+        )
+
+    async def appraise(self, request: Request) -> Response:
+        request_id: str | None = getattr(request.state, "request_id", None)
+        steward, _ = self.current
+        try:
+            body = await read_limited(request, MAX_REQUEST)
+            token = await run_in_threadpool(self._appraise, steward, request, body, request_id)
+        except GarrisonError as error:
+            log.record("appraisal", _refusal_facts(error, [], request_id), level=logging.WARNING)
+            return problem(
+                error, status=_status(error), checks=_checks(error), request_id=request_id
+            )
+        return Response(token, headers=_NO_STORE | {"Content-Type": ear.MEDIA_TYPE})
+
+    def _appraise(
+        self, steward: Steward, request: Request, body: bytes, request_id: str | None
+    ) -> str:
+        """The signed result; it stands in the issuance log, if there is one, before it is given."""
+        now = self._clock()
+        query = request.query_params
+        if len(query.multi_items()) != len(query):
+            raise Malformed("given twice", field="query parameter")
+        question = ear.Question.read(request.headers.get("content-type"), body, query)
+        result = ear.appraise(question, steward, now)
+        claims = ear.claims_set(question, result, steward, now)
+        decision = {
+            "outcome": "appraised",
+            "request_id": request_id,
+            "status": claims["ear_status"],
+            "tee": result.tee.value,
+            "simulated": result.simulated,
+            "measurement": result.measurement,
+            "tcb_status": result.tcb_status,
+        }
+        if self._issuance_log is not None:
+            self._issuance_log.append(now, {**decision, "claims": dict(result.claims)})
+        log.record("appraisal", decision)
+        return ear.sign(claims, steward.authority)
 
     async def certify(self, request: Request) -> Response:
         request_id: str | None = getattr(request.state, "request_id", None)
@@ -221,13 +270,16 @@ async def _read(request: Request) -> tuple[Sequence[bytes], bool]:
     )
 
 
-def _refusal(request: Request, error: GarrisonError, request_id: str | None) -> Response:
+def _status(error: GarrisonError) -> int:
     if isinstance(error, NoEvidence):
-        status = 401
-    elif isinstance(error, TooLarge):
-        status = 413
-    else:
-        status = 503 if isinstance(error, Unavailable) else 400
+        return 401
+    if isinstance(error, TooLarge):
+        return 413
+    return 503 if isinstance(error, Unavailable) else 400
+
+
+def _refusal(request: Request, error: GarrisonError, request_id: str | None) -> Response:
+    status = _status(error)
     if wants_problem(request):
         return problem(error, status=status, checks=_checks(error), request_id=request_id)
     return Response(status_code=status, headers=retry_headers(status))

@@ -164,15 +164,7 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
         raise NoEvidence(
             "no evidence", field="certificate request", expected="evidence of a TEE", hint=_HINT
         )
-    tee = _tee_of(request.evidence)
-    appraiser = steward.appraisers.get(tee)
-    if appraiser is None:
-        raise Rejected(
-            "the policy does not admit this TEE",
-            field="evidence",
-            found=tee.value,
-            expected=", ".join(admitted.value for admitted in steward.appraisers),
-        )
+    tee, appraiser = appraiser_for(request.evidence, steward)
     # 3. Freshness.
     expected = _expected_report_data(request, tee, steward, now)
     # 4. Strength.
@@ -231,6 +223,24 @@ def issue(
         lifetime=steward.policy.lifetime,
         now=now,
     )
+
+
+def appraiser_for(evidence: Evidence | EnarxEvidence, steward: Steward) -> tuple[Tee, Appraiser]:
+    """The TEE that `evidence` is of, and who appraises it.
+
+    Raises:
+        Rejected: the policy does not admit it, or it is of no kind that is known.
+    """
+    tee = _tee_of(evidence)
+    appraiser = steward.appraisers.get(tee)
+    if appraiser is None:
+        raise Rejected(
+            "the policy does not admit this TEE",
+            field="evidence",
+            found=tee.value,
+            expected=", ".join(admitted.value for admitted in steward.appraisers),
+        )
+    return tee, appraiser
 
 
 _HINT = "run the keep in a TEE, or with a simulator that the steward's policy names"
