@@ -48,7 +48,8 @@ def path_open(
     if (rights | inheriting) & ~outer.inheriting & d.ALL:
         raise Errno(errno.NOTCAPABLE)
     node = _found_or_made(place, oflags, outer.rights)
-    write = bool(rights & (d.FD_WRITE | d.FD_ALLOCATE | d.FD_FILESTAT_SET_SIZE))
+    # Not the rights to a file's size: Go asks for them to read.
+    write = bool(rights & d.FD_WRITE)
     if isinstance(node, Directory):
         if rights & d.FD_WRITE or oflags & abi.TRUNCATE:
             raise Errno(errno.ISDIR)

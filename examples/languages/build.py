@@ -1,0 +1,174 @@
+"""Build the example programs of each language whose compiler is here.
+
+    python examples/languages/build.py LANGUAGE server|client OUT.wasm
+
+Both programs of a language do the same. The server listens on descriptor 3 and sends back what it
+gets; the client sends a line to HOST:PORT. Each prints who is at the other end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).resolve().parent
+_MODULES = HERE / "node_modules"
+_ZIG = (sys.executable, "-m", "ziglang")
+# The first build of a language compiles its library too.
+_TIMEOUT_SECONDS = 300
+
+
+class MissingError(Exception):
+    """What the language is built with is not here; the text says what, and where it is had."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """How programs of one language are built.
+
+    Attributes:
+        name: as people write it.
+        how: the command, as the page of languages shows it.
+        programs: which of the two programs there are.
+        protocol: what the two speak.
+        build: builds one into a file.
+        slow: it needs more than `make setup` installs, or long.
+    """
+
+    name: str
+    how: str
+    build: Callable[[str, Path], None]
+    programs: tuple[str, ...] = ("server", "client")
+    protocol: str = "echo"
+    slow: bool = False
+
+
+def _run(*command: str | Path, environment: dict[str, str] | None = None, folder: Path) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env={
+            "ZIG_GLOBAL_CACHE_DIR": str(Path(sys.prefix) / "zig-cache"),
+            **os.environ,
+            **(environment or {}),
+        },
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stderr or done.stdout}")
+
+
+def _c(program: str, out: Path) -> None:
+    target = ("-target", "wasm32-wasi", "-O2", "-s", "-Wall", "-Wextra", "-Werror")
+    _run(*_ZIG, "cc", *target, f"{program}.c", "-o", out, folder=HERE / "c")
+
+
+def _zig(program: str, out: Path) -> None:
+    options = ("-target", "wasm32-wasi", "-O", "ReleaseSmall", "-fstrip", "--name", program)
+    # Its own cache goes beside the output, not into the sources.
+    caches = ("--cache-dir", out.parent / "zig-cache")
+    where = f"-femit-bin={out}"
+    _run(*_ZIG, "build-exe", f"{program}.zig", *options, *caches, where, folder=HERE / "zig")
+
+
+def _go(program: str, out: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise MissingError("no `go` on PATH")
+    _run(
+        go, "build", "-trimpath", "-ldflags=-s -w", "-o", out, f"./{program}",
+        environment={"GOOS": "wasip1", "GOARCH": "wasm", "GOFLAGS": "-mod=readonly"},
+        folder=HERE / "go",
+    )  # fmt: skip
+
+
+def _rust(program: str, out: Path) -> None:
+    # A compiler of rustup's may lack the target that the system's own has.
+    for rustc in dict.fromkeys(filter(None, (shutil.which("rustc"), "/usr/bin/rustc"))):
+        if not Path(rustc).exists():
+            continue
+        root = subprocess.run(
+            [rustc, "--print", "sysroot"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for target in ("wasm32-wasip1", "wasm32-wasi"):
+            if (Path(root) / "lib/rustlib" / target / "lib").is_dir():
+                options = ("--edition", "2021", "-C", "opt-level=2", "-C", "strip=symbols")
+                source = f"{program}.rs"
+                _run(rustc, "--target", target, *options, source, "-o", out, folder=HERE / "rust")
+                return
+    raise MissingError(
+        "no rustc with the library of wasm32-wasip1 or wasm32-wasi "
+        "(Debian: rustc libstd-rust-dev-wasm32 lld)"
+    )
+
+
+def _assemblyscript(program: str, out: Path) -> None:
+    config = _MODULES / "@assemblyscript/wasi-shim/asconfig.json"
+    compiler = _MODULES / ".bin/asc"
+    if not (config.exists() and compiler.exists() and shutil.which("node")):
+        raise MissingError("no AssemblyScript: npm install --prefix examples/languages")
+    source = f"assemblyscript/{program}.ts"
+    relative = os.path.relpath(config, HERE)
+    _run(compiler, source, "--config", relative, "-O", "-o", out, folder=HERE)
+
+
+def _ruby(_program: str, out: Path) -> None:
+    module = _MODULES / "@ruby/3.4-wasm-wasi/dist/ruby.wasm"
+    if not module.exists():
+        raise MissingError("no ruby.wasm: npm install --prefix examples/languages")
+    shutil.copy(module, out)
+
+
+LANGUAGES = {
+    "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
+    "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
+    "go": Language(
+        "Go, `net/http`", "`GOOS=wasip1 GOARCH=wasm go build`", _go, protocol="HTTP/1.1"
+    ),
+    "rust": Language(
+        "Rust", "`rustc --target wasm32-wasi` (Debian `libstd-rust-dev-wasm32`)", _rust, slow=True
+    ),
+    "assemblyscript": Language(
+        "AssemblyScript",
+        "`asc` with `@assemblyscript/wasi-shim` (npm)",
+        _assemblyscript,
+        slow=True,
+    ),
+    "ruby": Language(
+        "Ruby",
+        "`ruby.wasm` of npm `@ruby/3.4-wasm-wasi`, with the program as `-e`",
+        _ruby,
+        programs=("client",),
+        slow=True,
+    ),
+}
+
+
+def main() -> int:
+    """Build what the command line asks for, and return the exit code."""
+    if len(sys.argv) != 4 or sys.argv[1] not in LANGUAGES:
+        print(f"usage: build.py {'|'.join(LANGUAGES)} server|client OUT.wasm", file=sys.stderr)
+        return 2
+    language = LANGUAGES[sys.argv[1]]
+    try:
+        language.build(sys.argv[2], Path(sys.argv[3]).resolve())
+    except (MissingError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+module example.org/garrison/languages
+
+go 1.22
