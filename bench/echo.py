@@ -1,0 +1,115 @@
+"""An echo over TLS 1.3: a keep, and what else one would run.
+
+The load comes from one thread in C with OpenSSL, on the same machine; `native C` shows how much
+of it the rest could bear. Connections are kept; no client certificate; AES-256-GCM throughout.
+
+    python bench/echo.py [SECONDS]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import peers
+
+from garrison.testing.stack import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Messages of so many bytes, over so many connections.
+CELLS = ((64, 1), (64, 64), (16384, 1), (16384, 64), (65536, 4))
+PAIRS = ("wasmtime and nginx", "wasmtime and stunnel")
+PAIR_GOAL, UVLOOP_GOAL = 1.5, 0.85
+_RUNS = 3
+
+
+def main() -> int:
+    """Measure, print a table, and return 1 if a goal is missed."""
+    seconds = sys.argv[1] if len(sys.argv) > 1 else "1"
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
+        folder = Path(name)
+        load = peers.native("load", folder)
+        guest = peers.compiled(peers.PROGRAMS / "echo.c", folder)
+        identity = peers.certificate(folder)
+        made = running.enter_context(peers.stack(folder))
+
+        def keep() -> int:
+            port = free_port()
+            running.enter_context(
+                peers.running(peers.keep_command(made, guest, port, folder), port)
+            )
+            return port
+
+        def native() -> int:
+            port = free_port()
+            program = str(peers.native("native", folder))
+            running.enter_context(peers.running([program, str(port), *identity], port))
+            return port
+
+        def uvloop() -> int:
+            port = free_port()
+            script = str(peers.PROGRAMS / "uvloop_echo.py")
+            command = [sys.executable, script, str(port), *identity]
+            running.enter_context(peers.running(command, port))
+            return port
+
+        def pair(terminator: str) -> Callable[[], int]:
+            return lambda: running.enter_context(peers.behind(terminator, guest, folder, identity))
+
+        starters = {
+            "garrison": keep,
+            PAIRS[0]: pair("nginx"),
+            PAIRS[1]: pair("stunnel4"),
+            "native C": native,
+            "uvloop": uvloop,
+        }
+        ports: dict[str, int] = {}
+        for label, start in starters.items():
+            try:
+                ports[label] = start()
+            except peers.MissingPeerError as missing:
+                print(f"left out: {label}: {missing}", file=sys.stderr)
+        found: dict[tuple[str, int, int], list[float]] = {}
+        # In turns, so that a busy moment of the machine meets all.
+        for _ in range(_RUNS):
+            for size, connections in CELLS:
+                for label, port in ports.items():
+                    command = [str(load), str(port), str(connections), str(size), seconds]
+                    done = subprocess.run(command, capture_output=True, text=True, check=False)
+                    value = float(done.stdout) if done.returncode == 0 else 0.0
+                    found.setdefault((label, size, connections), []).append(value)
+    rate = {key: statistics.median(values) for key, values in found.items()}
+    return report(rate, list(ports))
+
+
+def report(rate: dict[tuple[str, int, int], float], labels: list[str]) -> int:
+    """Print the table, and return 1 if a goal is missed."""
+    columns = [*labels, "to the best pair", "to uvloop"]
+    print("| message, connections | " + " | ".join(columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    missed = False
+    for size, connections in CELLS:
+        cells = []
+        for label in labels:
+            value = rate[label, size, connections]
+            text = f"{value:,.0f}/s" if size < 1024 else f"{value * size / 1e6:,.0f} MB/s"
+            cells.append(text if value else "failed")
+        ours = rate["garrison", size, connections]
+        best = max((rate[pair, size, connections] for pair in PAIRS if pair in labels), default=0)
+        uvloop = rate.get(("uvloop", size, connections), 0)
+        cells += [f"{ours / other:.2f}" if other else "?" for other in (best, uvloop)]
+        goal = PAIR_GOAL if size < 65536 else 1.0
+        missed = missed or ours < goal * best or ours < UVLOOP_GOAL * uvloop
+        print(f"| {size} B, {connections} | " + " | ".join(cells) + " |")
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
