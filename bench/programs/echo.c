@@ -1,4 +1,5 @@
 /* Echo for many connections on descriptor 3, by poll: one guest for garrison and for wasmtime. */
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,15 +27,18 @@ int main(void)
             if (fds[i].revents == 0)
                 continue;
             ssize_t got = read(fds[i].fd, buffer, sizeof buffer);
+            int failed = got == 0 || (got < 0 && errno != EAGAIN);
             ssize_t sent = 0;
-            while (got > 0 && sent < got) {
+            while (sent < got && !failed) {
                 ssize_t n = write(fds[i].fd, buffer + sent, (size_t)(got - sent));
                 if (n > 0)
                     sent += n;
-                else if (poll(&(struct pollfd){.fd = fds[i].fd, .events = POLLOUT}, 1, -1) < 0)
-                    break;
+                else if (errno != EAGAIN)
+                    failed = 1;
+                else
+                    poll(&(struct pollfd){.fd = fds[i].fd, .events = POLLOUT}, 1, -1);
             }
-            if (got == 0) {
+            if (failed) {
                 close(fds[i].fd);
                 fds[i] = fds[--used];
             }

@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -19,6 +20,7 @@ int main(int argc, char **argv)
     int one = 1, used = 1;
     if (argc != 4)
         return 2;
+    signal(SIGPIPE, SIG_IGN);
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
     SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
     SSL_CTX_set_num_tickets(context, 0);
@@ -46,11 +48,13 @@ int main(int argc, char **argv)
             }
         }
         for (int i = before - 1; i > 0; i--) {
-            int got = fds[i].revents == 0 ? -1 : SSL_read(ssl[i], buffer, sizeof buffer);
-            if (got > 0) {
-                while (SSL_write(ssl[i], buffer, got) <= 0)
-                    poll(&(struct pollfd){.fd = fds[i].fd, .events = POLLOUT}, 1, -1);
-            } else if (got == 0) {
+            if (fds[i].revents == 0)
+                continue;
+            int got = SSL_read(ssl[i], buffer, sizeof buffer), result = got;
+            while (got > 0 && (result = SSL_write(ssl[i], buffer, got)) <= 0 &&
+                   SSL_get_error(ssl[i], result) == SSL_ERROR_WANT_WRITE)
+                poll(&(struct pollfd){.fd = fds[i].fd, .events = POLLOUT}, 1, -1);
+            if (result <= 0 && SSL_get_error(ssl[i], result) != SSL_ERROR_WANT_READ) {
                 close(fds[i].fd);
                 SSL_free(ssl[i]);
                 fds[i] = fds[--used];

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import sys
+from typing import cast
 
 import uvloop
 
@@ -12,8 +13,7 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Send it back."""

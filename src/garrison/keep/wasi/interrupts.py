@@ -15,6 +15,7 @@ from garrison.keep.vfs.streams import POLLIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import select
     import signal
     from collections.abc import Callable
     from types import FrameType
@@ -45,6 +46,8 @@ class Interrupts:
         self._previous_wakeup = -1
         self._ended = _thread.allocate_lock()
         self._pipes: list[int] = []
+        self._poll: select.poll | None = None
+        self._polled: list[tuple[int, int]] = []
 
     def __enter__(self) -> "Self":
         signals, wake = posix.pipe()
@@ -92,20 +95,26 @@ class Interrupts:
         Raises:
             Interrupted: a signal came.
         """
+        # A guest that serves waits for the same again and again. The object holds numbers only,
+        # so it stays right when one of them is closed and given to another.
+        if self._poll is None or events != self._polled:
+            self._poll, self._polled = self._poller(events), events
+        # poll(2) takes a C int of milliseconds; a longer wait is a caller's loop.
+        found = dict(self._poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30)))
+        if found.pop(self._pipes[2], 0):
+            self.check()
+        return found
+
+    def _poller(self, events: list[tuple[int, int]]) -> select.poll:
         from select import poll  # late: most short programs never wait
 
         poller = poll()
-        woken = self._pipes[2]
-        poller.register(woken, POLLIN)
+        poller.register(self._pipes[2], POLLIN)
         wanted: dict[int, int] = {}
         for descriptor, mask in events:
             wanted[descriptor] = wanted.get(descriptor, 0) | mask
             poller.register(descriptor, wanted[descriptor])
-        # poll(2) takes a C int of milliseconds; a longer wait is a caller's loop.
-        found = dict(poller.poll(None if seconds is None else min(seconds * 1000, 1 << 30)))
-        if found.pop(woken, 0):
-            self.check()
-        return found
+        return poller
 
     def _note(self, number: int, _frame: "FrameType | None") -> None:
         self.number = number

@@ -88,17 +88,18 @@ class _Poll:
             timeouts = [max(0, end - time.monotonic_ns()) / 1e9 for _, end in self._clocks]
             for data, tag, descriptor in self._descriptors:
                 write = tag == _WRITE
-                events = descriptor.events(write=write)
-                if events is None or descriptor.ready(write=write):
+                # First `ready`, after which there may be other events to wait for.
+                if descriptor.ready(write=write) or not (events := descriptor.events(write=write)):
                     happened.append((data, 0, tag, _size(descriptor, tag), 0))
                 else:
-                    asked.append((data, tag, descriptor, descriptor.events(write=write) or events))
+                    asked.append((data, tag, descriptor, events))
                     if (late := descriptor.timeout()) is not None:
                         timeouts.append(late)
             seconds = 0 if happened else min(timeouts, default=None)
             found = self._host.interrupts.wait([events for *_, events in asked], seconds)
-            for data, tag, descriptor, (number, mask) in asked:
-                seen = found.get(number, 0)
+            for data, tag, descriptor, (number, mask) in asked if found else ():
+                if not (seen := found.get(number, 0)):
+                    continue
                 # A listener's event may be a step of a handshake only.
                 if seen & (mask | _POLLERR | _POLLHUP | _POLLNVAL) and (
                     not _is_listener(descriptor) or descriptor.ready(write=False)
