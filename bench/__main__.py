@@ -44,7 +44,7 @@ def section(name: str, title: str) -> str:
     table = done.stdout.strip()
     if not table.startswith("|"):
         table = f"```\n{table}\n```"
-    word = {0: "Every goal is met.", 1: "**A goal is missed.**"}
+    word = {0: "No goal is missed.", 1: "**A goal is missed.**"}
     verdict = word.get(done.returncode, f"**It failed with {done.returncode}.**")
     return f"## {title}\n\n`bench/{name}.py`. {verdict}\n\n{table}\n"
 

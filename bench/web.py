@@ -38,7 +38,7 @@ def requests(port: int, connections: int) -> float:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    if found is None or "Non-2xx" in done.stdout:
+    if found is None or "Non-2xx" in done.stdout or not float(found[1]):
         raise RuntimeError(done.stdout)
     return float(found[1])
 
