@@ -49,7 +49,7 @@ def execute(
     files: "Mapping[str, bytes]",
     network: "Network | None",
     limits: Limits | None = None,
-    directories: Mapping[str, Descriptor] | None = None,
+    directories: "Mapping[str, Descriptor] | None" = None,
     cached: bool = False,
 ) -> int:
     """Run a module until it ends.

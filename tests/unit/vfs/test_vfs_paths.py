@@ -180,7 +180,7 @@ def test_a_name_that_is_taken_over_gives_room_back_once() -> None:
         folder.add(name, file)
         file.write(memoryview(b"x" * 100), 0)
     folder.move("a", folder, "b")
-    assert [name for name, _ in folder.entries()] == ["b"]
+    assert [name for name, _, _ in folder.listing()] == ["b"]
     folder.remove("b")
     assert quota.left == before
 

@@ -1,4 +1,4 @@
-"""A module that wants threads gets an error that says so, and does not run (ADR 0013)."""
+"""A module that wants threads gets an error that says so, and does not run (ADR 0014)."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Node:
         times = (self.atim, self.mtim, self.ctim)
         return Stat(self.filetype, self.ino, max(self.links, 1), self.size(), times)
 
-    def same(self, other: Node | None) -> bool:
+    def same(self, other: "Node | None") -> bool:
         """Whether `other` is this node."""
         return self is other
 
@@ -218,7 +218,7 @@ class Directory(Node):
         """All names, in the order in which they were made, with number and type of each."""
         return [(name, node.ino, node.filetype) for name, node in self._entries.items()]
 
-    def folders(self) -> list[Directory]:
+    def folders(self) -> "list[Directory]":
         """The directories in it."""
         return [node for node in self._entries.values() if isinstance(node, Directory)]
 

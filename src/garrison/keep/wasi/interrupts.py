@@ -105,7 +105,7 @@ class Interrupts:
             self.check()
         return found
 
-    def _poller(self, events: list[tuple[int, int]]) -> select.poll:
+    def _poller(self, events: list[tuple[int, int]]) -> "select.poll":
         from select import poll  # late: most short programs never wait
 
         poller = poll()
