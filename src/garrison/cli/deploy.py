@@ -8,6 +8,7 @@ import click
 
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.errors import Misuse
+from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.slug import Slug
 from garrison.launch.process import run_process
@@ -32,6 +33,12 @@ Example:
     envvar=["GARRISON_CA_BUNDLE", "ENARX_CA_BUNDLE"],
     help="PEM file with the CAs of the drawbridge's TLS; default: the web's roots.",
 )
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file that narrows the workload's network for this deployment; what it does not"
+    " name is denied. Its digest stands in the keep's certificate.",
+)
 @click.argument("package", metavar="SLUG")
 def command(
     package: str,
@@ -40,6 +47,7 @@ def command(
     steward_root: Path | None,
     insecure_simulate: str | None,
     ca_bundle: Path | None,
+    policy: Path | None,
 ) -> int:
     """Run the workload SLUG (host[:port]/user/repo:tag, or its URL) in an attested keep."""
     request = LaunchRequest(
@@ -48,8 +56,20 @@ def command(
         steward_roots=steward_roots(steward, steward_root),
         registry_ca=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
         attester=attester_spec(backend, insecure_simulate),
+        policy=None if policy is None else _policy(policy),
     )
     return run_process(request)
+
+
+def _policy(path: Path) -> str:
+    """The tenant's policy, read here so that its author sees what is wrong with it.
+
+    Raises:
+        Malformed: it cannot be read.
+    """
+    data = path.read_bytes()
+    DeploymentPolicy.from_bytes(data, source=str(path))
+    return data.decode()
 
 
 def slug_of(package: str) -> Slug:

@@ -205,7 +205,7 @@ def build_request(
         key: the keep's key, P-256 or P-384; it signs the request.
         evidence: evidence bound to the key and the challenge; None to ask without any.
         challenge: the steward's challenge.
-        workload: slug and digest of the workload; None to ask for a keep certificate.
+        workload: slug, digest and policy of the workload; None to ask for a keep certificate.
         dns_names: DNS names to ask for.
     """
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -215,7 +215,7 @@ def build_request(
             x509.UnrecognizedExtension(CMW_OID, wrapped), critical=False
         )
     if workload is not None:
-        asked = WorkloadIdentity(workload.slug, workload.digest).to_der()
+        asked = WorkloadIdentity(workload.slug, workload.digest, policy=workload.policy).to_der()
         builder = builder.add_extension(
             x509.UnrecognizedExtension(WORKLOAD_IDENTITY_OID, asked), critical=False
         )
@@ -410,7 +410,7 @@ def _workload(value: bytes | None, subject: x509.Name) -> WorkloadIdentity | Non
             raise _malformed(
                 "WorkloadIdentity claims what only a steward may say",
                 found=asked,
-                expected="slug and digest alone",
+                expected="slug, digest and policy alone",
             )
         return asked
     if len(names) != 1 or names[0].oid != NameOID.COMMON_NAME:

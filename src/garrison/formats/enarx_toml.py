@@ -152,8 +152,8 @@ class Config:
             )
         stdio = {name: _stream(table.table(name)) for name in STREAMS}
         network = table.table("network")
-        incoming = _incoming(network.table("incoming"))
-        outgoing = _outgoing(network.table("outgoing"))
+        incoming = incoming_rules(network.table("incoming"))
+        outgoing = outgoing_rules(network.table("outgoing"))
         network.done()
         table.done()
         return cls(steward, args, env, stdio, None, incoming, outgoing)
@@ -262,7 +262,12 @@ def _host(table: Table) -> str:
     return parse_host(bare, field=table.where("host"))
 
 
-def _incoming(table: Table) -> dict[str, Rule]:
+def incoming_rules(table: Table) -> dict[str, Rule]:
+    """Read `[network.incoming]`: a rule for each port, or `default`.
+
+    Raises:
+        Malformed: a key is no port, or a rule says what cannot be.
+    """
     rules = {}
     for port in list(table.keys()):
         if port != "default":
@@ -273,7 +278,12 @@ def _incoming(table: Table) -> dict[str, Rule]:
     return rules
 
 
-def _outgoing(table: Table) -> dict[str, Rule]:
+def outgoing_rules(table: Table) -> dict[str, Rule]:
+    """Read `[network.outgoing]`: a rule for each `host:port`, `host`, or `default`.
+
+    Raises:
+        Malformed: a key is no endpoint or stands there twice, or a rule says what cannot be.
+    """
     rules: dict[str, Rule] = {}
     for key in list(table.keys()):
         name = key if key == "default" else str(Endpoint.parse(key, field=table.where(key)))

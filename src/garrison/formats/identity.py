@@ -15,16 +15,16 @@ every byte outside `[A-Za-z0-9.-]`, the underscore too, is written `_xx`, two lo
 digits: `localhost:8080` is `localhost_3a8080`, tag `1.0.0+b1` is `1.0.0_2bb1`. Nothing else is
 ever escaped, so each name has one spelling and the rule can be reversed.
 
-The same extension, with TEE, measurement and status left empty, stands in a CSR to ask for a
-name. A certificate is believed only after its chain was verified: this module reads, it does
-not judge.
+The same extension, with what the steward finds left empty, stands in a CSR to ask for a name:
+slug, digest, and the digest of the tenant's policy if the keep was given one. A certificate is
+believed only after its chain was verified: this module reads, it does not judge.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cryptography import x509
 from cryptography.hazmat import asn1
@@ -55,6 +55,7 @@ class _WorkloadIdentity:
     tee: str
     measurement: bytes
     tcb_status: str
+    policy: Annotated[bytes | None, asn1.Explicit(0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class WorkloadIdentity:
         tee: the kind of evidence that the steward verified (`snp`, ...), empty in a request.
         measurement: launch measurement in that evidence; empty in a request.
         tcb_status: what the steward found of the platform's TCB; empty in a request.
+        policy: SHA-256 of the deployment's policy (`garrison.formats.deployment_policy`), which
+            the keep enforces beside the workload's configuration; None if it has none.
     """
 
     slug: Slug | None
@@ -74,17 +77,21 @@ class WorkloadIdentity:
     tee: str = ""
     measurement: bytes = b""
     tcb_status: str = ""
+    policy: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.slug is not None and self.digest is None:
             raise Malformed("a slug without a digest", field="WorkloadIdentity", found=self.slug)
-        if self.digest is not None and len(self.digest) != SHA256_SIZE:
-            raise Malformed(
-                "wrong length",
-                field="WorkloadIdentity digest",
-                found=f"{len(self.digest)} bytes",
-                expected=f"{SHA256_SIZE} bytes",
-            )
+        for name, value in (("digest", self.digest), ("policy", self.policy)):
+            if value is not None and len(value) != SHA256_SIZE:
+                raise Malformed(
+                    "wrong length",
+                    field=f"WorkloadIdentity {name}",
+                    found=f"{len(value)} bytes",
+                    expected=f"{SHA256_SIZE} bytes",
+                )
+        if self.policy is not None and self.digest is None:
+            raise Malformed("a policy without a workload", field="WorkloadIdentity policy")
 
     @property
     def kind(self) -> Kind:
@@ -117,6 +124,7 @@ class WorkloadIdentity:
             tee=raw.tee,
             measurement=raw.measurement,
             tcb_status=raw.tcb_status,
+            policy=raw.policy,
         )
 
     def to_der(self) -> bytes:
@@ -129,6 +137,7 @@ class WorkloadIdentity:
                 tee=self.tee,
                 measurement=self.measurement,
                 tcb_status=self.tcb_status,
+                policy=self.policy,
             )
         )
 

@@ -29,6 +29,8 @@ class LaunchRequest:
             for the TLS of the steward's own endpoint.
         registry_ca: PEM, trusted for the drawbridge's TLS; None means the web's roots.
         attester: which attester to use (`kind`) and its settings.
+        policy: the tenant's policy (`garrison.formats.deployment_policy`), None if there is none.
+            That it reached the keep shows in the keep's certificate.
     """
 
     slug: str
@@ -36,6 +38,7 @@ class LaunchRequest:
     steward_roots: str
     registry_ca: str | None
     attester: dict[str, str]
+    policy: str | None = None
 
     def __post_init__(self) -> None:
         Slug.parse(self.slug)
@@ -59,6 +62,7 @@ class LaunchRequest:
             "steward_roots": (str,),
             "registry_ca": (str, type(None)),
             "attester": (dict,),
+            "policy": (str, type(None)),
         }
         if not isinstance(fields, dict) or fields.keys() != kinds.keys():
             raise Malformed("wrong fields", field="launch request", expected=", ".join(kinds))

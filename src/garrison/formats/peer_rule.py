@@ -9,9 +9,12 @@
 `any`                           any attested workload that the steward certified
 ==============================  =====================================================
 
-Each may be followed by conditions, all of which must hold: `; tee=snp|tdx` (one of these TEEs)
-and `; tcb=UpToDate` (that TCB status or a better one, in the order of `TCB_ORDER`). A status that
-is not in the order, such as that of simulated evidence or of a TCB that nobody checked, meets none.
+Each may be followed by conditions, all of which must hold:
+
+- `; tee=snp|tdx`: one of these TEEs;
+- `; tcb=UpToDate`: that TCB status or a better one, in the order of `TCB_ORDER`. A status that is
+  not in the order, such as that of simulated evidence or of a TCB that nobody checked, meets none;
+- `; policy=<digest>`: the tenant's policy that it was deployed with (`deployment_policy`).
 
 No rule admits a peer without a certificate, nor a keep that is certified as such but for no
 workload yet. An empty list of rules admits nobody.
@@ -19,8 +22,8 @@ workload yet. An empty list of rules admits nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict
 
 from garrison.errors import Malformed
 from garrison.formats.digest import parse_digest
@@ -58,6 +61,7 @@ class PeerRule:
         user: host and name of the user whose every repository it is for.
         tees: the TEEs that it admits; None for all.
         statuses: the TCB statuses that it admits; None for all.
+        policy: digest of the deployment policy that it demands; None for any or none.
     """
 
     text: str
@@ -67,6 +71,7 @@ class PeerRule:
     user: tuple[str, str] | None = None
     tees: frozenset[str] | None = None
     statuses: frozenset[str] | None = None
+    policy: bytes | None = None
 
     @classmethod
     def parse(cls, text: str, *, field: str = "peers") -> PeerRule:
@@ -76,16 +81,15 @@ class PeerRule:
             Malformed: `text` is none of the forms above.
         """
         who, *conditions = text.split(";")
-        tees, statuses = _conditions(conditions, field)
+        rule = cls(text, **_conditions(conditions, field))
         if who == "any":
-            return cls(text, tees=tees, statuses=statuses)
+            return rule
         if who.startswith(_DIGEST_PREFIX):
-            digest = parse_digest(who.removeprefix(_DIGEST_PREFIX), field=field)
-            return cls(text, digest=digest, tees=tees, statuses=statuses)
+            return replace(rule, digest=parse_digest(who.removeprefix(_DIGEST_PREFIX), field=field))
         # The tag follows the last slash; a host's port stands before the first.
         path, slash, last = who.rpartition("/")
         if slash and last == _WILDCARD:
-            return cls(text, user=_user(path, field), tees=tees, statuses=statuses)
+            return replace(rule, user=_user(path, field))
         repo, colon, tags = last.partition(":")
         if not (slash and colon):
             raise Malformed(
@@ -104,7 +108,7 @@ class PeerRule:
                 expected=error.expected,
             ) from None
         tag_range = None if tags == _WILDCARD else Range.parse(tags, field=field)
-        return cls(text, repository=repository, tags=tag_range, tees=tees, statuses=statuses)
+        return replace(rule, repository=repository, tags=tag_range)
 
     def admits(self, identity: WorkloadIdentity | None) -> bool:
         """Whether the peer with this (verified) `identity` may be there."""
@@ -113,6 +117,8 @@ class PeerRule:
         if self.tees is not None and identity.tee not in self.tees:
             return False
         if self.statuses is not None and identity.tcb_status not in self.statuses:
+            return False
+        if self.policy is not None and identity.policy != self.policy:
             return False
         if self.digest is not None:
             return identity.digest == self.digest
@@ -136,25 +142,29 @@ def _user(path: str, field: str) -> tuple[str, str]:
     return check_host(host, field=f"{field}, host"), check_user(user, field=f"{field}, user")
 
 
-def _conditions(
-    texts: list[str], field: str
-) -> tuple[frozenset[str] | None, frozenset[str] | None]:
-    """Read what follows a rule: the TEEs and the TCB statuses that it admits, None for all."""
+class _Conditions(TypedDict, total=False):
+    tees: frozenset[str]
+    statuses: frozenset[str]
+    policy: bytes
+
+
+def _conditions(texts: list[str], field: str) -> _Conditions:
+    """Read what follows a rule."""
     values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.strip().partition("=")
-        if name not in ("tee", "tcb") or not equals or name in values:
+        if name not in ("tee", "tcb", "policy") or not equals or name in values:
             raise Malformed(
                 "not a condition, or one twice",
                 field=field,
                 found=repr(text[:80]),
-                expected="tee=<TEE>|<TEE>, tcb=<status>, each once",
+                expected="tee=<TEE>|<TEE>, tcb=<status>, policy=<digest>, each once",
             )
         values[name] = value
-    tees = statuses = None
+    found: _Conditions = {}
     if "tee" in values:
-        tees = frozenset(values["tee"].split("|"))
-        if not tees <= set(_TEES):
+        found["tees"] = frozenset(values["tee"].split("|"))
+        if not found["tees"] <= set(_TEES):
             raise Malformed(
                 "unknown TEE",
                 field=field,
@@ -169,5 +179,7 @@ def _conditions(
                 found=repr(values["tcb"][:80]),
                 expected=", ".join(TCB_ORDER),
             )
-        statuses = frozenset(TCB_ORDER[: TCB_ORDER.index(values["tcb"]) + 1])
-    return tees, statuses
+        found["statuses"] = frozenset(TCB_ORDER[: TCB_ORDER.index(values["tcb"]) + 1])
+    if "policy" in values:
+        found["policy"] = parse_digest(values["policy"], field=field)
+    return found

@@ -230,7 +230,11 @@ class Credentials:
             raise Unverified("the steward's certificate names no keep", field=self.steward.url)
         certified = identity.workload
         wanted = asked or WorkloadIdentity(slug=None, digest=None)
-        if (certified.slug, certified.digest) != (wanted.slug, wanted.digest):
+        if (certified.slug, certified.digest, certified.policy) != (
+            wanted.slug,
+            wanted.digest,
+            wanted.policy,
+        ):
             raise Unverified(
                 "the steward certified another workload",
                 field=self.steward.url,

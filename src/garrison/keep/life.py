@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from garrison.attesters.select import select
 from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.errors import Misuse
+from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
@@ -61,11 +62,22 @@ def live(request: LaunchRequest) -> int:
     log.info("fetched %s, digest %s, every byte checked", slug, digest_text(package.digest))
 
     # 3. A certificate that names the workload: fresh evidence, the same key.
-    workload = WorkloadIdentity(slug=slug, digest=package.digest)
+    tenant = (
+        None if request.policy is None else DeploymentPolicy.from_bytes(request.policy.encode())
+    )
+    workload = WorkloadIdentity(
+        slug=slug, digest=package.digest, policy=None if tenant is None else tenant.digest
+    )
     certified = credentials.certify(workload)
 
     # 4. Run it, with that identity on its connections, renewed for as long as it runs.
-    return run(package.files, credentials=credentials, certified=certified, workload=workload)
+    return run(
+        package.files,
+        credentials=credentials,
+        certified=certified,
+        workload=workload,
+        tenant=tenant,
+    )
 
 
 def run_local(
@@ -102,13 +114,14 @@ def run(
     workload: WorkloadIdentity | None = None,
     arguments: tuple[str, ...] = (),
     roots: Sequence[x509.Certificate] = (),
+    tenant: DeploymentPolicy | None = None,
     directories: Mapping[str, Descriptor] | None = None,
 ) -> int:
     """Run the package `files` and return the guest's exit code.
 
     Without credentials the workload has no identity: its TLS connections are anonymous. It can
-    still verify its peers, under `roots`. `directories` are the host's, by the guest's path
-    (`vfs.host_directory_insecure`): for development only.
+    still verify its peers, under `roots`. `tenant` narrows its network. `directories` are the
+    host's, by the guest's path (`vfs.host_directory_insecure`): for development only.
 
     Raises:
         Misuse: directories of the host in a keep that has an identity.
@@ -123,7 +136,8 @@ def run(
         )
     config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
     identity = None if certified is None else Identity(certified.chain, certified.key)
-    network = Network(config, identity, list(credentials.roots if credentials else roots))
+    trusted = list(credentials.roots if credentials else roots)
+    network = Network(config, identity, trusted, tenant=tenant)
     with renewed(network, credentials, certified, workload):
         return execute(
             files[MAIN],

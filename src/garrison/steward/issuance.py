@@ -303,6 +303,8 @@ def _identity(
         measurement=result.measurement,
         # A peer must see in the certificate that nothing stands behind it.
         tcb_status=INSECURE_SIMULATED if result.simulated else result.tcb_status,
+        # The measured keep asks, and enforces it; that it does is what the measurement says.
+        policy=None if asked is None else asked.policy,
     )
 
 

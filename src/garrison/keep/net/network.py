@@ -21,6 +21,7 @@ from garrison.keep.net.tls import Contexts, Handshake, Identity
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from garrison.formats.deployment_policy import DeploymentPolicy
     from garrison.formats.enarx_toml import Config
 
 __all__ = ["Identity", "Network"]
@@ -42,6 +43,7 @@ class Network:
         identity: Identity | None,
         roots: list[x509.Certificate],
         *,
+        tenant: DeploymentPolicy | None = None,
         connect_seconds: float = CONNECT_SECONDS,
         handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
@@ -51,10 +53,12 @@ class Network:
             config: the workload's configuration, which holds the rules.
             identity: who the keep is; None if it has no certificate.
             roots: the steward's root certificates.
+            tenant: what the deployment narrows it to.
             connect_seconds: how long to try to reach a host.
             handshake_seconds: how long a TLS handshake may take.
         """
         self._config = config
+        self._tenant = tenant
         self._roots = tuple(roots)
         self._contexts = Contexts(identity, self._roots)
         self._connect_seconds = connect_seconds
@@ -77,7 +81,7 @@ class Network:
         """
         endpoint = Endpoint.parse(target, field="connection")
         policy, endpoint = policies.outgoing(self._config, endpoint)
-        return self._connect(policy, endpoint)
+        return self._connect(policies.narrowed(policy, self._tenant, endpoint), endpoint)
 
     def listen(self, target: str) -> Listener:
         """Listen on `port` or `addr:port`; on all addresses if there is none.
@@ -89,7 +93,8 @@ class Network:
             OSError: the address cannot be had.
         """
         endpoint = parse_listen(target, field="listener")
-        return self._listen(policies.incoming(self._config, endpoint.port or 0), endpoint)
+        policy = policies.incoming(self._config, endpoint.port or 0)
+        return self._listen(policies.narrowed(policy, self._tenant, endpoint), endpoint)
 
     def preopened(self) -> list[tuple[str, Stream | Listener]]:
         """Open the listeners and connections of `[[files]]`, in order, each with its name.
@@ -104,6 +109,7 @@ class Network:
                 if file.endpoint is None:
                     continue
                 policy = Policy(f"files.{index}", file.rule, incoming=file.kind == "listen")
+                policy = policies.narrowed(policy, self._tenant, file.endpoint)
                 open_it = self._listen if policy.incoming else self._connect
                 opened.append((file.name, open_it(policy, file.endpoint)))
         except BaseException:

@@ -18,11 +18,16 @@ incoming   `peers`                the steward, PEM    no         whom `peers` ad
 An identity is believed under the steward's roots, and under PEM roots only where `peers` asks
 for one: a certificate authority of another trade has no say in what runs in a keep. A keep
 that is certified as such, and for no workload, is refused wherever identities are believed.
+
+A tenant's policy (`garrison.formats.deployment_policy`) is a second rule for each connection,
+found in the same way. Both must allow it and admit the peer; where the policy has no rule, nothing
+is allowed. Its `peers` are judged under the steward's roots or those that it names itself, never
+under a PEM that is the package's choice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Rejected
@@ -34,10 +39,12 @@ from garrison.formats.identity import CertifiedIdentity
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from garrison.formats.deployment_policy import DeploymentPolicy
     from garrison.formats.enarx_toml import Config
     from garrison.formats.identity import WorkloadIdentity
 
 ANONYMOUS: dict[str, Any] = {"kind": "anonymous"}
+_DENY = Rule("deny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,47 +55,58 @@ class Policy:
         name: what logs and errors call the rule.
         rule: the rule.
         incoming: whether it is for a listener.
+        tenant: the rule of the tenant's policy for it; None where there is no such policy.
     """
 
     name: str
     rule: Rule
     incoming: bool
+    tenant: Rule | None = None
 
     @property
     def trust(self) -> str:
         """Whose certificates count: `steward`, `web` or PEM text."""
         if self.rule.trust is not None:
             return self.rule.trust
-        return "steward" if self.incoming or self.rule.peers is not None else "web"
+        if self.tenant is not None and self.tenant.trust is not None:
+            return self.tenant.trust
+        return "steward" if self.incoming or self._asks_for_peers else "web"
+
+    @property
+    def _asks_for_peers(self) -> bool:
+        tenant = None if self.tenant is None else self.tenant.peers
+        return self.rule.peers is not None or tenant is not None
 
     @property
     def checks_host(self) -> bool:
         """Whether the peer's certificate has to be for the host that was asked for."""
-        return not self.incoming and self.rule.peers is None
+        return not self.incoming and not self._asks_for_peers
 
     @property
     def needs_certificate(self) -> bool:
         """Whether a peer without a certificate is refused."""
-        return not self.incoming or self.rule.peers is not None
+        return not self.incoming or self._asks_for_peers
 
     @property
     def believes_identity(self) -> bool:
         """Whether what the peer's certificate says of a workload counts."""
-        return self.trust == "steward" or self.rule.peers is not None
+        return self.trust == "steward" or self._asks_for_peers
 
     @property
     def wanted(self) -> str:
         """Whom the rule admits, for logs and errors."""
-        if self.rule.peers is not None:
-            return " or ".join(map(str, self.rule.peers)) or "nobody"
+        asked = [self.rule.peers, None if self.tenant is None else self.tenant.peers]
+        lists = [" or ".join(map(str, peers)) or "nobody" for peers in asked if peers is not None]
+        if lists:
+            return "; and by the tenant ".join(lists)
         roots = {"steward": "the steward's", "web": "a web"}.get(self.trust, "a configured")
         return f"a certificate under {roots} root" if self.needs_certificate else "any workload"
 
     def check_allowed(self, target: str) -> None:
-        """Refuse what the configuration denies.
+        """Refuse what the configuration, or the tenant, denies.
 
         Raises:
-            Rejected: the rule is `deny`.
+            Rejected: a rule is `deny`, or the two contradict each other.
         """
         if self.rule.prot == "deny":
             raise Rejected(
@@ -97,6 +115,19 @@ class Policy:
                 found=target,
                 hint="only a change of Enarx.toml, and so of the workload's digest, allows it",
             )
+        if self.tenant is None:
+            return
+        demanded = self.tenant.trust or (self.trust if self.tenant.peers is None else "steward")
+        if self.tenant.prot == "deny":
+            why, expected = "denied by the tenant's policy", "a rule there that allows it"
+        elif self.tenant.prot == "tls" and self.rule.prot == "tcp":
+            why, expected = "the tenant's policy demands TLS", 'prot = "tls"'
+        elif self.rule.prot == "tls" and self.trust != demanded:
+            why = "the tenant's policy demands certificates that the workload does not"
+            expected = "trust as there, or none in Enarx.toml"
+        else:
+            return
+        raise Rejected(why, field=f"{self.name} and the tenant's", found=target, expected=expected)
 
     def admit(self, certificate: x509.Certificate | None) -> dict[str, Any]:
         """Judge the peer by its certificate, whose chain was verified, and describe the peer.
@@ -121,15 +152,26 @@ class Policy:
         workload = None if certified is None else certified.workload
         if workload is not None and workload.digest is None:
             raise self._refusal(f"{workload}, certified for no workload")
-        peers = self.rule.peers
-        if peers is not None and not any(peer.admits(workload) for peer in peers):
-            raise self._refusal(_presented(workload))
+        tenant = None if self.tenant is None else self.tenant.peers
+        for peers in (self.rule.peers, tenant):
+            if peers is not None and not any(peer.admits(workload) for peer in peers):
+                raise self._refusal(_presented(workload))
         return ANONYMOUS if workload is None else describe(workload)
 
     def _refusal(self, presented: object) -> Rejected:
         return Rejected(
             "the peer is not admitted", field=self.name, found=presented, expected=self.wanted
         )
+
+
+def narrowed(policy: Policy, tenant: DeploymentPolicy | None, endpoint: Endpoint) -> Policy:
+    """Add the tenant's rule for `endpoint`, whose port is known, to `policy`."""
+    if tenant is None:
+        return policy
+    rules = tenant.incoming if policy.incoming else tenant.outgoing
+    exact = [endpoint.port] if policy.incoming else [endpoint, Endpoint(endpoint.host)]
+    keys = (*map(str, exact), "default")
+    return replace(policy, tenant=next((rules[key] for key in keys if key in rules), _DENY))
 
 
 def outgoing(config: Config, target: Endpoint) -> tuple[Policy, Endpoint]:
@@ -170,7 +212,8 @@ def _presented(workload: WorkloadIdentity | None) -> str:
     """Name a peer with everything that a rule can ask for."""
     if workload is None:
         return "a certificate without identity"
-    return f"{workload} (tee {workload.tee}, TCB {workload.tcb_status or 'not told'})"
+    policy = "" if workload.policy is None else f", policy {digest_text(workload.policy)}"
+    return f"{workload} (tee {workload.tee}, TCB {workload.tcb_status or 'not told'}{policy})"
 
 
 def _name(direction: str, key: str | None) -> str:

@@ -1,0 +1,63 @@
+"""A tenant's policy for one deployment: what of the workload's configuration holds here.
+
+TOML, with the tables of `Enarx.toml`'s second schema and the same rules:
+
+    [network.incoming.8443]
+    peers = ["drawbridge.example.com/jane/chat-client:^1.0; tee=snp"]
+
+    [network.outgoing."db.example.com:5432"]
+
+It narrows and never widens. A connection needs a rule in the workload's configuration (or its
+defaults) and one here, and both must admit the peer; what has no rule here is denied. An empty
+file denies all. `prot = "tls"`, the default, refuses a connection that the workload would have in
+the clear; `prot = "tcp"` leaves that to the workload. `trust` holds where the workload names
+none; another than the workload's is a refusal, not a choice.
+
+Its SHA-256, over exactly the bytes of the file, stands in the keep's certificate: a host that
+leaves the file out, or gives another, shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from garrison.formats.enarx_toml import Rule, incoming_rules, outgoing_rules
+from garrison.formats.strict_toml import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Some thousands of rules.
+MAX_SIZE = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentPolicy:
+    """What a deployment may do on the network.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        incoming: port (in decimal) or `default` to rule.
+        outgoing: `host:port`, `host` or `default` to rule.
+    """
+
+    digest: bytes
+    incoming: Mapping[str, Rule]
+    outgoing: Mapping[str, Rule]
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str = "deployment policy") -> DeploymentPolicy:
+        """Read the file; errors call it `source`.
+
+        Raises:
+            Malformed: it is not TOML, has an unknown key, or says what cannot be.
+        """
+        table = Table.parse(data, source=source, limit=MAX_SIZE)
+        network = table.table("network")
+        incoming = incoming_rules(network.table("incoming"))
+        outgoing = outgoing_rules(network.table("outgoing"))
+        network.done()
+        table.done()
+        return cls(hashlib.sha256(data).digest(), incoming, outgoing)
