@@ -87,16 +87,17 @@ def exchange(a: Stream, b: Stream) -> None:
 def test_two_keeps_know_each_other() -> None:
     ours, theirs = server(rule=peers("drawbridge.test/jane/client:^1.0")), client()
     with connected(ours, theirs) as (accepted, dialled):
-        assert accepted.peer == described(CLIENT)
-        assert dialled.peer == described(SERVER)
+        assert described(CLIENT).items() <= accepted.peer.items()
+        assert described(SERVER).items() <= dialled.peer.items()
         exchange(accepted, dialled)
     event = ours.next_event("lis")
     assert event is not None
-    assert event["peer"] == described(CLIENT)
+    assert described(CLIENT).items() <= event["peer"].items()
     assert event["addr"].startswith("127.0.0.1:")
     event = theirs.next_event("con")
     assert event is not None
-    assert (event["host"], event["peer"]) == ("localhost", described(SERVER))
+    assert event["host"] == "localhost"
+    assert described(SERVER).items() <= event["peer"].items()
     assert ours.next_event("lis") is theirs.next_event("con") is ours.next_event("con") is None
 
 
@@ -130,13 +131,13 @@ def test_a_host_is_checked_by_name_where_no_peers_are_named() -> None:
 def test_the_steward_can_vouch_for_a_host_and_its_identity() -> None:
     leaf = AUTHORITY.issue(workload(SERVER), hosts=("localhost",))
     with connected(server(leaf), client(rule=Rule(trust="steward"))) as (_, dialled):
-        assert dialled.peer == described(SERVER)
+        assert described(SERVER).items() <= dialled.peer.items()
 
 
 def test_peers_can_be_of_another_steward() -> None:
     rule = peers(SERVER, trust=FOREIGN.root_pem)
     with connected(server(FOREIGN.issue(workload(SERVER))), client(rule=rule)) as (_, dialled):
-        assert dialled.peer == described(SERVER)
+        assert described(SERVER).items() <= dialled.peer.items()
 
 
 def test_tls_is_1_3_with_a_post_quantum_group() -> None:

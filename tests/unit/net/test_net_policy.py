@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
 from garrison.errors import Malformed, Rejected
@@ -12,6 +15,9 @@ from garrison.keep.net import policy
 from garrison.keep.net.policy import Policy
 from garrison.testing.tls import Authority, keep, workload
 
+if TYPE_CHECKING:
+    from cryptography import x509
+
 AUTHORITY = Authority()
 CHAT = "drawbridge.test/jane/chat:1.2.3"
 PEER = {
@@ -20,6 +26,8 @@ PEER = {
     "digest": "ERERERERERERERERERERERERERERERERERERERERERE",
     "tee": "snp",
     "measurement": "22" * 48,
+    "tcb_status": "UpToDate",
+    "spiffe_id": "spiffe://steward.test/drawbridge.test/jane/chat/1.2.3",
 }
 
 
@@ -128,17 +136,26 @@ def test_what_is_asked_of_a_peer(
     assert checked.believes_identity == believed
 
 
+def of_certificate(certificate: x509.Certificate) -> dict[str, str]:
+    expires = certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"serial": f"{certificate.serial_number:x}", "expires": expires}
+
+
 def test_an_identity_is_read() -> None:
     certificate = AUTHORITY.issue(workload(CHAT)).chain[0]
     for admits in (of("any"), of(CHAT), of(incoming=True), of(trust="steward")):
-        assert admits.admit(certificate) == PEER
+        assert admits.admit(certificate) == PEER | of_certificate(certificate)
     local = AUTHORITY.issue(workload(None)).chain[0]
     assert of(incoming=True).admit(local) == {
         "kind": "local",
         "digest": PEER["digest"],
         "tee": "snp",
         "measurement": PEER["measurement"],
-    }
+        "tcb_status": "UpToDate",
+        "spiffe_id": f"spiffe://steward.test/local/{'11' * 32}",
+    } | of_certificate(local)
+    bound = AUTHORITY.issue(replace(workload(CHAT), policy=b"\x11" * 32)).chain[0]
+    assert of("any").admit(bound)["policy"] == PEER["digest"]
 
 
 def test_an_identity_under_foreign_roots_is_not_believed() -> None:

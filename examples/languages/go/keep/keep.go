@@ -18,6 +18,11 @@ type Peer struct {
 	Digest      string `json:"digest,omitempty"`
 	TEE         string `json:"tee,omitempty"`
 	Measurement string `json:"measurement,omitempty"`
+	TCBStatus   string `json:"tcb_status,omitempty"`
+	Policy      string `json:"policy,omitempty"` // digest of the policy that it was deployed with
+	SpiffeID    string `json:"spiffe_id,omitempty"`
+	Serial      string `json:"serial,omitempty"`  // of its certificate, hex
+	Expires     string `json:"expires,omitempty"` // its certificate, RFC 3339
 }
 
 // Listen takes the listener that the keep opened as descriptor fd.

@@ -156,7 +156,7 @@ class Policy:
         for peers in (self.rule.peers, tenant):
             if peers is not None and not any(peer.admits(workload) for peer in peers):
                 raise self._refusal(_presented(workload))
-        return ANONYMOUS if workload is None else describe(workload)
+        return ANONYMOUS if certified is None else describe(certified, certificate)
 
     def _refusal(self, presented: object) -> Rejected:
         return Rejected(
@@ -198,14 +198,30 @@ def incoming(config: Config, port: int) -> Policy:
     return Policy(_name("incoming", key), rule, incoming=True)
 
 
-def describe(workload: WorkloadIdentity) -> dict[str, Any]:
-    """Describe an attested workload, as its peer reads it."""
+def describe(certified: CertifiedIdentity, certificate: x509.Certificate) -> dict[str, Any]:
+    """Describe an attested workload, as its peer reads it.
+
+    The kind, the workload's slug and digest, the digest of its deployment's policy where it has
+    one, TEE, measurement (hex) and TCB status, the SPIFFE ID, and of the certificate the serial
+    number (hex) and the end of its validity (RFC 3339).
+    """
+    workload = certified.workload
     peer = {"kind": "local" if workload.slug is None else "keep"}
     if workload.slug is not None:
         peer["workload"] = str(workload.slug)
     if workload.digest is not None:
         peer["digest"] = digest_text(workload.digest)
-    return {**peer, "tee": workload.tee, "measurement": workload.measurement.hex()}
+    if workload.policy is not None:
+        peer["policy"] = digest_text(workload.policy)
+    return {
+        **peer,
+        "tee": workload.tee,
+        "measurement": workload.measurement.hex(),
+        "tcb_status": workload.tcb_status,
+        "spiffe_id": certified.spiffe_id,
+        "serial": f"{certificate.serial_number:x}",
+        "expires": certificate.not_valid_after_utc.isoformat().replace("+00:00", "Z"),
+    }
 
 
 def _presented(workload: WorkloadIdentity | None) -> str:
