@@ -31,6 +31,7 @@ MAX_SIZE = 1_000_000
 
 Prot = Literal["tls", "tcp", "deny"]
 Stdio = Literal["host", "null"]
+AtExpiry = Literal["end", "stay"]
 FileKind = Literal["null", "stdin", "stdout", "stderr", "listen", "connect"]
 
 STREAMS = ("stdin", "stdout", "stderr")
@@ -93,6 +94,8 @@ class Config:
 
     Attributes:
         steward: the URL of the steward to use where nobody else names one.
+        at_expiry: what becomes of open TLS connections when the keep's certificate expires
+            because no steward renewed it; new ones stop in both cases.
         args: the arguments after `argv[0]`.
         env: environment variables, as written; `environment()` is what the workload gets.
         stdio: `stdin`, `stdout` and `stderr` to `host` or `null`.
@@ -102,6 +105,7 @@ class Config:
     """
 
     steward: str | None = None
+    at_expiry: AtExpiry = "end"
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     stdio: Mapping[str, Stdio] = field(default_factory=_all_host)
@@ -123,6 +127,8 @@ class Config:
         """
         table = Table.parse(data, source=source, limit=MAX_SIZE)
         steward = _steward(table)
+        stays = table.string("at_expiry", "end", choices=("end", "stay")) == "stay"
+        at_expiry: AtExpiry = "stay" if stays else "end"
         args = tuple(table.strings("args", []))
         if any("\0" in argument for argument in args):
             raise table.malformed("args", "has a NUL character", expected="text")
@@ -141,7 +147,7 @@ class Config:
                     found=" and ".join(name for name in _FD_VARIABLES if name in env),
                     expected="other variables",
                 )
-            return cls(steward, args, env, _stdio_of(files), files)
+            return cls(steward, at_expiry, args, env, _stdio_of(files), files)
         if "files" in table:
             raise Malformed(
                 "two schemas in one file",
@@ -156,7 +162,7 @@ class Config:
         outgoing = outgoing_rules(network.table("outgoing"))
         network.done()
         table.done()
-        return cls(steward, args, env, stdio, None, incoming, outgoing)
+        return cls(steward, at_expiry, args, env, stdio, None, incoming, outgoing)
 
     def environment(self) -> dict[str, str]:
         """The workload's environment: `env`, and what tells it of its `files`."""
@@ -337,6 +343,10 @@ TEMPLATE = """\
 
 # The steward to ask for a certificate where neither the keep nor its deployer names one.
 # steward = "https://steward.example.com"
+
+# What becomes of open connections if no steward renews the certificate before it expires: "end"
+# (default) or "stay". New ones are refused in both cases.
+# at_expiry = "stay"
 
 # Arguments after the program's name, and environment variables.
 args = []

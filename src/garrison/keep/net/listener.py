@@ -68,7 +68,8 @@ class Listener:
 
         Args:
             sock: the listening socket.
-            start: begins the handshake of a new connection; None where there is none (`tcp`).
+            start: begins the handshake of a new connection, or refuses to with a
+                `GarrisonError`; None where there is none (`tcp`).
             accepted: told of each accepted stream, its address and peer.
             handshake_seconds: how long a handshake may take.
             max_handshakes: how many may be under way.
@@ -155,8 +156,14 @@ class Listener:
             if self._start is None:
                 self._ready.append((Stream(sock, ANONYMOUS), name))
                 continue
+            try:
+                handshake = self._start(sock)
+            except GarrisonError as error:
+                log_refusal(error, name)
+                end(sock)
+                continue
             deadline = now + self._handshake_seconds
-            self._pending[sock.fileno()] = _Pending(self._start(sock), sock, name, deadline)
+            self._pending[sock.fileno()] = _Pending(handshake, sock, name, deadline)
             self._epoll.register(sock, select.EPOLLIN)
             if len(self._pending) > self._max_handshakes:
                 self._drop(next(iter(self._pending)), "too many handshakes under way")

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from garrison.errors import GarrisonError
 from garrison.formats.endpoint import Endpoint, bracketed, is_address, parse_listen
 from garrison.keep.net import policy as policies
+from garrison.keep.net.guard import Guard
 from garrison.keep.net.listener import HANDSHAKE_SECONDS, Listener, end, log_refusal
 from garrison.keep.net.policy import ANONYMOUS, Policy
 from garrison.keep.net.stream import Stream
 from garrison.keep.net.tls import Contexts, Handshake, Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
     from cryptography import x509
 
     from garrison.formats.deployment_policy import DeploymentPolicy
     from garrison.formats.enarx_toml import Config
+    from garrison.keep.net.guard import Denial
 
 __all__ = ["Identity", "Network"]
 
@@ -59,7 +64,9 @@ class Network:
         """
         self._config = config
         self._tenant = tenant
+        self._guard = Guard()
         self._roots = tuple(roots)
+        self._identity = identity
         self._contexts = Contexts(identity, self._roots)
         self._connect_seconds = connect_seconds
         self._handshake_seconds = handshake_seconds
@@ -67,7 +74,25 @@ class Network:
 
     def replace_identity(self, identity: Identity) -> None:
         """Use a renewed certificate for new connections; open ones go on. Safe in any thread."""
+        self._identity = identity
         self._contexts = Contexts(identity, self._roots)
+        self._guard.renewed()
+
+    def replace_roots(self, roots: Sequence[x509.Certificate]) -> None:
+        """Verify new connections under `roots`; open ones go on. Safe in any thread."""
+        self._roots = tuple(roots)
+        self._contexts = Contexts(self._identity, self._roots)
+
+    def expire(self, when: datetime) -> None:
+        """Open no more TLS connections, for the certificate's time was over at `when`.
+
+        Those that stand end, unless the configuration lets them stay. Safe in any thread.
+        """
+        self._guard.expired(when, end=self._config.at_expiry == "end")
+
+    def deny(self, denied: Denial) -> None:
+        """Refuse peers that `denied` names, and end their connections. Safe in any thread."""
+        self._guard.deny(denied)
 
     def connect(self, target: str) -> Stream:
         """Connect to `host[:port]`, and check who is there.
@@ -132,6 +157,7 @@ class Network:
         policy.check_allowed(str(endpoint))
         tls = policy.rule.prot == "tls"
         if tls:
+            self._guard.check_own()
             self._contexts.check_usable(policy)
         port = endpoint.port or policy.rule.default_port
         sock = self._dial(endpoint.host, port)
@@ -183,7 +209,7 @@ class Network:
     def _secure(self, sock: socket.socket, policy: Policy, endpoint: Endpoint) -> Stream:
         """Do the client's side of the handshake."""
         context = self._contexts.get(policy)
-        handshake = Handshake(sock, context, policy, host=endpoint.host)
+        handshake = Handshake(sock, context, policy, self._guard, host=endpoint.host)
         deadline = time.monotonic() + self._handshake_seconds
         poller = select.poll()
         while wanted := handshake.step():
@@ -201,7 +227,8 @@ class Network:
 
             def start(sock: socket.socket) -> Handshake:
                 # Looked up each time: the identity may have been renewed.
-                return Handshake(sock, self._contexts.get(policy), policy)
+                self._guard.check_own()
+                return Handshake(sock, self._contexts.get(policy), policy, self._guard)
 
         sock = _listening(endpoint.host, endpoint.port or 0)
         return Listener(

@@ -7,6 +7,7 @@ on the way can do, is an error and no end of data.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from garrison.keep.net.openssl import failure, ffi, handle, lib
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from OpenSSL import SSL
 
 # RFC 8446, section 5.1: the plain text of a record has at most 2^14 bytes.
@@ -94,9 +97,15 @@ class TlsStream(Stream):
     """A TLS connection after its handshake."""
 
     def __init__(
-        self, sock: socket.socket, connection: SSL.Connection, peer: dict[str, Any]
+        self,
+        sock: socket.socket,
+        connection: SSL.Connection,
+        peer: dict[str, Any],
+        closed: Callable[[TlsStream], object],
     ) -> None:
+        """Take over a connection whose handshake is done; `closed` is told of its end."""
         super().__init__(sock, peer)
+        self._on_close = closed
         # Kept, for it owns what the handle points to.
         self._connection = connection
         self._ssl = handle(connection)
@@ -271,10 +280,17 @@ class TlsStream(Stream):
         if self._closed:
             return
         self._closed = True
+        self._on_close(self)
         if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):
             self._socket.close()
             return
         threading.Thread(target=self._linger, name="tls-end", daemon=True).start()
+
+    def cut(self, why: str) -> None:
+        """End the connection at once, from any thread: nothing more is read from it or written."""
+        self._failure = (errno.ECONNABORTED, why)
+        with contextlib.suppress(OSError):  # it may be gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _linger(self) -> None:
         """Announce the end when the peer reads on; nobody else uses this stream any more."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from OpenSSL.crypto import X509
 
+    from garrison.keep.net.guard import Guard
     from garrison.keep.net.policy import Policy
 
 _SUITES = b"TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
@@ -148,8 +149,11 @@ def _pyopenssl(certificate: x509.Certificate) -> X509:
 class _PeerCheck:
     """What the verification callback finds out about one peer."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, guard: Guard) -> None:
         self.policy = policy
+        self.guard = guard
+        # The peer's, where what it says of a workload is believed.
+        self.certificate: x509.Certificate | None = None
         self.peer: dict[str, Any] | None = None
         self.failure: BaseException | None = None
 
@@ -167,7 +171,12 @@ class _PeerCheck:
                     expected=self.policy.wanted,
                 )
             elif depth == 0:
-                self.peer = self.policy.admit(certificate.to_cryptography())
+                shown = certificate.to_cryptography()
+                peer = self.policy.admit(shown)
+                if self.policy.believes_identity:
+                    self.guard.check_peer(shown)
+                    self.certificate = shown
+                self.peer = peer
         except GarrisonError as error:
             self.failure = error
         except Exception as error:  # noqa: BLE001  (whatever a certificate can make a library do)
@@ -196,7 +205,13 @@ class Handshake:
     """A TLS handshake, advanced step by step on a socket that does not block."""
 
     def __init__(
-        self, sock: socket.socket, context: SSL.Context, policy: Policy, *, host: str = ""
+        self,
+        sock: socket.socket,
+        context: SSL.Context,
+        policy: Policy,
+        guard: Guard,
+        *,
+        host: str = "",
     ) -> None:
         """Prepare the handshake; nothing is sent yet.
 
@@ -204,12 +219,13 @@ class Handshake:
             sock: the connected socket, which the handshake does not close.
             context: the context for `policy`, from `Contexts.get`.
             policy: what holds for the connection.
+            guard: what ends it, now or later.
             host: whom an outgoing connection asked for.
         """
         self.policy = policy
         self._socket = sock
         self._connection = SSL.Connection(context, sock)
-        self._check = _PeerCheck(policy)
+        self._check = _PeerCheck(policy, guard)
         self._connection.set_app_data(self._check)
         if policy.incoming:
             self._connection.set_accept_state()
@@ -263,7 +279,10 @@ class Handshake:
         """The connection, after `step` returned 0."""
         if self._check.peer is None:
             raise RuntimeError("the handshake is not done")
-        return TlsStream(self._socket, self._connection, self._check.peer)
+        guard = self._check.guard
+        stream = TlsStream(self._socket, self._connection, self._check.peer, guard.closed)
+        guard.opened(stream, self._check.certificate)
+        return stream
 
 
 def _expect_host(connection: SSL.Connection, host: str) -> None:
