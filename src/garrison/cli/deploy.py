@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -9,8 +10,10 @@ import click
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.errors import Misuse
 from garrison.formats.deployment_policy import DeploymentPolicy
+from garrison.formats.digest import parse_digest
 from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.slug import Slug
+from garrison.host.spec import RESTARTS, Restart
 from garrison.launch.process import run_process
 
 _EPILOG = """\b
@@ -22,6 +25,11 @@ The exit code is the workload's; see docs/reference/exit-codes.md for the others
 Example:
   garrison deploy --steward https://steward.example.com --steward-root root.pem \\
       drawbridge.example.com/jane/chat-server:0.1.0
+
+\b
+With --host the keep runs on another's machine, and goes on when this command ends. It says
+`running` once the keep itself has shown, over TLS, a certificate of the steward for exactly this
+workload. See also `garrison host`.
 """
 
 
@@ -39,6 +47,48 @@ Example:
     help="TOML file that narrows the workload's network for this deployment; what it does not"
     " name is denied. Its digest stands in the keep's certificate.",
 )
+@click.option(
+    "--host",
+    metavar="URL",
+    envvar="GARRISON_HOST",
+    help="Ask the agent of this host for the keep, instead of starting it here. Then --backend and"
+    " what goes with it are the host's.",
+)
+@click.option(
+    "--host-ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="GARRISON_HOST_CA",
+    help="With --host: PEM file with the CAs of the agent's TLS; default: the web's roots.",
+)
+@click.option(
+    "--restart",
+    type=click.Choice(RESTARTS),
+    default="no",
+    show_default=True,
+    help="With --host: whether the host starts the keep again when it ends.",
+)
+@click.option("--memory-mib", type=click.IntRange(64), help="With --host: the keep's memory.")
+@click.option(
+    "--measurement",
+    "measurements",
+    multiple=True,
+    metavar="HEX",
+    help="With --host: the launch measurement that the keep must have; may be repeated. Default:"
+    " any that the steward admits.",
+)
+@click.option(
+    "--digest",
+    metavar="TEXT",
+    help="With --host: the workload's digest that must run. Default: what the drawbridge says.",
+)
+@click.option(
+    "--wait",
+    default=120,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With --host: seconds until the keep must be verified.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --host: say what was verified in JSON.")
 @click.argument("package", metavar="SLUG")
 def command(
     package: str,
@@ -48,17 +98,52 @@ def command(
     insecure_simulate: str | None,
     ca_bundle: Path | None,
     policy: Path | None,
+    host: str | None,
+    host_ca: Path | None,
+    restart: Restart,
+    memory_mib: int | None,
+    measurements: tuple[str, ...],
+    digest: str | None,
+    wait: int,
+    as_json: bool,
 ) -> int:
     """Run the workload SLUG (host[:port]/user/repo:tag, or its URL) in an attested keep."""
+    slug = slug_of(package)
     request = LaunchRequest(
-        slug=str(slug_of(package)),
+        slug=str(slug),
         steward=steward,
         steward_roots=steward_roots(steward, steward_root),
         registry_ca=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
         attester=attester_spec(backend, insecure_simulate),
         policy=None if policy is None else _policy(policy),
     )
-    return run_process(request)
+    if host is None:
+        return run_process(request)
+    from garrison.cli.deploy_to_host import deploy_to_host
+    from garrison.cli.host import open_host
+    from garrison.cli.registry import open_client
+
+    deploy_to_host(
+        open_host(host, host_ca),
+        open_client(slug.host, ca_bundle, None),
+        slug,
+        request,
+        policy=None if request.policy is None else sha256(request.policy.encode()).digest(),
+        restart=restart,
+        memory_mib=memory_mib,
+        measurements=_measurements(measurements),
+        digest=None if digest is None else parse_digest(digest, field="--digest"),
+        seconds=wait,
+        as_json=as_json,
+    )
+    return 0
+
+
+def _measurements(texts: tuple[str, ...]) -> frozenset[bytes] | None:
+    try:
+        return frozenset(map(bytes.fromhex, texts)) or None
+    except ValueError:
+        raise Misuse("not hex digits", field="--measurement", found=", ".join(texts)) from None
 
 
 def _policy(path: Path) -> str:

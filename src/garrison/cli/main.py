@@ -20,6 +20,7 @@ from garrison.terminal import report
 _COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "Run a local workload in a keep."),
     "deploy": ("deploy", "Run a published workload in an attested keep."),
+    "host": ("host", "Run keeps for tenants; look after one's own."),
     "config": ("config", "Make and check an Enarx.toml."),
     "package": ("package", "Publish, inspect and fetch workloads."),
     "repo": ("repo", "Register and inspect repositories."),

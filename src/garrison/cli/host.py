@@ -1,0 +1,284 @@
+"""`garrison host`: run keeps for tenants, and look after one's own on another's host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from garrison.cli import ui
+from garrison.cli.credentials import load_token
+from garrison.cli.options import read_pem
+from garrison.cli.registry import json_option
+from garrison.terminal import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from garrison.host.client import HostClient
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+_DRAIN_SECONDS = 60.0
+
+
+@click.group()
+def command() -> None:
+    """Run keeps for tenants; look after one's own on another's host."""
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  garrison host serve --dir ./host --insecure-dev
+  garrison host serve --dir /var/lib/garrison --address :: --port 443 --tenant jane \\
+      --tls-cert server.pem --tls-key server.key \\
+      --oidc-issuer https://auth.example.com/ --oidc-audience https://host.example.com/
+
+\b
+When it is ready it says where it listens, one line on standard output. SIGTERM ends it; the keeps
+go on, and the next agent of the same directory finds them. docs/how-to/run-a-host.md has more.
+"""
+)
+@click.option(
+    "--dir", "directory", required=True, type=_DIRECTORY, help="Where its keeps are written down."
+)
+@click.option(
+    "--address", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
+)
+@click.option(
+    "--port", default=8444, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+)
+@click.option("--tls-cert", type=_FILE, help="TLS chain, PEM.")
+@click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
+@click.option("--oidc-issuer", metavar="URL", help="OpenID Connect issuer of tenants' tokens.")
+@click.option("--oidc-audience", metavar="TEXT", help="The audience of tokens for this host.")
+@click.option("--oidc-ca", type=_FILE, help="CAs of the issuer's TLS; default: the web's roots.")
+@click.option(
+    "--tenant",
+    "tenants",
+    multiple=True,
+    metavar="SUBJECT",
+    help="Who may use the host, as their tokens say; may be repeated. `any`: whoever has a token.",
+)
+@click.option(
+    "--max-keeps",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Keeps that one tenant may have at a time.",
+)
+@click.option(
+    "--max-memory-mib",
+    type=click.IntRange(64),
+    help="Memory of all keeps of one tenant together; each then has to say what it wants.",
+)
+@click.option(
+    "--insecure-dev",
+    is_flag=True,
+    help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, a TLS"
+    " authority of its own, DIR/tls/ca.pem, and keeps that simulate a TEE.",
+)
+def serve(
+    directory: Path,
+    address: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    oidc_issuer: str | None,
+    oidc_audience: str | None,
+    oidc_ca: Path | None,
+    tenants: tuple[str, ...],
+    max_keeps: int,
+    max_memory_mib: int | None,
+    insecure_dev: bool,
+) -> None:
+    """Serve tenants until told to end."""
+    # A service's libraries would slow every other command's start.
+    from garrison.drawbridge import insecure_dev as dev
+    from garrison.drawbridge.issuer import open_verifier
+    from garrison.errors import Misuse
+    from garrison.host.agent import Agent, Quota, application
+    from garrison.service.server import serve as serve_app
+
+    if not tenants:
+        raise Misuse(
+            "missing",
+            field="--tenant",
+            expected="who may use this host",
+            hint="`--tenant any` admits whoever has a token for it",
+        )
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    backends = {"nil", "configfs-tsm"}
+    issuer = None
+    if insecure_dev:
+        secret = dev.prepare(directory, host=address, now=datetime.now(UTC))
+        ui.warn(
+            "INSECURE: --insecure-dev lets whoever can read"
+            f" {directory / dev.SECRET} log in as anybody. Never use it in production."
+        )
+        issuer = dev.InsecureIssuer(secret)
+        verifier = issuer.verifier()
+        backends.add("simulated-snp-insecure")
+        if tls_cert is None:
+            tls_cert, tls_key = directory / dev.SERVER_PEM, directory / dev.SERVER_KEY
+    elif oidc_issuer is None or oidc_audience is None:
+        raise Misuse(
+            "missing",
+            field="--oidc-issuer, --oidc-audience",
+            expected="the issuer of tenants' tokens, and this host's audience there",
+            hint="to try it on your own machine, give --insecure-dev",
+        )
+    else:
+        verifier = open_verifier(oidc_issuer, oidc_audience, oidc_ca)
+    if tls_cert is None or tls_key is None:
+        raise Misuse(
+            "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
+        )
+    serve_app(
+        application(
+            Agent(directory, Quota(max_keeps, max_memory_mib), frozenset(backends)),
+            verifier,
+            None if "any" in tenants else frozenset(tenants),
+            routes=[] if issuer is None else issuer.routes(),
+        ),
+        name="host",
+        host=address,
+        port=port,
+        certificate=tls_cert,
+        key=tls_key,
+        client_ca=None,
+    )
+
+
+@command.command()
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+def drain(directory: Path) -> None:
+    """On the host: take no new keeps, end all that run, and wait for them.
+
+    DIR is the agent's. Remove the file `draining` in it to take keeps again.
+    """
+    from garrison.errors import Misuse, Unavailable
+    from garrison.host.agent import DRAINING
+    from garrison.host.record import Records
+
+    if not (directory / "keeps").is_dir():
+        raise Misuse("not an agent's directory", field="DIR", found=directory)
+    (directory / DRAINING).touch(mode=0o600)
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    told: set[str] = set()
+    while True:
+        running = [(r, s) for r in Records(directory) if (s := r.state()).phase != "ended"]
+        if not running:
+            break
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{len(running)} keeps do not end", field=str(directory))
+        for record, state in running:
+            if record.id not in told and state.shim:
+                os.kill(state.shim, signal.SIGTERM)
+                told.add(record.id)
+        time.sleep(0.2)
+    ui.success(f"ended {len(told)} keeps; {directory / DRAINING} keeps new ones out")
+
+
+def host_options(function: F) -> F:
+    """`--host` and `--host-ca`."""
+    for option in (
+        click.option(
+            "--host-ca",
+            type=_FILE,
+            envvar="GARRISON_HOST_CA",
+            help="PEM file with the CAs of the agent's TLS; default: the web's roots.",
+        ),
+        click.option(
+            "--host",
+            "url",
+            required=True,
+            metavar="URL",
+            envvar="GARRISON_HOST",
+            help="The host's agent, https://HOST[:PORT].",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def open_host(url: str, host_ca: Path | None) -> HostClient:
+    """A client of the agent at `url`, with the tenant's token."""
+    from garrison.host.client import HostClient
+
+    ca_pem = None if host_ca is None else read_pem(host_ca, "--host-ca")
+    return HostClient(url, ca_pem=ca_pem, token=load_token(url.partition("://")[2].rstrip("/")))
+
+
+@command.command()
+@host_options
+@json_option
+def ps(url: str, host_ca: Path | None, as_json: bool) -> None:
+    """List one's keeps on a host, as the host tells of them."""
+    keeps = open_host(url, host_ca).keeps()
+    if as_json:
+        ui.emit_json(keeps)
+        return
+    for keep in keeps:
+        code = keep.get("exit_code")
+        ended = "" if code is None else f" ({code})"
+        ui.out(
+            f"{plain(keep.get('id'))}  {plain(keep.get('phase')):8}{ended:6}"
+            f"  {plain(keep.get('slug'))}"
+        )
+
+
+@command.command()
+@host_options
+@click.argument("keep")
+def inspect(url: str, host_ca: Path | None, keep: str) -> None:
+    """Show all that a host tells of KEEP, as JSON."""
+    ui.emit_json(open_host(url, host_ca).keep(keep))
+
+
+@command.command()
+@host_options
+@click.option("-f", "--follow", is_flag=True, help="Go on until the keep ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print each line with its time and stream.")
+@click.argument("keep")
+def logs(url: str, host_ca: Path | None, follow: bool, as_json: bool, keep: str) -> None:
+    """Print what KEEP printed."""
+    import json
+
+    for line in open_host(url, host_ca).log(keep, follow=follow):
+        if as_json:
+            print(json.dumps(line), flush=True)
+        else:
+            print(plain(line["text"]), flush=True)
+
+
+@command.command()
+@host_options
+@click.argument("keep")
+def attach(url: str, host_ca: Path | None, keep: str) -> None:
+    """Connect the terminal to KEEP: its input from here, and its output to here.
+
+    Ctrl-C detaches; the keep goes on. The host sees all of it.
+    """
+    import sys
+
+    open_host(url, host_ca).attach(keep, sys.stdin.fileno(), sys.stdout.fileno())
+
+
+@command.command()
+@host_options
+@click.argument("keep")
+def stop(url: str, host_ca: Path | None, keep: str) -> None:
+    """End KEEP; once it has ended, forget it."""
+    client = open_host(url, host_ca)
+    ended = client.keep(keep).get("phase") == "ended"
+    client.end(keep)
+    ui.success(f"{'forgot' if ended else 'ended'} {keep}")

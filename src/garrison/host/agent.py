@@ -1,0 +1,370 @@
+"""The agent's HTTP: tenants ask a host to run keeps, and look after them.
+
+    POST   /v1/keeps               a spec (garrison.host.spec); 201 with the keep
+    GET    /v1/keeps               the tenant's keeps
+    GET    /v1/keeps/ID            one
+    DELETE /v1/keeps/ID            end it, and forget it once it has ended
+    GET    /v1/keeps/ID/log        its log, JSON lines; `?follow=1` goes on until it ends
+    POST   /v1/keeps/ID/attach     the body is its input, the answer what it prints
+    GET    /health
+
+A tenant is the subject of an OpenID Connect token for this host's audience, and one that its
+operator named. Nobody sees another's keeps. None of it is to be believed: what runs, a tenant
+verifies at the keep itself (`garrison.host.verify`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from garrison.drawbridge.tokens import Unauthorized, bearer
+from garrison.errors import GarrisonError, Rejected, Unavailable
+from garrison.formats.launch_request import MAX_SIZE
+from garrison.host.record import NotFound, Record, Records
+from garrison.host.spec import KeepSpec
+from garrison.service.problem import problem, status_of
+from garrison.service.server import read_limited
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from garrison.drawbridge.tokens import Verifier
+
+# A file of this name in the agent's directory makes it refuse new keeps (`garrison host drain`).
+DRAINING = "draining"
+_FOLLOW_SECONDS = 0.2
+_START_SECONDS = 10.0
+_STOP_SECONDS = 15.0
+_CHUNK = 1 << 16
+
+
+class Full(Rejected):
+    """The tenant, or the host, has as much as it may: HTTP 409."""
+
+
+_STATUSES: tuple[tuple[type[GarrisonError], int], ...] = (
+    (Unauthorized, 401),
+    (NotFound, 404),
+    (Full, 409),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one tenant may have on this host.
+
+    Attributes:
+        keeps: how many keeps that have not ended.
+        memory_mib: of all of them together; a keep must then say how much it wants. None for
+            no bound.
+    """
+
+    keeps: int = 16
+    memory_mib: int | None = None
+
+
+class Agent:
+    """Runs the keeps of one host."""
+
+    def __init__(self, directory: Path, quota: Quota, backends: frozenset[str]) -> None:
+        self._directory = directory
+        self._records = Records(directory)
+        self._quota = quota
+        self._backends = backends
+        self._shims: list[subprocess.Popen[bytes]] = []
+        # One new keep at a time, so that two cannot take the same place.
+        self._making = asyncio.Lock()
+
+    async def make(self, spec: KeepSpec, tenant: str) -> Record:
+        """Start a keep.
+
+        Raises:
+            Unavailable: the host takes no more, or the keep's keeper does not start.
+            Full: the tenant's quota is used up, or a port is taken.
+            Rejected: the host has no such backend.
+        """
+        async with self._making:
+            await run_in_threadpool(self._admit, spec, tenant)
+            created = datetime.now(UTC).isoformat(timespec="microseconds")
+            record = await run_in_threadpool(self._records.make, spec, tenant, created)
+            self._start(record)
+        for _ in range(int(_START_SECONDS / _FOLLOW_SECONDS)):
+            if (await run_in_threadpool(record.state)).phase != "starting":
+                return record
+            await asyncio.sleep(_FOLLOW_SECONDS)
+        raise Unavailable("the keep's keeper does not start", field="keep", found=record.id)
+
+    def _admit(self, spec: KeepSpec, tenant: str) -> None:
+        if (self._directory / DRAINING).exists():
+            raise Unavailable("this host is drained: it takes no new keeps", field="host")
+        kind = spec.launch.attester.get("kind", "")
+        if kind not in self._backends:
+            raise Rejected(
+                "this host has no such backend",
+                field="keep: attester",
+                found=repr(kind)[:80],
+                expected=", ".join(sorted(self._backends)),
+            )
+        count = memory = 0
+        for record in self._records:
+            if record.state().phase == "ended":
+                continue
+            other = record.spec()
+            if taken := set(other.ports) & set(spec.ports):
+                raise Full("taken by another keep", field="keep: ports", found=sorted(taken))
+            if record.owner()[0] == tenant:
+                count += 1
+                memory += other.memory_mib or 0
+        if count >= self._quota.keeps:
+            raise Full(
+                "the quota is used up",
+                field="keeps",
+                found=count,
+                expected=f"at most {self._quota.keeps}",
+                hint="stop one",
+            )
+        if self._quota.memory_mib is None:
+            return
+        if spec.memory_mib is None:
+            raise Rejected("missing, for the host has a quota", field="keep: memory_mib")
+        if memory + spec.memory_mib > self._quota.memory_mib:
+            raise Full(
+                "the quota is used up",
+                field="keep: memory_mib",
+                found=f"{memory} MiB used, {spec.memory_mib} asked for",
+                expected=f"at most {self._quota.memory_mib} MiB",
+            )
+
+    def _start(self, record: Record) -> None:
+        # In a session of its own: it goes on when the agent ends, also by Ctrl-C.
+        log = (record.path / "shim.log").open("ab")
+        with log:
+            self._shims.append(
+                subprocess.Popen(
+                    [sys.executable, "-I", "-m", "garrison.host.shim", str(record.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+        # Those that have ended are collected, and forgotten.
+        self._shims = [shim for shim in self._shims if shim.poll() is None]
+
+    def all_of(self, tenant: str) -> list[dict[str, Any]]:
+        """The tenant's keeps, the oldest first."""
+        return [self.describe(record) for record in self._records if record.owner()[0] == tenant]
+
+    def of(self, name: str, tenant: str) -> Record:
+        """See `garrison.host.record.Records.of`."""
+        return self._records.of(name, tenant)
+
+    def describe(self, record: Record) -> dict[str, Any]:
+        """A keep, as the host tells of it."""
+        for shim in self._shims:
+            shim.poll()
+        spec = record.spec()
+        return {
+            "id": record.id,
+            "slug": spec.launch.slug,
+            "created": record.owner()[1],
+            **{k: v for k, v in asdict(record.state()).items() if k != "shim"},
+            "restart": spec.restart,
+            "ports": list(spec.ports),
+            "memory_mib": spec.memory_mib,
+        }
+
+    async def end(self, record: Record) -> None:
+        """End a keep, or forget one that has ended.
+
+        Raises:
+            Unavailable: its keeper does not answer.
+        """
+        if (await run_in_threadpool(record.state)).phase == "ended":
+            await run_in_threadpool(record.remove)
+            return
+        reader, writer = await _ask(record, "stop")
+        try:
+            # It closes when the keep has ended.
+            await asyncio.wait_for(reader.read(), _STOP_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable("the keep does not end", field="keep", found=record.id) from error
+        finally:
+            writer.close()
+
+
+async def _ask(record: Record, what: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Speak with a keep's keeper.
+
+    Raises:
+        Unavailable: it is not there.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(_short(record))
+    except OSError as error:
+        raise Unavailable("the keep has no keeper", field="keep", found=record.id) from error
+    writer.write(json.dumps({"do": what}).encode() + b"\n")
+    await writer.drain()
+    return reader, writer
+
+
+def _short(record: Record) -> str:
+    """A path of its keeper's socket, by way of the directory that the keeper is in."""
+    # A socket's path is at most 107 bytes long (unix(7)); this one is, wherever the keep is kept.
+    return f"/proc/{record.state().shim}/cwd/control"
+
+
+def application(
+    agent: Agent,
+    verifier: Verifier,
+    tenants: frozenset[str] | None,
+    *,
+    routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The agent's ASGI application.
+
+    Args:
+        agent: what it does.
+        verifier: of tenants' tokens.
+        tenants: the subjects that may use the host; None for whoever has a token for it.
+        routes: further routes.
+    """
+
+    async def tenant(request: Request) -> str:
+        token = bearer(request.headers.get("authorization"))
+        subject = (await run_in_threadpool(verifier.verify, token)).subject
+        if tenants is not None and subject not in tenants:
+            raise Rejected("not a tenant of this host", field="token: subject", found=subject)
+        return subject
+
+    async def keeps(request: Request) -> Response:
+        if request.method == "POST":
+            who = await tenant(request)
+            spec = KeepSpec.from_json(await read_limited(request, MAX_SIZE))
+            record = await agent.make(spec, who)
+            return JSONResponse(await run_in_threadpool(agent.describe, record), 201)
+        return JSONResponse({"keeps": await run_in_threadpool(agent.all_of, await tenant(request))})
+
+    async def keep(request: Request) -> Response:
+        record = agent.of(request.path_params["id"], await tenant(request))
+        if request.method == "DELETE":
+            await agent.end(record)
+            return Response(status_code=204)
+        return JSONResponse(await run_in_threadpool(agent.describe, record))
+
+    async def log(request: Request) -> Response:
+        record = agent.of(request.path_params["id"], await tenant(request))
+        follow = request.query_params.get("follow") == "1"
+        return StreamingResponse(_log(record, follow=follow), media_type="application/jsonl")
+
+    async def attach(request: Request) -> Response:
+        record = agent.of(request.path_params["id"], await tenant(request))
+        reader, writer = await _ask(record, "attach")
+        return _Attached(reader, writer)
+
+    async def health(_request: Request) -> Response:
+        return Response()
+
+    return Starlette(
+        routes=[
+            *routes,
+            Route("/health", health),
+            Route("/v1/keeps", _guarded(keeps), methods=["GET", "POST"]),
+            Route("/v1/keeps/{id}", _guarded(keep), methods=["GET", "DELETE"]),
+            Route("/v1/keeps/{id}/log", _guarded(log)),
+            Route("/v1/keeps/{id}/attach", _guarded(attach), methods=["POST"]),
+        ]
+    )
+
+
+def _guarded(
+    answer: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except GarrisonError as error:
+            known = (status for kind, status in _STATUSES if isinstance(error, kind))
+            status = next(known, status_of(error))
+            return problem(error, status=status, request_id=request.state.request_id)
+
+    return guarded
+
+
+async def _log(record: Record, *, follow: bool) -> AsyncIterator[bytes]:
+    """What a keep printed, and with `follow` what it prints until it ends."""
+    older = record.log.with_name("log.1")
+    if older.exists():
+        yield await run_in_threadpool(older.read_bytes)
+    file = None
+    try:
+        while True:
+            # Asked first: what is read after it has ended is all.
+            ended = (await run_in_threadpool(record.state)).phase == "ended"
+            if file is None and record.log.exists():
+                file = record.log.open("rb")
+            while file is not None and (data := await run_in_threadpool(file.read, _CHUNK)):
+                yield data
+            if ended or not follow:
+                return
+            if file is not None and not record.log.samefile(f"/proc/self/fd/{file.fileno()}"):
+                # It was put aside, and all of it read.
+                file.close()
+                file = None
+                continue
+            await asyncio.sleep(_FOLLOW_SECONDS)
+    finally:
+        if file is not None:
+            file.close()
+
+
+class _Attached(Response):
+    """Carries the request's body to the keep, and what it prints back, at the same time.
+
+    Starlette's streaming answer would take the body for itself, to notice a client that leaves.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(media_type="application/octet-stream")
+        del self.headers["content-length"]
+        self._reader = reader
+        self._writer = writer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer until the keep ends, or the client leaves."""
+        del scope  # the state in it is of no use here
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        # So that the answer begins before the keep says anything.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        feeding = asyncio.create_task(self._feed(receive))
+        try:
+            while data := await self._reader.read(_CHUNK):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            self._writer.close()
+
+    async def _feed(self, receive: Receive) -> None:
+        while (message := await receive())["type"] == "http.request":
+            if body := message.get("body"):
+                self._writer.write(body)
+                await self._writer.drain()
+        # The client has left: the keep's keeper lets go, and the answer ends.
+        self._writer.close()

@@ -1,0 +1,167 @@
+"""A keep on a host's disk: what outlives the agent.
+
+A directory for each keep, below `keeps/`, named by the keep's id:
+
+    spec.json     what the tenant asked for (`garrison.host.spec`)
+    owner.json    whose it is, and since when
+    state.json    how it is, replaced as a whole by its shim (`garrison.host.shim`)
+    log, log.1    what it printed: a line of JSON each, the older half beside it
+    control       the shim's socket; it is there as long as the shim is
+
+All of it is the agent's user's alone. An id is 128 random bits: it is not a secret, and no name of
+a file ever comes from a tenant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from garrison.errors import Malformed, Rejected
+from garrison.host.spec import KeepSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Phase = Literal["starting", "running", "waiting", "ended"]
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class NotFound(Rejected):
+    """There is no such keep, or it is another tenant's: HTTP 404."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a keep is.
+
+    Attributes:
+        phase: `starting`, `running`, `waiting` (to be started again) or `ended`.
+        shim: the number of the process that looks after it.
+        pid: the number of its process; None if there is none now.
+        restarts: how often it was started again.
+        exit_code: that of the last time it ended; 128 + n after a signal n.
+        stopped: whether somebody asked for its end.
+    """
+
+    phase: Phase
+    shim: int
+    pid: int | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A keep's directory."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """What the keep is called."""
+        return self.path.name
+
+    @property
+    def control(self) -> Path:
+        """The shim's socket."""
+        return self.path / "control"
+
+    @property
+    def log(self) -> Path:
+        """The newer part of what it printed."""
+        return self.path / "log"
+
+    def spec(self) -> KeepSpec:
+        """What was asked for."""
+        return KeepSpec.from_json((self.path / "spec.json").read_bytes())
+
+    def owner(self) -> tuple[str, str]:
+        """The tenant, and when the keep was made (RFC 3339)."""
+        fields = json.loads((self.path / "owner.json").read_bytes())
+        return fields["tenant"], fields["created"]
+
+    def state(self) -> State:
+        """How it is; one whose shim is gone has ended, however that came."""
+        try:
+            state = State(**json.loads((self.path / "state.json").read_bytes()))
+        except FileNotFoundError:
+            return State("starting", 0)
+        if state.phase != "ended" and not _alive(state.shim, self.path):
+            return State("ended", state.shim, None, state.restarts, state.exit_code, state.stopped)
+        return state
+
+    def write_state(self, state: State) -> None:
+        """Replace what is known of it."""
+        write(self.path / "state.json", asdict(state))
+
+    def remove(self) -> None:
+        """Forget it."""
+        shutil.rmtree(self.path)
+
+
+class Records:
+    """All keeps of a host."""
+
+    def __init__(self, directory: Path) -> None:
+        self._keeps = directory / "keeps"
+        self._keeps.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every keep, the oldest first."""
+        found = [Record(path) for path in self._keeps.iterdir() if _ID.fullmatch(path.name)]
+        return iter(sorted(found, key=lambda record: (record.owner()[1], record.id)))
+
+    def make(self, spec: KeepSpec, tenant: str, created: str) -> Record:
+        """Write down a new keep: wholly there, or not at all."""
+        name = secrets.token_hex(16)
+        making = self._keeps / f".{name}"
+        making.mkdir(mode=0o700)
+        write(making / "owner.json", {"tenant": tenant, "created": created})
+        write(making / "spec.json", json.loads(spec.to_json()))
+        making.rename(self._keeps / name)
+        return Record(self._keeps / name)
+
+    def of(self, name: str, tenant: str) -> Record:
+        """The keep `name`, if it is the tenant's.
+
+        Raises:
+            Malformed: that is no id.
+            NotFound: there is none, or it is another's; which, is not told.
+        """
+        if _ID.fullmatch(name) is None:
+            raise Malformed("not a keep's id", field="keep", found=repr(name[:80]))
+        record = Record(self._keeps / name)
+        try:
+            owner, _ = record.owner()
+        except FileNotFoundError:
+            owner = None
+        if owner != tenant:
+            raise NotFound("there is no such keep", field="keep", found=name)
+        return record
+
+
+def write(path: Path, fields: dict[str, Any]) -> None:
+    """Write a JSON file that only its owner can read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(fields, file)
+    temporary.replace(path)
+
+
+def _alive(pid: int, directory: Path) -> bool:
+    """Whether process `pid` is the shim of that directory, and not another of that number."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123  (a pseudo file)
+            return os.fsencode(directory) in file.read().split(b"\0")
+    except OSError:
+        return False

@@ -1,0 +1,314 @@
+"""Another's host: tenants believe nothing it says, and its keeps outlive its agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from garrison.testing.stack import GARRISON, Process, Stack, free_port
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
+from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.xdist_group("stack")]
+
+_SERVER = """
+[[files]]
+kind = "stdin"
+
+[[files]]
+kind = "stdout"
+
+[[files]]
+kind = "stderr"
+
+[[files]]
+kind = "listen"
+name = "LISTEN"
+addr = "127.0.0.1"
+port = {port}
+peers = ["any"]
+"""
+_CAT = """
+#include <stdio.h>
+#include <stdlib.h>
+int main(int argc, char **argv) {
+  char line[100];
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  puts("cat is here");
+  while (fgets(line, sizeof line, stdin))
+    printf("you said %s", line);
+  return 3;
+}
+"""
+
+
+class Host:
+    """An agent, its directory, and tenants that are logged in there."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self.stack = stack
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"https://localhost:{self.port}"
+        self.agent = self.start()
+        for tenant in ("jane", "joe"):
+            self.login(tenant)
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "tls" / "ca.pem"
+
+    def start(self) -> Process:
+        agent = self.stack.start(
+            "the host", "host", "serve", "--dir", str(self.directory), "--port", str(self.port),
+            "--insecure-dev", "--tenant", "jane", "--tenant", "joe", "--max-keeps", "3",
+        )  # fmt: skip
+        agent.expect("listening on https://")
+        return agent
+
+    def login(self, tenant: str) -> None:
+        done = self.run(
+            tenant, "user", "login", "--ca-bundle", str(self.ca), "--oidc-client-id", tenant,
+            "--oidc-domain", f"{self.url}/insecure-oidc/",
+            "--oidc-secret-file", str(self.directory / "insecure-oidc-secret"),
+            f"localhost:{self.port}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def environment(self, tenant: str) -> dict[str, str]:
+        home = self.directory.parent / f"home-{tenant}"
+        home.mkdir(exist_ok=True)
+        return {**self.stack.environment, "HOME": str(home)}
+
+    def run(
+        self, tenant: str, *arguments: str, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return self.stack.run(*arguments, stdin=stdin, environment=self.environment(tenant))
+
+    def host(self, tenant: str, verb: str, *arguments: str, **options: Any) -> str:
+        there = ("--host", self.url, "--host-ca", str(self.ca))
+        done = self.run(tenant, "host", verb, *there, *arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def deploy(self, tenant: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = self.stack.deploy_arguments(name)
+        there = ("--host", self.url, "--host-ca", str(self.ca), *options)
+        return self.run(tenant, arguments[0], *there, *arguments[1:])
+
+    def keeps(self, tenant: str = "jane") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.host(tenant, "ps", "--json"))
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    """A published echo server, and the port that it listens on."""
+    package = tmp_path_factory.mktemp("echo")
+    LANGUAGES["c"].build("server", package / "main.wasm")
+    port = free_port()
+    (package / "Enarx.toml").write_text(_SERVER.format(port=port))
+    stack.register_repo("echo")
+    stack.publish(package, "echo:0.1.0")
+    return "echo:0.1.0", port
+
+
+@pytest.fixture(scope="module")
+def cat(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A published program that answers its input, and ends with 3."""
+    package = tmp_path_factory.mktemp("cat")
+    source = tmp_path_factory.mktemp("source") / "cat.c"
+    source.write_text(_CAT)
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-O2", "-s"]
+    environment = {"ZIG_GLOBAL_CACHE_DIR": str(Path(sys.prefix) / "zig-cache"), **os.environ}
+    subprocess.run(
+        [*compiler, str(source), "-o", str(package / "main.wasm")], check=True, env=environment
+    )
+    stack.register_repo("cat")
+    stack.publish(package, "cat:0.1.0")
+    return "cat:0.1.0"
+
+
+@pytest.fixture
+def host(stack: Stack, tmp_path: Path) -> Iterator[Host]:
+    found = Host(stack, tmp_path / "host")
+    try:
+        yield found
+    finally:
+        done = stack.run("host", "drain", str(found.directory))
+        found.agent.stop()
+        assert done.returncode == 0, done.stderr
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_running_is_said_once_the_keep_has_shown_it(host: Host, server: tuple[str, int]) -> None:
+    name, port = server
+    done = host.deploy("jane", name, "--json", "--measurement", host.stack.measurement)
+    assert done.returncode == 0, done.stderr
+    assert "running" not in done.stdout
+    told = json.loads(done.stdout)
+    assert told["slug"] == host.stack.slug(name)
+    assert told["at"] == f"localhost:{port}"
+    assert told["measurement"] == host.stack.measurement
+    assert told["tee"] == "snp"
+    (keep,) = host.keeps()
+    assert (keep["id"], keep["phase"], keep["ports"]) == (told["keep"], "running", [port])
+    assert host.keeps("joe") == []
+    other = host.run(
+        "joe", "host", "stop", "--host", host.url, "--host-ca", str(host.ca), told["keep"]
+    )
+    assert other.returncode == 77
+    assert "no such keep" in other.stderr
+
+    # A port has one keep at a time.
+    again = host.deploy("joe", name)
+    assert again.returncode == 77
+    assert "taken by another keep" in again.stderr
+
+    # The agent is killed, the keep goes on, and the next agent finds it.
+    os.kill(host.agent.pid, signal.SIGKILL)
+    host.agent.stop()
+    os.kill(keep["pid"], 0)
+    host.agent = host.start()
+    host.login("jane")
+    (found,) = host.keeps()
+    assert (found["id"], found["pid"], found["phase"]) == (keep["id"], keep["pid"], "running")
+    assert "listening" in host.host("jane", "logs", keep["id"])
+
+    host.host("jane", "stop", keep["id"])
+    assert gone(keep["pid"])
+    (ended,) = host.keeps()
+    assert (ended["phase"], ended["exit_code"], ended["stopped"]) == ("ended", 143, True)
+    host.host("jane", "stop", keep["id"])
+    assert host.keeps() == []
+
+
+def test_another_measurement_digest_or_root_is_not_running(
+    host: Host, server: tuple[str, int], tmp_path: Path
+) -> None:
+    name, _ = server
+    done = host.deploy("jane", name, "--measurement", "11" * 48)
+    assert done.returncode == 77
+    assert "the host runs something else" in done.stderr
+    assert "measurement" in done.stderr
+    assert "running" not in done.stdout
+    digest = host.deploy("jane", name, "--digest", "A" * 43)
+    assert digest.returncode == 77
+    assert "another workload under this tag" in digest.stderr
+    assert len(host.keeps()) == 1  # nothing was asked of the host
+
+
+def test_an_impostor_in_the_keeps_place_is_not_running(
+    host: Host, server: tuple[str, int], cat: str
+) -> None:
+    """The host says that it started a keep, and answers in its place."""
+    name, port = server
+    impostor = subprocess.Popen(
+        ["openssl", "s_server", "-accept", str(port), "-quiet",
+         "-cert", str(host.directory / "tls/server.pem"),
+         "-key", str(host.directory / "tls/server.key")],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        time.sleep(0.5)
+        done = host.deploy("jane", name)
+    finally:
+        impostor.terminate()
+        impostor.wait()
+    assert done.returncode in {76, 77}, done.stderr
+    assert "running: verified" not in done.stderr + done.stdout
+
+
+def test_logs_attach_and_restarts(host: Host, cat: str) -> None:
+    done = host.deploy("jane", cat, "--restart", "on-failure")
+    assert done.returncode == 0, done.stderr
+    assert "not verified" in done.stderr
+    name = done.stdout.strip()
+    follower = Process(
+        "logs",
+        [*GARRISON, "host", "logs", "-f", "--host", host.url, "--host-ca", str(host.ca), name],
+        host.environment("jane"),
+    )
+    try:
+        follower.expect("cat is here")
+        attached = Process(
+            "attach",
+            [*GARRISON, "host", "attach", "--host", host.url, "--host-ca", str(host.ca), name],
+            host.environment("jane"),
+        )
+        try:
+            attached.send("hello")
+            attached.expect("you said hello")
+            follower.expect("you said hello")
+        finally:
+            attached.stop()
+        # It fails, and is started again.
+        (keep,) = host.keeps()
+        os.kill(keep["pid"], signal.SIGKILL)
+        follower.expect("ended with 137; started again in 1 s")
+        follower.expect("cat is here")
+        (again,) = host.keeps()
+        assert (again["restarts"], again["phase"], again["exit_code"]) == (1, "running", 137)
+        assert again["pid"] != keep["pid"]
+        host.host("jane", "stop", name)
+        assert follower.finish() == 0
+    finally:
+        follower.stop()
+
+
+def test_quotas_strangers_and_draining(host: Host, cat: str) -> None:
+    for _ in range(3):
+        assert host.deploy("jane", cat).returncode == 0
+    full = host.deploy("jane", cat)
+    assert full.returncode == 77
+    assert "the quota is used up" in full.stderr
+    # Another tenant has a quota of its own.
+    assert host.deploy("joe", cat).returncode == 0
+    host.login("mallory")
+    stranger = host.deploy("mallory", cat)
+    assert stranger.returncode == 77
+    assert "not a tenant of this host" in stranger.stderr
+    nobody = host.run("nobody", "host", "ps", "--host", host.url, "--host-ca", str(host.ca))
+    assert nobody.returncode == 2
+    assert "no token for this host" in nobody.stderr
+
+    pids = [keep["pid"] for keep in host.keeps()]
+    drained = host.stack.run("host", "drain", str(host.directory))
+    assert drained.returncode == 0, drained.stderr
+    assert "ended 4 keeps" in drained.stderr
+    assert all(map(gone, pids))
+    refused = host.deploy("jane", cat)
+    assert refused.returncode == 69
+    assert "drained" in refused.stderr
+    assert [keep["phase"] for keep in host.keeps()] == ["ended"] * 3
+
+
+def test_a_host_without_tenants_does_not_start(stack: Stack, tmp_path: Path) -> None:
+    done = stack.run("host", "serve", "--dir", str(tmp_path / "h"), "--insecure-dev")
+    assert done.returncode == 2
+    assert "--tenant" in done.stderr
+    assert not (tmp_path / "h").exists()
