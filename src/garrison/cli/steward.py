@@ -187,23 +187,47 @@ Examples:
 )
 @click.argument("policy_file", metavar="POLICY", type=_FILE)
 @click.argument("evidence", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--collateral", type=_FILE, help="Intel's collateral for a quote: its usual JSON file."
+)
+@click.option(
+    "--trust-anchors",
+    type=_FILE,
+    help="Keys of CCA platforms to trust: JSON of implementation-id, instance-id, pkey (JWK).",
+)
 @click.option("--at", metavar="TIME", help="The time to verify at, RFC 3339; now if absent.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(
-    ctx: click.Context, policy_file: Path, evidence: Path | None, at: str | None, as_json: bool
+    ctx: click.Context,
+    policy_file: Path,
+    evidence: Path | None,
+    collateral: Path | None,
+    trust_anchors: Path | None,
+    at: str | None,
+    as_json: bool,
 ) -> None:
     """Check that POLICY can be read; with EVIDENCE (a file), whether it would be admitted."""
     from garrison.cli.verify import command as verify
     from garrison.steward.offline import load_policies
 
     if evidence is not None:
-        ctx.invoke(verify, evidence=evidence, policy=policy_file, at=at, as_json=as_json)
+        ctx.invoke(
+            verify,
+            evidence=evidence,
+            policy=policy_file,
+            collateral=collateral,
+            trust_anchors=trust_anchors,
+            at=at,
+            as_json=as_json,
+        )
         return
-    if at is not None:
+    options = {"--at": at, "--collateral": collateral, "--trust-anchors": trust_anchors}
+    given = [name for name, value in options.items() if value is not None]
+    if given:
         from garrison.errors import Misuse
 
-        raise Misuse("given without evidence", field="--at", expected="both, or neither")
+        raise Misuse("given without evidence", field=", ".join(given), expected="both, or neither")
     admitted = load_policies(policy_file).tees()
     if as_json:
         ui.emit_json({"tees": admitted})

@@ -46,7 +46,8 @@ the policy does not admit it.
     "certificates",
     type=_FILE,
     multiple=True,
-    help="Certificate, DER, for a bare report: the signing key's first; may be repeated.",
+    help="Certificate, DER, for a bare report, an SNP chip's or a paravisor's: the signing key's"
+    " first; may be repeated.",
 )
 @click.option(
     "--endorsements",

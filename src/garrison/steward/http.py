@@ -21,6 +21,7 @@ answered before it stands there.
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, is
 from garrison.steward.published import revocation_list, spiffe_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from cryptography import x509
     from starlette.requests import Request
@@ -91,7 +92,8 @@ def application(
             Route("/crl", service.crl, methods=["GET"]),
             Route("/jwks", service.jwks, methods=["GET"]),
             Route("/appraise", service.appraise, methods=["POST"]),
-        ]
+        ],
+        lifespan=service.lifespan,
     )
     app.state.service = service
     return app
@@ -101,7 +103,7 @@ def replace_steward(app: Starlette, steward: Steward, registry: Registry) -> Non
     """Let `app` decide by `steward` from the next request on; those under way keep theirs."""
     service = app.state.service
     assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
-    service.current = (steward, registry)
+    service.replace(steward, registry)
 
 
 class _Service:
@@ -116,6 +118,32 @@ class _Service:
         self.current = (steward, registry)
         self._clock = clock
         self._issuance_log = issuance_log
+        # Ends the renewal of endorsements; None while the service does not run.
+        self._stop_renewing: Callable[[], None] | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """Keep the endorsements fresh for as long as the service runs."""
+        self._renew()
+        try:
+            yield
+        finally:
+            if self._stop_renewing is not None:
+                self._stop_renewing()
+                self._stop_renewing = None
+
+    def replace(self, steward: Steward, registry: Registry) -> None:
+        """Decide by `steward`, and renew what it asks instead of what the last one asked."""
+        self.current = (steward, registry)
+        if self._stop_renewing is not None:
+            self._stop_renewing()
+            self._renew()
+
+    def _renew(self) -> None:
+        endorsements = self.current[0].endorsements
+        self._stop_renewing = (
+            (lambda: None) if endorsements is None else endorsements.start_renewing()
+        )
 
     async def health(self, _request: Request) -> Response:
         return Response()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from garrison.appraisal.result import AttestationResult
+    from garrison.endorsements.source import EndorsementSource
     from garrison.formats.slug import Slug
     from garrison.steward.authority import Authority
     from garrison.steward.challenge import Challenges
@@ -90,7 +91,8 @@ class Steward:
     """All that issuance depends on.
 
     `appraisers` holds those TEEs that the policy admits. `server_names` are the DNS names under
-    which the steward itself serves, and which therefore no keep may have.
+    which the steward itself serves, and which therefore no keep may have. `endorsements` is what
+    the appraisers ask, for the service to keep it fresh; issuance itself never touches it.
     """
 
     authority: Authority
@@ -98,6 +100,7 @@ class Steward:
     challenges: Challenges
     appraisers: Mapping[Tee, Appraiser]
     server_names: frozenset[str] = frozenset()
+    endorsements: EndorsementSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

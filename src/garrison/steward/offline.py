@@ -103,6 +103,7 @@ class Found:
         binding: the report data that it must have; None where nobody said.
         endorsements: directories that came with it.
         collateral: Intel's collateral that came with it.
+        certificates: AMD's that came with Azure's evidence, DER, the signing key's first.
     """
 
     evidence: SnpEvidence | NitroDocument | Kind
@@ -111,6 +112,7 @@ class Found:
     binding: bytes | None = None
     endorsements: tuple[Path, ...] = ()
     collateral: DcapCollateral | None = None
+    certificates: tuple[bytes, ...] = ()
 
     @property
     def tee(self) -> Tee:
@@ -182,7 +184,8 @@ def read(path: Path, *, certificates: Sequence[Path] = (), tee: Tee | None = Non
     found = _read_directory(path) if path.is_dir() else _read(path, certificates)
     if tee is not None and found.tee is not tee:
         raise Malformed("another kind of evidence", field=str(path), found=found.tee, expected=tee)
-    if certificates and (path.is_dir() or len(found.raw) != REPORT_SIZE):
+    bare = isinstance(found.evidence, HclReport) or len(found.raw) == REPORT_SIZE
+    if certificates and (path.is_dir() or not bare):
         raise Misuse(
             "certificates go with a bare report", field="--certificate", found=path, expected="none"
         )
@@ -228,7 +231,7 @@ def judge(
                 *(() if policies is None or policies.snp is None else policies.snp.endorsements),
             )
         )
-        means = Means(now, store, collateral or found.collateral, platforms)
+        means = Means(now, store, collateral or found.collateral, platforms, found.certificates)
         genuine = judge_kind(found.evidence, found.raw, policies, wanted, means)
         if policies is None and not isinstance(found.evidence, AzureEvidence):
             _check_binding(genuine.bound, wanted)
@@ -362,7 +365,8 @@ def _read(path: Path, certificates: Sequence[Path]) -> Found:
         (_HCL, HclReport.from_bytes),
     ):
         if data.startswith(first):
-            return Found(reader(data), data)
+            chain = tuple(_file(certificate) for certificate in certificates)
+            return Found(reader(data), data, certificates=chain)
     text = data.lstrip()
     if text.startswith(b"{"):
         return Found(AzureEvidence.from_bytes(data), data)
@@ -401,8 +405,10 @@ def _read_directory(path: Path) -> Found:
     for name in (_AZURE, _BLOB, _CCA_FILE, _TD_QUOTE):
         if (path / name).exists():
             found = _read(path / name, ())
-            amd = (path,) if (path / _LEAF).exists() else ()
-            return replace(found, endorsements=amd, collateral=collateral)
+            if (path / _LEAF).exists():
+                leaf = _file(path / _LEAF)
+                found = replace(found, endorsements=(path,), certificates=(leaf,))
+            return replace(found, collateral=collateral)
     if (path / _REPORT).exists():
         report, leaf = _file(path / _REPORT), _file(path / _LEAF)
         return Found(SnpEvidence(report, (leaf,)), report, endorsements=(path,))

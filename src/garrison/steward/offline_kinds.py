@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import urlsafe_b64decode
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, cast
@@ -66,12 +66,14 @@ class Means:
         store: AMD's certificates.
         collateral: Intel's collateral; None if there is none.
         platforms: keys of CCA platforms that the user trusts, beside the policy's.
+        certificates: AMD's that came with the evidence, DER, the signing key's first.
     """
 
     now: datetime
     store: SnpEndorsementStore
     collateral: DcapCollateral | None
     platforms: tuple[PlatformKey, ...]
+    certificates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,10 @@ def _azure(
     if tees is not None and section is None:
         raise _unspoken("azure on snp")
     roots = Roots.load() if section is None else section.roots()
-    endorsements = means.store.for_evidence(azure_snp_evidence(evidence), ())
+    hardware_evidence = azure_snp_evidence(evidence)
+    if not hardware_evidence.certificates:
+        hardware_evidence = replace(hardware_evidence, certificates=means.certificates)
+    endorsements = means.store.for_evidence(hardware_evidence, ())
     verified = azure.verify_snp(evidence, endorsements, roots, means.now)
     hardware = verified.value.hardware.value
     result = None
@@ -321,7 +326,7 @@ def _blob(blob: HclReport, tees: TeePolicies | None, means: Means) -> Genuine:
             found=f"no quote of the TPM, on {blob.kind.name}",
             expected="the TPM's quote too, and on TDX a TD quote",
         )
-    evidence = SnpEvidence(blob.hardware, ())
+    evidence = SnpEvidence(blob.hardware, means.certificates)
     verified = snp.verify(
         blob.hardware, means.store.for_evidence(evidence, ()), Roots.load(), means.now
     )

@@ -81,5 +81,5 @@ def _assemble(
     source = EndorsementSource(policy.endorsements, () if snp is None else snp.endorsements)
     appraisers = appraisers_of(policy.tees, source)
     challenges = Challenges(authority.challenge_key)
-    steward = Steward(authority, policy, challenges, appraisers, server_names)
+    steward = Steward(authority, policy, challenges, appraisers, server_names, source)
     return steward, Drawbridges(policy.drawbridges, authority)

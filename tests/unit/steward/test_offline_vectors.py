@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 from tests.vectors import vectors
 
+from garrison.cli.steward import command as steward
 from garrison.cli.verify import command
-from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
+from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.formats.evidence import TDX_MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -195,3 +196,36 @@ def test_no_input_gives_a_traceback(data: bytes, tmp_path: Path) -> None:
     path.write_bytes(data)
     for option in ((), ("--collateral", path), ("--trust-anchors", path)):
         assert isinstance(verify(path, *option).exception, GarrisonError)
+
+
+def test_a_paravisors_report_alone_with_its_certificate(tmp_path: Path) -> None:
+    directory = vectors("az-snp") / "trustee-milan-v1"
+    for name in ("hcl_report.bin", "vek.der", "ark.der", "ask.der"):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    whole = verify(tmp_path, *at(directory), "--json")
+    assert json.loads(whole.stdout)["verdict"] == "genuine", whole.exception
+    blob = (tmp_path / "hcl_report.bin", *at(directory), "--json", "--endorsements", tmp_path)
+    named = verify(*blob, "--certificate", tmp_path / "vek.der")
+    assert json.loads(named.stdout) == json.loads(whole.stdout)
+    assert isinstance(verify(*blob).exception, Unavailable)
+    (tmp_path / "vek.der").unlink()
+    assert isinstance(verify(tmp_path, *at(directory)).exception, Misuse | Unavailable)
+
+
+def test_policy_check_takes_what_verify_takes(policy: Path) -> None:
+    def judged(*arguments: object) -> Result:
+        return CliRunner().invoke(steward, ["policy", "check", *map(str, arguments)])
+
+    directory = vectors("tdx") / "phala-v4-uptodate"
+    quote = (policy, directory / "quote.bin", *at(directory), "--json")
+    with_it = judged(*quote, "--collateral", directory / "collateral.json")
+    assert with_it.exception is None
+    assert json.loads(with_it.stdout)["verdict"] == "admitted"
+    assert isinstance(judged(*quote).exception, Unavailable)
+    token = min(vectors("cca").iterdir())
+    anchors = ("--trust-anchors", token / "trust_anchors.json")
+    refused = judged(policy, token / "token.cbor", *at(token), "--json", *anchors)
+    assert isinstance(refused.exception, Rejected)
+    alone = judged(policy, *anchors)
+    assert isinstance(alone.exception, Misuse)
+    assert alone.exception.field == "--trust-anchors"

@@ -1,0 +1,262 @@
+"""Certificates over HTTP for the TEEs with collateral: SGX, TDX, and Azure on SNP and on TDX.
+
+The evidence is a simulated vendor's; policy file, endorsements, verifiers and HTTP are the true
+ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from tests.unit.steward.conftest import FakeRegistry, Keep
+from tests.unit.steward.test_steward_http import PROBLEM, Answer, ask_app
+
+from garrison.endorsements import pcs
+from garrison.endorsements.cache import Cache, Entry
+from garrison.endorsements.pcs import Ca, IntelTee
+from garrison.endorsements.resource import Document
+from garrison.endorsements.source import EndorsementSource
+from garrison.formats.azure import AZURE_MEDIA_TYPE, HclReport, ReportType, quote_nonce
+from garrison.formats.challenge_wire import Offer
+from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_path
+from garrison.formats.dcap_quote import TeeType
+from garrison.formats.evidence import SGX_MEDIA_TYPE, TDX_MEDIA_TYPE, Evidence, bound_report_data
+from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.service.server import AccessLog
+from garrison.steward import authority
+from garrison.steward.authority import SERVER_PEM
+from garrison.steward.http import application, replace_steward
+from garrison.steward.setup import open_steward, with_policy
+from garrison.testing.azure import FakeAzure, runtime
+from garrison.testing.azure import key as azure_key
+from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.applications import Starlette
+
+INTEL = FakeIntel()
+AZURE = FakeAzure()
+DIGEST = bytes(range(32))
+POLICY = f"""
+trust_domain = "example.test"
+freshness = "required"
+local_workloads = true
+[certificates]
+lifetime_minutes = 5
+[endorsements]
+cache = "cache"
+
+[sgx]
+measurements = ["{"ab" * 32}"]
+signers = [{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]
+config_ids = "any"
+tcb_statuses = ["UpToDate"]
+advisories = []
+[sgx.insecure_simulated_roots.test]
+key_sha256 = "{INTEL.root_key_sha256}"
+
+[tdx]
+mr_td = ["{"ab" * 48}"]
+mr_seam = "any"
+mr_config_id = "any"
+mr_owner = "any"
+mr_owner_config = "any"
+mr_service_td = "any"
+tcb_statuses = ["UpToDate"]
+advisories = []
+[tdx.rtmrs]
+others = "any"
+[tdx.insecure_simulated_roots.test]
+key_sha256 = "{INTEL.root_key_sha256}"
+
+[snp]
+measurements = "any"
+products = "any"
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+endorsements = []
+[snp.insecure_simulated_roots.test]
+key_sha256 = "{AZURE.platform.root_key_sha256}"
+endorsements = "amd"
+
+[azure.pcrs]
+4 = ["{"04" * 32}"]
+others = "any"
+"""
+
+
+def fill_cache(directory: Path, *tees: TeeType) -> None:
+    cache = Cache(directory)
+    for tee in tees:
+        name = IntelTee.SGX if tee is TeeType.SGX else IntelTee.TDX
+        made = INTEL.collateral(tee)
+        for resource, body, chain in (
+            (pcs.root_crl(), made.root_crl, b""),
+            (pcs.pck_crl(Ca.PLATFORM), made.pck_crl, INTEL.pem("ca", "root")),
+            (pcs.tcb_info(name, INTEL.fmspc.hex()), made.tcb_info, made.tcb_info_chain),
+            (pcs.qe_identity(name), made.qe_identity, made.qe_identity_chain),
+        ):
+            cache.write(Entry(resource.url, resource.kind, NOW, Document(body, chain)))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    authority.create(
+        tmp_path / "steward", trust_domain="example.test", hosts=["localhost"], now=NOW
+    )
+    amd = tmp_path / "amd"
+    amd.mkdir()
+    chain = AZURE.platform.endorsements()
+    for name, der in (("ark", chain.root), ("ask", chain.issuer), ("crl", chain.crl or b"")):
+        (amd / f"{name}.der").write_bytes(der)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    return tmp_path
+
+
+def app_of(base: Path) -> Starlette:
+    steward, _ = open_steward(base / "steward", base / "policy.toml", base / "steward" / SERVER_PEM)
+    return application(steward, FakeRegistry(), clock=lambda: NOW)
+
+
+def ask(app: Starlette, method: str, body: bytes = b"", path: str = "/") -> Answer:
+    headers = {"Content-Type": PKCS10_MEDIA_TYPE, "Accept": PROBLEM}
+    return asyncio.run(ask_app(AccessLog(app), method, path, headers, body))
+
+
+def sgx(report_data: bytes, measurement: bytes = b"\xab" * 32) -> Evidence:
+    body = sgx_report(report_data=report_data, mr_enclave=measurement)
+    return Evidence(SGX_MEDIA_TYPE, FakeQuoter(INTEL).quote(body, 3))
+
+
+def tdx(report_data: bytes, measurement: bytes = b"\xab" * 48) -> Evidence:
+    body = td_report(report_data=report_data, mr_td=measurement)
+    return Evidence(TDX_MEDIA_TYPE, FakeQuoter(INTEL).quote(body, 4))
+
+
+def azure_snp(report_data: bytes) -> Evidence:
+    made = AZURE.evidence(extra_data=quote_nonce(report_data))
+    return Evidence(AZURE_MEDIA_TYPE, made.to_bytes())
+
+
+def azure_tdx(report_data: bytes) -> Evidence:
+    data = runtime(azure_key(AZURE.ak))
+    bound = hashlib.sha256(data).digest().ljust(64, b"\0")
+    blob = HclReport(1, ReportType.TDX, bytes(1184), data, padding=100)
+    made = AZURE.evidence(blob, extra_data=quote_nonce(report_data))
+    quote = FakeQuoter(INTEL).quote(td_report(report_data=bound), 4)
+    return Evidence(AZURE_MEDIA_TYPE, replace(made, vcek=None, td_quote=quote).to_bytes())
+
+
+def certify(app: Starlette, make: Callable[[bytes], Evidence], curve: ec.EllipticCurve) -> Answer:
+    challenge = Offer.from_bytes(ask(app, "GET", path="/challenge").body).challenge
+    keep = Keep(curve)
+    request = build_request(
+        keep.key,
+        evidence=make(bound_report_data(keep.spki, challenge)),
+        challenge=challenge,
+        workload=WorkloadIdentity(None, DIGEST),
+    )
+    return ask(app, "POST", request)
+
+
+CASES = {
+    "sgx": (sgx, ec.SECP256R1(), b"\xab" * 32),
+    "tdx": (tdx, ec.SECP256R1(), b"\xab" * 48),
+    "azure-snp": (azure_snp, ec.SECP384R1(), None),
+    "azure-tdx": (azure_tdx, ec.SECP384R1(), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_certificate(base: Path, name: str) -> None:
+    make, curve, measurement = CASES[name]
+    fill_cache(base / "cache", TeeType.SGX, TeeType.TDX)
+    app = app_of(base)
+    answer = certify(app, make, curve)
+    assert answer.status == 200, answer.body
+    root, leaf = decode_pki_path(answer.body)
+    leaf.verify_directly_issued_by(root)
+    found = CertifiedIdentity.from_certificate(leaf)
+    assert found is not None
+    assert (found.workload.tee, found.workload.digest) == (name.partition("-")[0], DIGEST)
+    assert found.workload.tcb_status == "InsecureSimulated"
+    if measurement is not None:
+        assert found.workload.measurement == measurement
+
+
+@pytest.mark.parametrize(
+    ("make", "check"),
+    [
+        (lambda data: sgx(data, bytes(32)), "MRENCLAVE"),
+        (lambda data: tdx(data, bytes(48)), "MRTD"),
+        (lambda data: sgx(data[::-1]), "report data"),
+        (lambda data: azure_snp(data[::-1]), "TPM quote's nonce"),
+    ],
+    ids=["sgx-measurement", "tdx-measurement", "sgx-bound-to-another", "azure-of-another-nonce"],
+)
+def test_a_refusal(base: Path, make: Callable[[bytes], Evidence], check: str) -> None:
+    fill_cache(base / "cache", TeeType.SGX, TeeType.TDX)
+    curve = ec.SECP384R1() if check.startswith("TPM") else ec.SECP256R1()
+    answer = certify(app_of(base), make, curve)
+    assert answer.status == 400
+    assert check in [item["check"] for item in answer.checks]
+
+
+def test_a_key_weaker_than_azures(base: Path) -> None:
+    answer = certify(app_of(base), azure_snp, ec.SECP256R1())
+    assert answer.status == 400
+    assert "weaker" in answer.checks[0]["check"]
+
+
+def test_collateral_that_is_missing_is_not_the_keeps_fault(base: Path) -> None:
+    fill_cache(base / "cache", TeeType.SGX)
+    answer = certify(app_of(base), tdx, ec.SECP256R1())
+    assert answer.status == 503
+    assert "not in the cache" in answer.checks[0]["check"]
+
+
+def test_the_answer_is_of_this_steward(base: Path) -> None:
+    fill_cache(base / "cache", TeeType.SGX)
+    app = app_of(base)
+    root = decode_pki_path(certify(app, sgx, ec.SECP256R1()).body)[0]
+    assert root.public_bytes(Encoding.PEM) == (base / "steward" / "root.pem").read_bytes()
+
+
+def test_endorsements_are_renewed_while_it_serves(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From start to end, and by the settings of the policy that is in force."""
+    events: list[str] = []
+
+    def start(source: EndorsementSource) -> Callable[[], None]:
+        name = f"{id(source)}"
+        events.append(f"start {name}")
+        return lambda: events.append(f"stop {name}")
+
+    monkeypatch.setattr(EndorsementSource, "start_renewing", start)
+    app = app_of(base)
+    first = id(app.state.service.current[0].endorsements)
+    renewed, registry = with_policy(app.state.service.current[0], base / "policy.toml")
+    replace_steward(app, app.state.service.current[0], registry)
+    assert events == []
+
+    async def serve() -> int:
+        async with app.router.lifespan_context(app):
+            replace_steward(app, renewed, registry)
+            return id(renewed.endorsements)
+
+    second = asyncio.run(serve())
+    assert first != second
+    assert events == [f"start {first}", f"stop {first}", f"start {second}", f"stop {second}"]
