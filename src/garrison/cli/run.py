@@ -93,7 +93,6 @@ def command(
         files,
         Package(files).digest,
         steward=StewardClient(steward, roots),
-        roots_pem=roots,
         attester=attester_spec(backend, insecure_simulate),
         arguments=arguments,
     )

@@ -406,7 +406,9 @@ def _workload(value: bytes | None, subject: x509.Name) -> WorkloadIdentity | Non
                 "a subject beside WorkloadIdentity", found=subject.rfc4514_string()[:200]
             )
         asked = WorkloadIdentity.from_der(value)
-        if asked.digest is None or asked.tee or asked.measurement or asked.tcb_status:
+        if asked.digest is None or asked != WorkloadIdentity(
+            asked.slug, asked.digest, policy=asked.policy
+        ):
             raise _malformed(
                 "WorkloadIdentity claims what only a steward may say",
                 found=asked,

@@ -56,6 +56,7 @@ class _WorkloadIdentity:
     measurement: bytes
     tcb_status: str
     policy: Annotated[bytes | None, asn1.Explicit(0)]
+    platform: Annotated[bytes | None, asn1.Explicit(1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class WorkloadIdentity:
         tcb_status: what the steward found of the platform's TCB; empty in a request.
         policy: SHA-256 of the deployment's policy (`garrison.formats.deployment_policy`), which
             the keep enforces beside the workload's configuration; None if it has none.
+        platform: the steward's own name for the machine (16 bytes), by which it can be denied; it
+            says nothing to others. None in a request, and where evidence does not tell.
     """
 
     slug: Slug | None
@@ -78,6 +81,7 @@ class WorkloadIdentity:
     measurement: bytes = b""
     tcb_status: str = ""
     policy: bytes | None = None
+    platform: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.slug is not None and self.digest is None:
@@ -125,6 +129,7 @@ class WorkloadIdentity:
             measurement=raw.measurement,
             tcb_status=raw.tcb_status,
             policy=raw.policy,
+            platform=raw.platform,
         )
 
     def to_der(self) -> bytes:
@@ -138,6 +143,7 @@ class WorkloadIdentity:
                 measurement=self.measurement,
                 tcb_status=self.tcb_status,
                 policy=self.policy,
+                platform=self.platform,
             )
         )
 

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.formats import deny_list
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import build_request, decode_pki_path
 from garrison.formats.evidence import bound_report_data
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("garrison.keep")
 
-# Certificates, a problem document, a challenge: all are far smaller.
-_MAX_ANSWER = 1 << 18
+# What a deny list may have; certificates, a problem document, a challenge are far smaller.
+_MAX_ANSWER = deny_list.MAX_SIZE
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _CURVES = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1}
 
@@ -83,13 +84,42 @@ class StewardClient:
         if not url.startswith("https://"):
             raise Misuse("not an https URL", field="steward", found=repr(url[:200]))
         self.url = url.rstrip("/")
+        self.trust(tuple(load_roots(roots_pem)))
+
+    def trust(self, roots: tuple[x509.Certificate, ...]) -> None:
+        """Take `roots` as those that vouch for the steward and its certificates."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        try:
-            context.load_verify_locations(cadata=roots_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise Malformed("not PEM certificates", field="steward roots") from error
+        context.load_verify_locations(
+            cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots)
+        )
+        self.roots = roots
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+
+    def bundle(self) -> tuple[x509.Certificate, ...]:
+        """The steward's roots, as it tells them now.
+
+        Raises:
+            Unavailable: the steward cannot be reached, or fails.
+            Malformed: its answer is not certificates.
+        """
+        status, body = self._request("GET", "/bundle")
+        if status != 200:
+            raise self._refusal(status, body)
+        return tuple(load_roots(body.decode(errors="replace")))
+
+    def deny_list(self) -> bytes | None:
+        """What the steward denies (`garrison.formats.deny_list`); None if it tells no such thing.
+
+        Raises:
+            Unavailable: the steward cannot be reached, or fails.
+        """
+        status, body = self._request("GET", "/deny")
+        if status == 404:
+            return None
+        if status != 200:
+            raise self._refusal(status, body)
+        return body
 
     def challenge(self) -> bytes:
         """Get a fresh challenge to bind evidence to.
@@ -173,17 +203,11 @@ class Credentials:
     key: ec.EllipticCurvePrivateKey
     attester: Attester
     steward: StewardClient
-    roots: tuple[x509.Certificate, ...]
 
     @classmethod
-    def generate(cls, attester: Attester, steward: StewardClient, roots_pem: str) -> Credentials:
-        """Make a key on the curve that the TEE's own signatures have.
-
-        Raises:
-            Malformed: `roots_pem` holds no certificates.
-        """
-        key = ec.generate_private_key(_CURVES[attester.curve]())
-        return cls(key, attester, steward, tuple(load_roots(roots_pem)))
+    def generate(cls, attester: Attester, steward: StewardClient) -> Credentials:
+        """Make a key on the curve that the TEE's own signatures have."""
+        return cls(ec.generate_private_key(_CURVES[attester.curve]()), attester, steward)
 
     def certify(self, workload: WorkloadIdentity | None = None) -> Certified:
         """Attest, and get a certificate: for the keep, or for the `workload` that it runs.
@@ -217,7 +241,8 @@ class Credentials:
             raise Malformed("no certificate", field=f"answer of {self.steward.url}")
         if chain[0].public_key() != self.key.public_key():
             raise Unverified("the steward certified another key", field=self.steward.url)
-        verifier = PolicyBuilder().store(Store(list(self.roots))).time(now).build_client_verifier()
+        store = Store(list(self.steward.roots))
+        verifier = PolicyBuilder().store(store).time(now).build_client_verifier()
         try:
             verifier.verify(chain[0], chain[1:])
         except VerificationError as error:

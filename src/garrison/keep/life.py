@@ -22,6 +22,7 @@ from garrison.keep.execute import execute
 from garrison.keep.identity import Certified, Credentials, StewardClient
 from garrison.keep.net.network import Identity, Network
 from garrison.keep.renewal import renewed
+from garrison.keep.trust import watched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def live(request: LaunchRequest) -> int:
     steward = StewardClient(request.steward, request.steward_roots)
 
     # 1. A key, made here; evidence that binds it; a certificate for the keep as such.
-    credentials = Credentials.generate(attester, steward, request.steward_roots)
+    credentials = Credentials.generate(attester, steward)
     keep = credentials.certify()
 
     # 2. The workload, over mutual TLS; the client checks every byte against the digests.
@@ -85,7 +86,6 @@ def run_local(
     digest: bytes,
     *,
     steward: StewardClient,
-    roots_pem: str,
     attester: Mapping[str, str],
     arguments: tuple[str, ...] = (),
 ) -> int:
@@ -94,7 +94,7 @@ def run_local(
     Raises:
         GarrisonError: any step failed; the workload has then not run.
     """
-    credentials = Credentials.generate(select(attester), steward, roots_pem)
+    credentials = Credentials.generate(select(attester), steward)
     workload = WorkloadIdentity(slug=None, digest=digest)
     certified = credentials.certify(workload)
     return run(
@@ -136,9 +136,10 @@ def run(
         )
     config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
     identity = None if certified is None else Identity(certified.chain, certified.key)
-    trusted = list(credentials.roots if credentials else roots)
+    steward = None if credentials is None else credentials.steward
+    trusted = list(roots if steward is None else steward.roots)
     network = Network(config, identity, trusted, tenant=tenant)
-    with renewed(network, credentials, certified, workload):
+    with watched(network, steward), renewed(network, credentials, certified, workload):
         return execute(
             files[MAIN],
             args=[MAIN, *config.args, *arguments],

@@ -5,9 +5,11 @@
     measurements = ["<hex>"]          # keep images
     chip_ids = ["<hex>"]              # processors of SEV-SNP
     slugs = ["drawbridge.example.com/jane/chat:1.0.0", "drawbridge.example.com/jane/old"]
+    poll_seconds = 10                 # how soon running keeps ask again (GET /deny)
 
 All may be left out. A slug without a tag stands for every tag. Where chips are denied, evidence
-that does not tell its chip is refused too: a host can mask it.
+that does not tell its chip is refused too: a host can mask it. Keeps that run already learn of it
+within `poll_seconds`, and end their connections with whom it denies.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from garrison.errors import Rejected
+from garrison.formats.deny_list import LONGEST_POLL
 from garrison.formats.evidence import Tee
 from garrison.formats.slug import Slug
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _SERIAL_DIGITS = 40
 # The longest measurement or chip identifier has 64 bytes.
 _MAX_DIGITS = 128
+_POLL_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ class Deny:
         measurements: launch measurements, lower-case hex.
         chip_ids: processors, lower-case hex.
         slugs: workloads, with a tag or, for all tags, without.
+        poll_seconds: how soon running keeps ask again.
     """
 
     serials: tuple[int, ...] = ()
     measurements: tuple[str, ...] = ()
     chip_ids: tuple[str, ...] = ()
     slugs: tuple[str, ...] = ()
+    poll_seconds: int = _POLL_SECONDS
 
     @classmethod
     def from_table(cls, table: Table) -> Deny:
@@ -65,6 +71,7 @@ class Deny:
             measurements=_hex(table, "measurements", _MAX_DIGITS),
             chip_ids=_hex(table, "chip_ids", _MAX_DIGITS),
             slugs=tuple(slugs),
+            poll_seconds=table.integer("poll_seconds", _POLL_SECONDS, low=1, high=LONGEST_POLL),
         )
         table.done()
         return deny

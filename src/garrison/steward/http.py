@@ -6,6 +6,7 @@
 `GET`      `/bundle`     the root certificate, PEM, or a SPIFFE bundle for who accepts JSON:
                          take it over a channel that you trust
 `GET`      `/crl`        the revocation list, DER: what the policy denies by serial number
+`GET`      `/deny`      what the policy denies, for running keeps (`formats.deny_list`)
 `GET`      `/jwks`       the key that verifies attestation results, a JWK set
 `POST`     `/appraise`   evidence; answer a signed attestation result, and no certificate
 `POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first
@@ -90,6 +91,7 @@ def application(
             Route("/challenge", service.challenge, methods=["GET"]),
             Route("/bundle", service.bundle, methods=["GET"]),
             Route("/crl", service.crl, methods=["GET"]),
+            Route("/deny", service.deny, methods=["GET"]),
             Route("/jwks", service.jwks, methods=["GET"]),
             Route("/appraise", service.appraise, methods=["POST"]),
         ],
@@ -168,6 +170,12 @@ class _Service:
             revocation_list, steward.authority, steward.policy.deny.serials, self._clock()
         )
         return Response(der, media_type="application/pkix-crl", headers=_NO_STORE)
+
+    async def deny(self, _request: Request) -> Response:
+        steward, _ = self.current
+        return Response(
+            steward.deny_list().to_json(), media_type="application/json", headers=_NO_STORE
+        )
 
     async def jwks(self, _request: Request) -> Response:
         steward, _ = self.current

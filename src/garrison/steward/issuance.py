@@ -22,6 +22,7 @@ and a name whose every part was checked.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from garrison.errors import Rejected
 from garrison.formats.azure import AZURE_MEDIA_TYPE
 from garrison.formats.csr import EnarxEvidence, Request
+from garrison.formats.deny_list import DenyList
 from garrison.formats.evidence import (
     CCA_MEDIA_TYPE,
     REPORT_DATA_SIZE,
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
 
 # The TCB status in a certificate for simulated evidence, whatever its TCB versions say.
 INSECURE_SIMULATED = "InsecureSimulated"
+
+
+_PLATFORM = b"garrison steward platform\0"
 
 
 class NoEvidence(Rejected):
@@ -101,6 +106,29 @@ class Steward:
     appraisers: Mapping[Tee, Appraiser]
     server_names: frozenset[str] = frozenset()
     endorsements: EndorsementSource | None = None
+
+    def platform(self, chip_id: str) -> bytes | None:
+        """The name for a processor that certificates have, by which it can be denied.
+
+        Only the replicas of this steward can tell whose it is.
+        """
+        if not chip_id:
+            return None
+        # A chip's identifier is written with and without the zeros that pad it.
+        chip = bytes.fromhex(chip_id).rstrip(b"\0")
+        return hmac.digest(self.authority.challenge_key, _PLATFORM + chip, "sha256")[:16]
+
+    def deny_list(self) -> DenyList:
+        """What running keeps are told of the policy's `[deny]`."""
+        deny = self.policy.deny
+        platforms = (self.platform(chip) for chip in deny.chip_ids)
+        return DenyList(
+            deny.poll_seconds,
+            measurements=frozenset(map(bytes.fromhex, deny.measurements)),
+            slugs=frozenset(deny.slugs),
+            serials=frozenset(deny.serials),
+            platforms=frozenset(name for name in platforms if name is not None),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +212,7 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
     result.require()
     # 6. What is denied, and names.
     steward.policy.deny.check(result, None if request.workload is None else request.workload.slug)
-    identity = _identity(request, result, tee, steward.policy)
+    identity = _identity(request, result, tee, steward)
     return Examined(request, result, identity, _dns_names(request, steward.policy))
 
 
@@ -280,8 +308,9 @@ def _expected_report_data(request: Request, tee: Tee, steward: Steward, now: dat
 
 
 def _identity(
-    request: Request, result: AttestationResult, tee: Tee, policy: Policy
+    request: Request, result: AttestationResult, tee: Tee, steward: Steward
 ) -> WorkloadIdentity:
+    policy = steward.policy
     asked = request.workload
     slug, digest = (None, None) if asked is None else (asked.slug, asked.digest)
     if slug is not None and slug.host not in policy.drawbridges:
@@ -308,6 +337,7 @@ def _identity(
         tcb_status=INSECURE_SIMULATED if result.simulated else result.tcb_status,
         # The measured keep asks, and enforces it; that it does is what the measurement says.
         policy=None if asked is None else asked.policy,
+        platform=steward.platform(result.claims.get("chip_id", "")),
     )
 
 

@@ -142,9 +142,7 @@ class Host:
             url: another steward with the same root.
             measurement: what the evidence reports (hex).
         """
-        credentials = Credentials.generate(
-            self.simulator(measurement), self.steward(url), self.stack.steward_root.read_text()
-        )
+        credentials = Credentials.generate(self.simulator(measurement), self.steward(url))
         return credentials.certify(None if name is None else self.identity(name))
 
     def identity(self, name: str) -> WorkloadIdentity:

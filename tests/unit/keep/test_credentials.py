@@ -77,7 +77,7 @@ class LyingSteward:
 
     def credentials(self, roots: str | None = None) -> Credentials:
         roots = roots or self.authority.root_pem
-        return Credentials.generate(select({"kind": "nil"}), StewardClient(self.url, roots), roots)
+        return Credentials.generate(select({"kind": "nil"}), StewardClient(self.url, roots))
 
     def certifying(
         self, identity: WorkloadIdentity, authority: Authority | None = None

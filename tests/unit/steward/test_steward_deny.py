@@ -21,6 +21,7 @@ from tests.unit.steward.test_steward_process import Running
 from garrison.attesters.simulated_snp_insecure import process_measurement
 from garrison.errors import Malformed, Rejected
 from garrison.formats.csr import PKCS10_MEDIA_TYPE
+from garrison.formats.deny_list import DenyList
 from garrison.formats.evidence import Tee
 from garrison.formats.slug import Slug
 from garrison.formats.strict_toml import Table
@@ -214,3 +215,31 @@ def test_sighup_reads_the_policy_again(tmp_path: Path) -> None:
         "reloaded",
     ]
     assert running.process.returncode == 0
+
+
+def test_running_keeps_are_told_all_of_it(steward: Steward, keep: Keep) -> None:
+    chip = examine(keep.request(steward, WORKLOAD), steward, NOW).result.claims["chip_id"]
+    other = denying(
+        steward,
+        f'serials = ["07"]\nmeasurements = ["{MEASUREMENT.hex()}"]\nslugs = ["{SLUG}"]\n'
+        f'chip_ids = ["{chip}"]\npoll_seconds = 3',
+    )
+    app = application(steward, FakeRegistry())
+    assert DenyList.from_json(get(app, "/deny").body) == DenyList(10)
+    replace_steward(app, other, FakeRegistry())
+    answer = get(app, "/deny")
+    assert answer.headers["cache-control"] == "no-store"
+    denied = DenyList.from_json(answer.body)
+    platform = steward.platform(chip)
+    assert denied == DenyList(
+        3,
+        measurements=frozenset({MEASUREMENT}),
+        slugs=frozenset({str(SLUG)}),
+        serials=frozenset({7}),
+        platforms=frozenset({platform}),
+    )
+    # The name is not the chip's, and every replica gives the same.
+    assert platform is not None
+    assert chip.encode() not in answer.body
+    assert replace(steward).platform(chip.ljust(128, "0")) == platform
+    assert steward.platform("") is None

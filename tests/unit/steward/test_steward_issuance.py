@@ -55,7 +55,11 @@ def test_workload_certificate_says_what_was_verified(steward: Steward, keep: Kee
     certificate = issue(examined, steward, DIGEST, NOW)
     identity = CertifiedIdentity.from_certificate(certificate)
     assert identity is not None
-    assert identity.workload == WorkloadIdentity(SLUG, DIGEST, "snp", MEASUREMENT, "UpToDate")
+    chip = steward.platform(examined.result.claims["chip_id"])
+    assert chip is not None
+    assert identity.workload == WorkloadIdentity(
+        SLUG, DIGEST, "snp", MEASUREMENT, "UpToDate", platform=chip
+    )
     assert identity.spiffe_id == "spiffe://example.test/drawbridge.test/jane/chat/1.0.0"
     assert certificate.public_key() == keep.key.public_key()
 

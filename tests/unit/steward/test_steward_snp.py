@@ -92,7 +92,12 @@ def test_simulated_keep_gets_a_certificate_that_says_so(
     identity = CertifiedIdentity.from_certificate(issue(examined, snp_steward, DIGEST, NOW))
     assert identity is not None
     assert identity.workload == WorkloadIdentity(
-        SLUG, DIGEST, "snp", MEASUREMENT, "InsecureSimulated"
+        SLUG,
+        DIGEST,
+        "snp",
+        MEASUREMENT,
+        "InsecureSimulated",
+        platform=snp_steward.platform(examined.result.claims["chip_id"]),
     )
 
 
