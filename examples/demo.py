@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,46 +24,22 @@ from garrison import __version__
 from garrison.terminal import paint
 from garrison.testing.stack import Process, Stack, StackError, free_port
 
-sys.path.insert(0, str(Path(__file__).parent / "chat"))
-from build import build  # type: ignore[import-not-found]  # (beside this file)
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "chat"), str(HERE / "network")]
+from build import build  # type: ignore[import-not-found]  # noqa: E402  (beside this file)
+from steps import in_motion  # type: ignore[import-not-found]  # noqa: E402  (likewise)
+from transcript import (  # type: ignore[import-not-found]  # noqa: E402  (likewise)
+    StepError,
+    Transcript,
+    error_of,
+    require,
+    said,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
 
-CHAT = Path(__file__).parent / "chat"
-
-
-class StepError(Exception):
-    """A step did not show what it must show."""
-
-
-class Transcript:
-    """Prints a check mark and the facts of each step, once it has worked."""
-
-    def __init__(self) -> None:
-        self.current = "start"
-        self._facts: list[str] = []
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Transcript]:
-        """Do a step: print its facts if it works; else the error says which it was."""
-        self.current, self._facts = title, []
-        yield self
-        print(f"{paint('✔', 'green', sys.stdout)} {paint(title, 'bold', sys.stdout)}")
-        for fact in self._facts:
-            print(f"    {fact}")
-        sys.stdout.flush()
-
-    def fact(self, text: str) -> None:
-        """Note a fact of the current step."""
-        self._facts.append(text)
-
-
-def require(condition: object, what: str) -> None:
-    """Fail the step unless `condition` holds."""
-    if not condition:
-        raise StepError(what)
+CHAT = HERE / "chat"
 
 
 def openssl(*arguments: str, stdin: str = "") -> str:
@@ -115,7 +90,7 @@ def sha256sum(data: bytes, directory: Path) -> str:
 def demonstrate(show: Transcript, directory: Path) -> None:
     """All steps, in order."""
     chat_port = free_port()
-    with Stack(directory / "stack") as stack:
+    with Stack(directory / "stack", denied="poll_seconds = 1") as stack:
         with show.step("1. The environment"):
             show.fact(f"garrison {__version__}, Python {sys.version.split()[0]}")
             show.fact(openssl("version").strip())
@@ -138,14 +113,14 @@ def demonstrate(show: Transcript, directory: Path) -> None:
         with show.step("5. Deploy: attest, certify, fetch over mutual TLS, check, certify, run"):
             server = stack.deploy("chat-server:0.1.0", "the chat server's keep")
             certified = server.expect("certified as spiffe://demo.test/keep/snp")
-            show.fact(f"server     {_said(certified)}")
-            show.fact(f"server     {_said(server.expect('every byte checked'))}")
-            show.fact(f"server     {_said(server.expect('certified as'))}")
+            show.fact(f"server     {said(certified)}")
+            show.fact(f"server     {said(server.expect('every byte checked'))}")
+            show.fact(f"server     {said(server.expect('certified as'))}")
             server.expect("listening")
-            alice = stack.deploy("chat-client:0.1.0", "Alice's keep")
-            alice_sees = alice.expect("connected to")
-            bob = stack.deploy("chat-client:0.1.0", "Bob's keep")
-            bob_sees = bob.expect("connected to")
+            alice, bob = (
+                stack.deploy("chat-client:0.1.0", f"{name}'s keep") for name in ("Alice", "Bob")
+            )
+            alice_sees, bob_sees = (keep.expect("connected to") for keep in (alice, bob))
             pids = ", ".join(str(keep.pid) for keep in (server, alice, bob))
             show.fact(f"three keeps, a process each: {pids}")
 
@@ -163,7 +138,9 @@ def demonstrate(show: Transcript, directory: Path) -> None:
         with show.step("7. What is refused"):
             refusals(show, stack, server, packages, directory, chat_port)
 
-        with show.step("8. The end"):
+        in_motion(show, stack, directory)
+
+        with show.step("11. The end"):
             for name, keep in (("Alice", alice), ("Bob", bob)):
                 code = keep.finish()
                 require(code == 0, f"{name}'s keep ended with {code}")
@@ -173,11 +150,6 @@ def demonstrate(show: Transcript, directory: Path) -> None:
     left = leftovers(directory)
     require(not left, f"still running: {left}")
     print(f"{paint('✔', 'green', sys.stdout)} nothing is left running")
-
-
-def _said(line: str) -> str:
-    """A keep's log line without its prefix."""
-    return line.partition(": ")[2]
 
 
 def build_packages(stack: Stack, directory: Path, port: int) -> dict[str, Path]:
@@ -213,10 +185,10 @@ def publish(
         wanted = {"tree": (tree, entry)}
         for file, of_file in json.loads(tree).items():
             wanted[file] = (served(stack, f"{tag}/tree/{file}"), of_file)
-        for path, (content, said) in wanted.items():
+        for path, (content, told_of) in wanted.items():
             from base64 import b64decode
 
-            digest = b64decode(said["digest"]["sha-256"]).hex()
+            digest = b64decode(told_of["digest"]["sha-256"]).hex()
             require(
                 sha256sum(content, directory) == digest,
                 f"sha256sum of {name} {path} is not {digest}",
@@ -270,12 +242,12 @@ def refusals(
 ) -> None:
     """What must not work, tried."""
     openssl("s_client", "-connect", f"localhost:{port}", "-tls1_3", stdin="let me in\n")
-    show.fact(f"openssl without a certificate: {_said(server.expect('anonymous'))}")
+    show.fact(f"openssl without a certificate: {said(server.expect('anonymous'))}")
 
     done = stack.run(*stack.deploy_arguments("chat-client:0.1.0", simulate=False), stdin="")
     require(done.returncode == 77, f"a keep without evidence ended with {done.returncode}")
     require("401" in done.stderr, f"not a 401: {done.stderr}")
-    show.fact(f"keep without evidence: {_error(done.stderr)}")
+    show.fact(f"keep without evidence: {error_of(done.stderr)}")
 
     client = packages["chat-client"]
     done = stack.run(
@@ -285,7 +257,7 @@ def refusals(
     )  # fmt: skip
     require(done.returncode == 1, f"a client without a certificate ended with {done.returncode}")
     require("not let in" in done.stderr, f"not refused by the server: {done.stderr}")
-    show.fact(f"  and its client, run all the same: {_said(server.expect('anonymous'))}")
+    show.fact(f"  and its client, run all the same: {said(server.expect('anonymous'))}")
 
     tampered(show, stack, packages, directory)
 
@@ -293,7 +265,7 @@ def refusals(
     done = stack.run(*stack.deploy_arguments("chat-client:0.2.0"), stdin="mallory\nhello\n")
     require(done.returncode != 0, "a client of another version was let in")
     refusal = server.expect("chat-client:0.2.0")
-    show.fact(f"client of another version: {_said(refusal)}")
+    show.fact(f"client of another version: {said(refusal)}")
 
 
 def tampered(show: Transcript, stack: Stack, packages: dict[str, Path], directory: Path) -> None:
@@ -315,13 +287,7 @@ def tampered(show: Transcript, stack: Stack, packages: dict[str, Path], director
     stored[0].write_bytes(content[:-1] + b"D")
     done = stack.run(*stack.deploy_arguments("tampered:0.1.0"), stdin="")
     require(done.returncode == 76, f"a tampered workload ended with {done.returncode}")
-    show.fact(f"tampered main.wasm: {_error(done.stderr)}")
-
-
-def _error(stderr: str) -> str:
-    """The error of a failed command, without its label."""
-    lines = [line for line in stderr.splitlines() if line.startswith("error:")]
-    return lines[0].removeprefix("error: ") if lines else stderr.strip()
+    show.fact(f"tampered main.wasm: {error_of(done.stderr)}")
 
 
 def leftovers(directory: Path) -> list[str]:

@@ -48,7 +48,7 @@ def test_two_demonstrations_at_once_pass_and_leave_nothing(tmp_path: Path) -> No
     for demo in demos:
         output, _ = demo.communicate(timeout=300)
         assert demo.returncode == 0, output
-        for step in range(1, 9):
+        for step in range(1, 12):
             assert f"✔ {step}." in output
     assert _alive(tmp_path) == []
     assert list(tmp_path.iterdir()) == []

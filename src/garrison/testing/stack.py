@@ -158,6 +158,8 @@ class Stack:
     registry: str = ""
     steward_url: str = ""
     measurement: str = ""
+    denied: str = ""
+    steward: Process = field(init=False, repr=False)
 
     def __enter__(self) -> Self:
         return self
@@ -252,15 +254,39 @@ class Stack:
         )  # fmt: skip
         url = drawbridge.expect("listening on https://").rpartition(" ")[2]
         self.registry = f"localhost:{url.rpartition(':')[2]}"
+        self.start_steward()
+
+    def start_steward(self, port: int = 0) -> None:
+        """Start the steward, on `port` or a free one.
+
+        Raises:
+            StackError: it does not come up.
+        """
         policy = self.directory / "policy.toml"
         policy.write_text(self.policy())
-        steward = self.start(
-            "the steward", "steward", "serve", "--port", "0",
+        self.steward = self.start(
+            "the steward", "steward", "serve", "--port", str(port),
             "--dir", str(self.directory / "steward"),
             "--policy", str(policy),
         )  # fmt: skip
-        url = steward.expect("listening on https://").rpartition(" ")[2]
+        url = self.steward.expect("listening on https://").rpartition(" ")[2]
         self.steward_url = f"https://localhost:{url.rpartition(':')[2]}"
+
+    def restart_steward(self) -> None:
+        """Stop the steward, and start it again where it was."""
+        self.steward.stop()
+        self.start_steward(int(self.steward_url.rpartition(":")[2]))
+
+    def deny(self, section: str) -> None:
+        """Have the steward deny what the lines of `section` say, from now on.
+
+        Raises:
+            StackError: it does not take the policy.
+        """
+        self.denied = section
+        (self.directory / "policy.toml").write_text(self.policy())
+        os.kill(self.steward.pid, signal.SIGHUP)
+        self.steward.expect('"outcome": "reloaded"')
 
     def policy(self) -> str:
         """The steward's policy: the simulated root by name, this very version of the keep."""
@@ -286,6 +312,9 @@ author_key_digests = "any"
 host_data = "any"
 chip_ids = "any"
 endorsements = []
+
+[deny]
+{self.denied}
 
 [snp.insecure_simulated_roots.demo]
 key_sha256 = "{spki}"

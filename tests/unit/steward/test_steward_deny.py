@@ -231,6 +231,7 @@ def test_running_keeps_are_told_all_of_it(steward: Steward, keep: Keep) -> None:
     assert answer.headers["cache-control"] == "no-store"
     denied = DenyList.from_json(answer.body)
     platform = steward.platform(chip)
+    assert platform is not None
     assert denied == DenyList(
         3,
         measurements=frozenset({MEASUREMENT}),
@@ -239,7 +240,6 @@ def test_running_keeps_are_told_all_of_it(steward: Steward, keep: Keep) -> None:
         platforms=frozenset({platform}),
     )
     # The name is not the chip's, and every replica gives the same.
-    assert platform is not None
     assert chip.encode() not in answer.body
     assert replace(steward).platform(chip.ljust(128, "0")) == platform
     assert steward.platform("") is None
