@@ -312,3 +312,19 @@ def test_a_host_without_tenants_does_not_start(stack: Stack, tmp_path: Path) -> 
     assert done.returncode == 2
     assert "--tenant" in done.stderr
     assert not (tmp_path / "h").exists()
+
+
+@pytest.mark.parametrize("engine", ["kubernetes", "nomad", "systemd"])
+def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], engine: str) -> None:
+    name, port = server
+    verb, *arguments = stack.deploy_arguments(name, simulate=False)
+    done = stack.run(verb, "--output", engine, "--image", "garrison:test", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert stack.slug(name) in done.stdout
+    assert "BEGIN CERTIFICATE" in done.stdout
+    if engine != "systemd":
+        assert str(port) in done.stdout
+        assert stack.run(verb, "--output", engine, *arguments).returncode == 2
+    simulated = stack.run(verb, "--output", engine, *stack.deploy_arguments(name)[1:])
+    assert simulated.returncode == 2
+    assert "--insecure-simulate" in simulated.stderr

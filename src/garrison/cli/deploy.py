@@ -10,7 +10,7 @@ import click
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.errors import Misuse
 from garrison.formats.deployment_policy import DeploymentPolicy
-from garrison.formats.digest import parse_digest
+from garrison.formats.digest import digest_text, parse_digest
 from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.slug import Slug
 from garrison.host.spec import RESTARTS, Restart
@@ -46,6 +46,15 @@ workload. See also `garrison host`.
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML file that narrows the workload's network for this deployment; what it does not"
     " name is denied. Its digest stands in the keep's certificate.",
+)
+@click.option(
+    "--output",
+    type=click.Choice(("kubernetes", "nomad", "systemd")),
+    help="Run nothing: print what has that engine run this very command.",
+)
+@click.option(
+    "--image",
+    help="With --output kubernetes or nomad: a container image that has the `garrison` command.",
 )
 @click.option(
     "--host",
@@ -98,6 +107,8 @@ def command(
     insecure_simulate: str | None,
     ca_bundle: Path | None,
     policy: Path | None,
+    output: str | None,
+    image: str | None,
     host: str | None,
     host_ca: Path | None,
     restart: Restart,
@@ -117,6 +128,11 @@ def command(
         attester=attester_spec(backend, insecure_simulate),
         policy=None if policy is None else _policy(policy),
     )
+    if output is not None:
+        if host is not None:
+            raise Misuse("one or the other", field="--output, --host")
+        _print_manifest(output, image, request, backend, ca_bundle)
+        return 0
     if host is None:
         return run_process(request)
     from garrison.cli.deploy_to_host import deploy_to_host
@@ -137,6 +153,43 @@ def command(
         as_json=as_json,
     )
     return 0
+
+
+def _print_manifest(
+    output: str, image: str | None, request: LaunchRequest, backend: str, ca_bundle: Path | None
+) -> None:
+    from garrison.cli import ui
+    from garrison.cli.deploy_to_host import tls_ports
+    from garrison.cli.registry import open_client
+    from garrison.launch import manifests
+
+    if backend == "nil" and request.attester["kind"] != "nil":
+        raise Misuse(
+            "the simulator's keys are on this machine only", field="--insecure-simulate, --output"
+        )
+    slug = Slug.parse(request.slug)
+    package = open_client(slug.host, ca_bundle, None).fetch(slug)
+    files = {
+        "--steward-root": request.steward_roots,
+        "--ca-bundle": request.registry_ca,
+        "--policy": request.policy,
+    }
+    deployment = manifests.Deployment(
+        name=manifests.label(f"{slug.repo}-{slug.tag}"),
+        slug=request.slug,
+        digest=digest_text(package.digest),
+        backend=backend,
+        steward=request.steward or "",
+        ports=tuple(tls_ports(package.files.get("Enarx.toml"))),
+        files={option: text for option, text in files.items() if text is not None},
+    )
+    if output == "systemd":
+        ui.out(manifests.systemd(deployment))
+        return
+    if image is None:
+        raise Misuse("missing", field="--image", expected=f"an image for --output {output}")
+    write = manifests.kubernetes if output == "kubernetes" else manifests.nomad
+    ui.out(write(deployment, image))
 
 
 def _measurements(texts: tuple[str, ...]) -> frozenset[bytes] | None:
