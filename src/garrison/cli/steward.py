@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 from datetime import UTC, datetime
@@ -14,11 +15,56 @@ import click
 from garrison.cli import ui
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.applications import Starlette
 
+    from garrison.steward.init import Custody
     from garrison.steward.issuance import Steward
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+_secret_file = click.option(
+    "--secret-file",
+    type=_FILE,
+    help="File, mode 0600, with the passphrase of the keys or the PIN of the token; or name a"
+    " descriptor in GARRISON_STEWARD_SECRET_FD.",
+)
+
+
+def _custody_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where the keys of a new steward are to be."""
+    for option in (
+        _secret_file,
+        click.option(
+            "--pkcs11",
+            "token",
+            nargs=3,
+            metavar="MODULE TOKEN KEY",
+            help="Make the issuing key in a PKCS#11 token: library, token's label, key's label.",
+        ),
+        click.option(
+            "--offline-root",
+            metavar="ROOT_DIR",
+            type=click.Path(path_type=Path),
+            help="Directory of the root, made if it is not there; the steward then has an"
+            " intermediate under it.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _custody(
+    offline_root: Path | None, token: tuple[str, str, str] | None, secret_file: Path | None
+) -> Custody:
+    from garrison.steward.init import Custody
+    from garrison.steward.keys import read_secret
+    from garrison.steward.token import TokenReference
+
+    reference = None if token is None else TokenReference(*token)
+    return Custody(offline_root, reference, read_secret(secret_file, os.environ))
 
 
 @click.group()
@@ -30,8 +76,10 @@ def command() -> None:
     epilog="""\b
 Example:
   garrison steward init /var/lib/steward --trust-domain example.com --host steward.example.com
+  garrison steward init ./steward --trust-domain example.com --offline-root /media/safe/root
 
 \b
+With --offline-root the steward gets an intermediate; take ROOT_DIR off the network afterwards.
 Give DIR/root.pem to tenants (--steward-root) and to drawbridges (--client-ca). Keep the rest.
 """
 )
@@ -47,11 +95,26 @@ Give DIR/root.pem to tenants (--steward-root) and to drawbridges (--client-ca). 
     show_default=True,
     help="DNS name or IP address at which the service is reached; may be repeated.",
 )
-def init(directory: Path, trust_domain: str, hosts: tuple[str, ...]) -> None:
+@_custody_options
+def init(
+    directory: Path,
+    trust_domain: str,
+    hosts: tuple[str, ...],
+    offline_root: Path | None,
+    token: tuple[str, str, str] | None,
+    secret_file: Path | None,
+) -> None:
     """Make the keys of a steward in DIR, which must not exist yet."""
-    from garrison.steward.authority import ROOT_PEM, create
+    from garrison.steward.authority import ROOT_PEM
+    from garrison.steward.init import create
 
-    create(directory, trust_domain=trust_domain, hosts=hosts, now=datetime.now(UTC))
+    create(
+        directory,
+        trust_domain=trust_domain,
+        hosts=hosts,
+        now=datetime.now(UTC),
+        custody=_custody(offline_root, token, secret_file),
+    )
     ui.success(f"made a steward for {trust_domain}; its root is {directory / ROOT_PEM}")
 
 
@@ -93,6 +156,7 @@ that cannot be read changes nothing.
     type=click.Path(dir_okay=False, path_type=Path),
     help="File that each decision is chained to before it is answered; see `steward log verify`.",
 )
+@_secret_file
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
 def serve(
     directory: Path,
@@ -102,6 +166,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     issuance_log: Path | None,
+    secret_file: Path | None,
     as_json: bool,
 ) -> None:
     """Serve until told to end."""
@@ -111,6 +176,7 @@ def serve(
     from garrison.steward.authority import SERVER_KEY, SERVER_PEM
     from garrison.steward.http import application
     from garrison.steward.issuance_log import IssuanceLog
+    from garrison.steward.keys import read_secret
     from garrison.steward.setup import open_steward
 
     if (tls_cert is None) != (tls_key is None):
@@ -118,7 +184,8 @@ def serve(
             "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
         )
     certificate = tls_cert or directory / SERVER_PEM
-    steward, registry = open_steward(directory, policy, certificate)
+    secret = read_secret(secret_file, os.environ)
+    steward, registry = open_steward(directory, policy, certificate, secret)
     _warn_of_simulators(steward)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
     app = application(steward, registry, issuance_log=record)

@@ -45,7 +45,7 @@ def issue_certificate(
         public_key: the keep's key.
         identity: what was verified of the keep.
         dns_names: DNS names it may be called by.
-        lifetime: how long the certificate is good; never longer than the root.
+        lifetime: how long the certificate is good; never longer than the issuer.
         now: the time.
 
     Raises:
@@ -77,7 +77,9 @@ def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = _sign(authority, key.public_key(), None, names, usages, [], _OWN_LIFETIME, now)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return certificate.public_bytes(Encoding.PEM), private
+    # The root is the drawbridge's own; what is between it and the leaf it is shown.
+    chain = (certificate, *reversed(authority.path[1:]))
+    return b"".join(item.public_bytes(Encoding.PEM) for item in chain), private
 
 
 def _sign(
@@ -90,25 +92,25 @@ def _sign(
     lifetime: timedelta,
     now: datetime,
 ) -> x509.Certificate:
-    root = authority.certificate
-    if not root.not_valid_before_utc <= now < root.not_valid_after_utc:
+    issuer = authority.certificate
+    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
         raise Unavailable(
-            "the steward's root is not valid now",
-            field="root.pem",
-            found=f"{root.not_valid_before_utc} to {root.not_valid_after_utc}",
+            "the steward's issuing certificate is not valid now",
+            field="root.pem" if authority.path == (issuer,) else "issuer.pem",
+            found=f"{issuer.not_valid_before_utc} to {issuer.not_valid_after_utc}",
             expected=f"valid at {now}",
-            hint="make a new one with `garrison steward init`, and distribute its root.pem",
+            hint="make a new one with `garrison steward rollover`, and distribute root.pem",
         )
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(subject))
-        .issuer_name(root.subject)
+        .issuer_name(issuer.subject)
         .public_key(public_key)
         # Positive in 16 bytes (RFC 5280, 4.1.2.2).
         .serial_number((int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1)
-        .not_valid_before(max(now - BACKDATE, root.not_valid_before_utc))
-        .not_valid_after(min(now + lifetime, root.not_valid_after_utc))
+        .not_valid_before(max(now - BACKDATE, issuer.not_valid_before_utc))
+        .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -118,6 +120,6 @@ def _sign(
         builder = builder.add_extension(extension, critical=False)
     return (
         builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(authority_key_identifier(root), critical=False)
+        .add_extension(authority_key_identifier(issuer), critical=False)
         .sign(authority.key, authority.hash_algorithm)
     )

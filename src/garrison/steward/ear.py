@@ -39,6 +39,7 @@ from garrison.appraisal.result import Check
 from garrison.errors import Malformed, Rejected
 from garrison.formats import cmw
 from garrison.formats.evidence import REPORT_DATA_SIZE, Evidence
+from garrison.steward.authority import hash_for
 from garrison.steward.issuance import appraiser_for
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ _HARDWARE = re.compile(
 _IDENTITY = re.compile(r"chip|report data|user data|realm challenge|TPM quote's nonce|deny list")
 _DEBUG = re.compile(r"debug mode|.*debugging by the host|TD attributes: DEBUG")
 _NOT_DEBUGGED = ("no", "not allowed")
+_ALGORITHMS = {"P-256": "ES256", "P-384": "ES384"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,25 +229,25 @@ def status(result: AttestationResult, vector: Mapping[str, int]) -> str:
     return "warning" if worst >= 32 else "affirming"
 
 
-def sign(claims: Mapping[str, object], authority: Authority) -> str:
-    """`claims` as a JWT, by the authority's key.
+def sign(claims: Mapping[str, object], authority: Authority, kind: str = "JWT") -> str:
+    """`claims` as a JWT of type `kind`, by the authority's key for results.
 
-    What that key signs otherwise is DER, which starts with another byte than a JWS: neither can
-    be taken for the other.
+    That key signs no certificate; what else it signs has another type.
     """
-    key = jwk(authority)
-    header = {"alg": key["alg"], "kid": key["kid"], "typ": "JWT"}
+    private = authority.issuer.result_key
+    key = jwk(private.public_key())
+    header = {"alg": key["alg"], "kid": key["kid"], "typ": kind}
     parts = (json.dumps(part, separators=(",", ":")).encode() for part in (header, claims))
     signed = ".".join(map(_base64url, parts))
-    signature = authority.key.sign(signed.encode(), ec.ECDSA(authority.hash_algorithm))
-    size = (authority.key.curve.key_size + 7) // 8
+    signature = private.sign(signed.encode(), ec.ECDSA(hash_for(private)))
+    size = (private.curve.key_size + 7) // 8
     numbers = b"".join(one.to_bytes(size, "big") for one in decode_dss_signature(signature))
     return f"{signed}.{_base64url(numbers)}"
 
 
-def jwk(authority: Authority) -> dict[str, str]:
-    """The public key that verifies results (RFC 7517); `kid` is its thumbprint (RFC 7638)."""
-    public = authority.key.public_key().public_numbers()
+def jwk(verifier: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """A public key that verifies results (RFC 7517); `kid` is its thumbprint (RFC 7638)."""
+    public = verifier.public_numbers()
     size = (public.curve.key_size + 7) // 8
     key = {
         "crv": f"P-{public.curve.key_size}",
@@ -255,7 +257,7 @@ def jwk(authority: Authority) -> dict[str, str]:
     }
     # RFC 7638, section 3: these members, in this order, without blanks.
     thumbprint = hashlib.sha256(json.dumps(key, separators=(",", ":")).encode()).digest()
-    algorithm = f"ES{8 * authority.hash_algorithm.digest_size}"
+    algorithm = _ALGORITHMS[key["crv"]]
     return key | {"alg": algorithm, "kid": _base64url(thumbprint), "use": "sig"}
 
 

@@ -161,7 +161,7 @@ class _Service:
             return Response(
                 spiffe_bundle(steward.authority), media_type="application/json", headers=_VARY
             )
-        pem = steward.authority.certificate.public_bytes(Encoding.PEM)
+        pem = b"".join(root.public_bytes(Encoding.PEM) for root in steward.authority.roots)
         return Response(pem, media_type="application/pem-certificate-chain", headers=_VARY)
 
     async def crl(self, _request: Request) -> Response:
@@ -180,7 +180,8 @@ class _Service:
     async def jwks(self, _request: Request) -> Response:
         steward, _ = self.current
         return JSONResponse(
-            {"keys": [ear.jwk(steward.authority)]}, media_type="application/jwk-set+json"
+            {"keys": [ear.jwk(key) for key in steward.authority.result_keys]},
+            media_type="application/jwk-set+json",
         )
 
     async def appraise(self, request: Request) -> Response:
@@ -239,9 +240,9 @@ class _Service:
             except Unavailable as unavailable:
                 return _refusal(request, unavailable, request_id)
             return _refusal(request, error, request_id)
-        root = steward.authority.certificate
+        path = steward.authority.path
         body = (
-            encode_bundle_answer([root], issued) if is_bundle else encode_pki_path([root, *issued])
+            encode_bundle_answer(path, issued) if is_bundle else encode_pki_path([*path, *issued])
         )
         return Response(body, media_type="application/octet-stream", headers=_NO_STORE)
 

@@ -47,8 +47,8 @@ from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
 from garrison.formats.slug import check_host
 from garrison.formats.strict_toml import Table
-from garrison.steward.authority import load_certificates
 from garrison.steward.deny import Deny
+from garrison.steward.keys import load_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

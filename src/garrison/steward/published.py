@@ -8,8 +8,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.errors import Malformed
 from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier
 
 if TYPE_CHECKING:
@@ -28,19 +30,25 @@ def spiffe_bundle(authority: Authority) -> bytes:
     There is no `spiffe_sequence`: the standard wants it to grow with each change, and replicas
     have no common memory to count in.
     """
-    certificate = authority.certificate
-    public = authority.key.public_key().public_numbers()
+    keys = [_svid_key(root) for root in authority.roots]
+    bundle = {"keys": keys, "spiffe_refresh_hint": _REFRESH_HINT_SECONDS}
+    return json.dumps(bundle).encode("ascii")
+
+
+def _svid_key(root: x509.Certificate) -> dict[str, object]:
+    verifier = root.public_key()
+    if not isinstance(verifier, ec.EllipticCurvePublicKey):
+        raise Malformed("unsupported key", field="root.pem", expected="P-256 or P-384")
+    public = verifier.public_numbers()
     size = (public.curve.key_size + 7) // 8
-    key = {
+    return {
         "use": "x509-svid",
         "kty": "EC",
         "crv": f"P-{public.curve.key_size}",
         "x": _base64url(public.x.to_bytes(size, "big")),
         "y": _base64url(public.y.to_bytes(size, "big")),
-        "x5c": [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode("ascii")],
+        "x5c": [base64.b64encode(root.public_bytes(Encoding.DER)).decode("ascii")],
     }
-    bundle = {"keys": [key], "spiffe_refresh_hint": _REFRESH_HINT_SECONDS}
-    return json.dumps(bundle).encode("ascii")
 
 
 def revocation_list(authority: Authority, serials: Sequence[int], now: datetime) -> bytes:

@@ -9,9 +9,10 @@ from cryptography import x509
 from garrison.endorsements.source import EndorsementSource
 from garrison.errors import Malformed
 from garrison.steward.appraisers import appraisers_of
-from garrison.steward.authority import Authority, load_certificates
+from garrison.steward.authority import Authority
 from garrison.steward.challenge import Challenges
 from garrison.steward.issuance import Steward
+from garrison.steward.keys import load_certificates
 from garrison.steward.policy import Policy
 from garrison.steward.registry import Drawbridges
 
@@ -30,7 +31,7 @@ def with_policy(steward: Steward, policy_file: Path) -> tuple[Steward, Drawbridg
 
 
 def open_steward(
-    directory: Path, policy_file: Path, certificate: Path
+    directory: Path, policy_file: Path, certificate: Path, secret: bytes | None = None
 ) -> tuple[Steward, Drawbridges]:
     """Read keys and policy.
 
@@ -38,12 +39,14 @@ def open_steward(
         directory: what `garrison steward init` made.
         policy_file: what the steward admits.
         certificate: what it serves with.
+        secret: what opens encrypted keys, or the token.
 
     Raises:
         Misuse: a file cannot be read, or a key can be read by others.
         Malformed: a file does not hold what it should, or the two do not fit each other.
+        Unavailable: the token fails.
     """
-    return _assemble(Authority.load(directory), policy_file, _names(certificate))
+    return _assemble(Authority.load(directory, secret), policy_file, _names(certificate))
 
 
 def _names(certificate: Path) -> frozenset[str]:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
-from garrison.steward import authority
+from garrison.steward import authority, init
 from garrison.steward.certificates import issue_client_certificate
 from garrison.testing.drawbridge import MemoryDrawbridge
 from garrison.testing.tls import Authority
@@ -54,6 +54,6 @@ def steward_certificate(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """DER of the certificate that a real steward shows to a drawbridge."""
     directory = tmp_path_factory.mktemp("steward") / "steward"
     now = datetime.now(UTC)
-    authority.create(directory, trust_domain="steward.test", hosts=("localhost",), now=now)
+    init.create(directory, trust_domain="steward.test", hosts=("localhost",), now=now)
     chain, _ = issue_client_certificate(authority.Authority.load(directory), now)
     return x509.load_pem_x509_certificate(chain).public_bytes(Encoding.DER)

@@ -22,7 +22,7 @@ from garrison.formats.digest import digest_text
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
-from garrison.steward import authority
+from garrison.steward import init
 from garrison.steward.authority import Authority
 from garrison.steward.certificates import issue_certificate, issue_client_certificate
 from garrison.testing.drawbridge import served
@@ -43,9 +43,7 @@ def steward(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def make_steward(directory: Path) -> Authority:
-    authority.create(
-        directory, trust_domain="steward.test", hosts=("localhost",), now=datetime.now(UTC)
-    )
+    init.create(directory, trust_domain="steward.test", hosts=("localhost",), now=datetime.now(UTC))
     return Authority.load(directory)
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from garrison.steward import authority
+from garrison.steward import authority, init
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     base = tmp_path_factory.mktemp("pki")
     directory = base / "steward"
     hosts = ("localhost", "127.0.0.1")
-    authority.create(directory, trust_domain="example.test", hosts=hosts, now=datetime.now(UTC))
+    init.create(directory, trust_domain="example.test", hosts=hosts, now=datetime.now(UTC))
     root = authority.Authority.load(directory)
     clients = []
     for name in ("one", "two"):

@@ -18,7 +18,7 @@ from garrison.errors import Rejected, Unavailable
 from garrison.formats.csr import build_request
 from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence, Tee, bound_report_data
 from garrison.formats.slug import Slug
-from garrison.steward import authority
+from garrison.steward import authority, init
 from garrison.steward.challenge import Challenges
 from garrison.steward.issuance import Steward
 from garrison.steward.policy import Policy, TeePolicies
@@ -114,7 +114,7 @@ def keep() -> Keep:
 @pytest.fixture(scope="session")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("authority") / "steward"
-    authority.create(path, trust_domain="example.test", hosts=["localhost"], now=NOW)
+    init.create(path, trust_domain="example.test", hosts=["localhost"], now=NOW)
     return path
 
 

@@ -19,8 +19,10 @@ from tests.unit.steward.conftest import DIGEST, NOW, SLUG
 
 from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats.csr import encode_pki_path
-from garrison.steward.authority import Authority, create, load_certificate
+from garrison.steward.authority import Authority
 from garrison.steward.certificates import issue_certificate, issue_client_certificate
+from garrison.steward.init import create
+from garrison.steward.keys import load_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +62,7 @@ def test_root_has_the_profile_of_a_root(directory: Path) -> None:
 
 def test_keys_are_private(directory: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    for name in ("root.key", "server.key", "challenge.key"):
+    for name in ("root.key", "result.key", "server.key", "challenge.key"):
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
 
 
@@ -156,13 +158,13 @@ def test_addresses_are_addresses(tmp_path: Path) -> None:
     assert names.get_values_for_type(x509.DNSName) == ["steward.test"]
 
 
-@pytest.mark.parametrize("name", ["root.pem", "root.key", "challenge.key"])
+@pytest.mark.parametrize("name", ["root.pem", "root.key", "result.key", "challenge.key"])
 def test_missing_file_is_misuse(copy: Path, name: str) -> None:
     (copy / name).unlink()
     refused(copy, Misuse, f"{copy / name}: cannot be read")
 
 
-@pytest.mark.parametrize("name", ["root.key", "challenge.key"])
+@pytest.mark.parametrize("name", ["root.key", "result.key", "challenge.key"])
 def test_key_that_others_can_read_is_misuse(copy: Path, name: str) -> None:
     (copy / name).chmod(0o640)
     refused(copy, Misuse, "a key that others can read; found mode 0640; expected mode 0600")
@@ -173,6 +175,7 @@ def test_key_that_others_can_read_is_misuse(copy: Path, name: str) -> None:
     [
         ("root.pem", "not certificates in PEM"),
         ("root.key", "not a private key in PEM"),
+        ("result.key", "not a private key in PEM"),
         ("challenge.key", "not hex"),
     ],
 )
@@ -191,7 +194,7 @@ def test_key_of_another_root_is_malformed(copy: Path) -> None:
 def test_two_certificates_are_malformed(copy: Path) -> None:
     root = (copy / "root.pem").read_bytes()
     (copy / "root.pem").write_bytes(root + root)
-    refused(copy, Malformed, "wrong number of certificates; found 2; expected 1")
+    refused(copy, Malformed, "a certificate is given twice")
 
 
 def test_server_certificate_is_no_root(copy: Path) -> None:

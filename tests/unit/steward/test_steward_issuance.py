@@ -303,7 +303,7 @@ def test_root_that_is_not_valid_issues_nothing(steward: Steward, keep: Keep, day
     examined = examine(keep.request(steward), steward, NOW)
     with pytest.raises(Unavailable) as caught:
         issue(examined, steward, None, NOW + timedelta(days=days))
-    assert "the steward's root is not valid now" in str(caught.value)
+    assert "the steward's issuing certificate is not valid now" in str(caught.value)
 
 
 def test_leaf_never_outlives_the_root(steward: Steward, keep: Keep) -> None:

@@ -24,8 +24,9 @@ from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence, Tee, bound_repor
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
 from garrison.formats.strict_toml import Table
 from garrison.steward.appraisers import SnpAppraiser
-from garrison.steward.authority import Authority, create
+from garrison.steward.authority import Authority
 from garrison.steward.challenge import Challenges
+from garrison.steward.init import create
 from garrison.steward.issuance import Examined, Steward, examine, issue
 
 if TYPE_CHECKING:

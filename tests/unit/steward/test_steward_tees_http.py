@@ -29,7 +29,7 @@ from garrison.formats.dcap_quote import TeeType
 from garrison.formats.evidence import SGX_MEDIA_TYPE, TDX_MEDIA_TYPE, Evidence, bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
 from garrison.service.server import AccessLog
-from garrison.steward import authority
+from garrison.steward import init
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.http import application, replace_steward
 from garrison.steward.setup import open_steward, with_policy
@@ -113,9 +113,7 @@ def fill_cache(directory: Path, *tees: TeeType) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    authority.create(
-        tmp_path / "steward", trust_domain="example.test", hosts=["localhost"], now=NOW
-    )
+    init.create(tmp_path / "steward", trust_domain="example.test", hosts=["localhost"], now=NOW)
     amd = tmp_path / "amd"
     amd.mkdir()
     chain = AZURE.platform.endorsements()
