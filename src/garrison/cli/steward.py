@@ -6,65 +6,26 @@ import logging
 import os
 import re
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from garrison.cli import ui
+from garrison.cli.steward_keys import init, revoke, rollover, secret_file_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.applications import Starlette
 
-    from garrison.steward.init import Custody
     from garrison.steward.issuance import Steward
+    from garrison.steward.registry import Drawbridges
+
+    # Reads keys and policy as they are now.
+    Reopen = Callable[[], tuple[Steward, Drawbridges]]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-_secret_file = click.option(
-    "--secret-file",
-    type=_FILE,
-    help="File, mode 0600, with the passphrase of the keys or the PIN of the token; or name a"
-    " descriptor in GARRISON_STEWARD_SECRET_FD.",
-)
-
-
-def _custody_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where the keys of a new steward are to be."""
-    for option in (
-        _secret_file,
-        click.option(
-            "--pkcs11",
-            "token",
-            nargs=3,
-            metavar="MODULE TOKEN KEY",
-            help="Make the issuing key in a PKCS#11 token: library, token's label, key's label.",
-        ),
-        click.option(
-            "--offline-root",
-            metavar="ROOT_DIR",
-            type=click.Path(path_type=Path),
-            help="Directory of the root, made if it is not there; the steward then has an"
-            " intermediate under it.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _custody(
-    offline_root: Path | None, token: tuple[str, str, str] | None, secret_file: Path | None
-) -> Custody:
-    from garrison.steward.init import Custody
-    from garrison.steward.keys import read_secret
-    from garrison.steward.token import TokenReference
-
-    reference = None if token is None else TokenReference(*token)
-    return Custody(offline_root, reference, read_secret(secret_file, os.environ))
 
 
 @click.group()
@@ -72,50 +33,8 @@ def command() -> None:
     """The attestation service: certificates for keeps that prove what they are."""
 
 
-@command.command(
-    epilog="""\b
-Example:
-  garrison steward init /var/lib/steward --trust-domain example.com --host steward.example.com
-  garrison steward init ./steward --trust-domain example.com --offline-root /media/safe/root
-
-\b
-With --offline-root the steward gets an intermediate; take ROOT_DIR off the network afterwards.
-Give DIR/root.pem to tenants (--steward-root) and to drawbridges (--client-ca). Keep the rest.
-"""
-)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--trust-domain", required=True, help="SPIFFE trust domain of the certificates, a DNS name."
-)
-@click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    default=("localhost", "127.0.0.1", "::1"),
-    show_default=True,
-    help="DNS name or IP address at which the service is reached; may be repeated.",
-)
-@_custody_options
-def init(
-    directory: Path,
-    trust_domain: str,
-    hosts: tuple[str, ...],
-    offline_root: Path | None,
-    token: tuple[str, str, str] | None,
-    secret_file: Path | None,
-) -> None:
-    """Make the keys of a steward in DIR, which must not exist yet."""
-    from garrison.steward.authority import ROOT_PEM
-    from garrison.steward.init import create
-
-    create(
-        directory,
-        trust_domain=trust_domain,
-        hosts=hosts,
-        now=datetime.now(UTC),
-        custody=_custody(offline_root, token, secret_file),
-    )
-    ui.success(f"made a steward for {trust_domain}; its root is {directory / ROOT_PEM}")
+for _part in (init, rollover, revoke):
+    command.add_command(_part)
 
 
 @command.command(
@@ -126,8 +45,8 @@ Examples:
 
 \b
 When it is ready it says where it listens, one line on standard output. Each decision is a line
-of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads the policy again, and a policy
-that cannot be read changes nothing.
+of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads keys and policy again, and what
+cannot be read changes nothing.
 """
 )
 @click.option(
@@ -156,7 +75,7 @@ that cannot be read changes nothing.
     type=click.Path(dir_okay=False, path_type=Path),
     help="File that each decision is chained to before it is answered; see `steward log verify`.",
 )
-@_secret_file
+@secret_file_option
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
 def serve(
     directory: Path,
@@ -185,11 +104,15 @@ def serve(
         )
     certificate = tls_cert or directory / SERVER_PEM
     secret = read_secret(secret_file, os.environ)
-    steward, registry = open_steward(directory, policy, certificate, secret)
+
+    def reopen() -> tuple[Steward, Drawbridges]:
+        return open_steward(directory, policy, certificate, secret)
+
+    steward, registry = reopen()
     _warn_of_simulators(steward)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
     app = application(steward, registry, issuance_log=record)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, steward, policy))
+    signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, reopen))
     serve_app(
         app,
         name="steward",
@@ -210,28 +133,27 @@ def _warn_of_simulators(steward: Steward) -> None:
         )
 
 
-def _hang_up(app: Starlette, steward: Steward, policy: Path) -> None:
-    """Have the policy read again, between two steps of the service and not within one."""
+def _hang_up(app: Starlette, reopen: Reopen) -> None:
+    """Have keys and policy read again, between two steps of the service and not within one."""
     import asyncio
 
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         # It does not serve yet.
-        _reload(app, steward, policy)
+        _reload(app, reopen)
     else:
-        loop.call_soon_threadsafe(_reload, app, steward, policy)
+        loop.call_soon_threadsafe(_reload, app, reopen)
 
 
-def _reload(app: Starlette, steward: Steward, policy: Path) -> None:
-    """Read the policy again; one that cannot be read leaves the old one in force."""
+def _reload(app: Starlette, reopen: Reopen) -> None:
+    """Read keys and policy again; what cannot be read leaves the old ones in force."""
     from garrison.errors import GarrisonError
     from garrison.service import log
     from garrison.steward.http import replace_steward
-    from garrison.steward.setup import with_policy
 
     try:
-        renewed, registry = with_policy(steward, policy)
+        renewed, registry = reopen()
     except GarrisonError as error:
         log.record("policy", {"outcome": "refused", "reason": str(error)}, level=logging.ERROR)
         return

@@ -121,6 +121,12 @@ class Issuer:
         return cls(root, certificate, key, result_key)
 
     @property
+    def identifier(self) -> str:
+        """The subject key identifier of the certificate that signs, hex."""
+        extension = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        return extension.value.digest.hex()
+
+    @property
     def path(self) -> tuple[x509.Certificate, ...]:
         """The certificates from the root to the one that signs."""
         same = self.certificate == self.root

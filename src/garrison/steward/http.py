@@ -3,10 +3,12 @@
 =========  ============  ==================================================================
 `GET`      `/`           200 and nothing: health
 `GET`      `/challenge`  a challenge to bind evidence to, JSON
-`GET`      `/bundle`     the root certificate, PEM, or a SPIFFE bundle for who accepts JSON:
-                         take it over a channel that you trust
-`GET`      `/crl`        the revocation list, DER: what the policy denies by serial number
-`GET`      `/deny`      what the policy denies, for running keeps (`formats.deny_list`)
+`GET`      `/bundle`     the root certificates, PEM, or a SPIFFE bundle for who accepts JSON:
+                         take it over a channel that you trust; `/bundle.pem` and `/bundle.json`
+                         are the same
+`GET`      `/crl`        the revocation list, DER: what was revoked, or is denied by serial
+                         number; `/crl/<key identifier, hex>` is that of one issuer of two
+`GET`      `/deny`       what the policy denies, for running keeps (`formats.deny_list`)
 `GET`      `/jwks`       the key that verifies attestation results, a JWK set
 `POST`     `/appraise`   evidence; answer a signed attestation result, and no certificate
 `POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first
@@ -47,7 +49,7 @@ from garrison.formats.digest import digest_text
 from garrison.service import log
 from garrison.service.problem import TooLarge, check_of, problem, retry_headers, wants_problem
 from garrison.service.server import read_limited
-from garrison.steward import ear
+from garrison.steward import ear, revocation
 from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, issue
 from garrison.steward.published import revocation_list, spiffe_bundle
 
@@ -58,8 +60,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from garrison.service.problem import Check
+    from garrison.steward.authority import Issuer
     from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.registry import Registry
+    from garrison.steward.revocation import Revocation
 
 _NO_STORE = {"Cache-Control": "no-store"}
 _VARY = {"Vary": "Accept"}
@@ -90,8 +94,11 @@ def application(
             Route("/", service.certify, methods=["POST"]),
             Route("/challenge", service.challenge, methods=["GET"]),
             Route("/bundle", service.bundle, methods=["GET"]),
+            Route("/bundle.pem", service.bundle_pem, methods=["GET"]),
+            Route("/bundle.json", service.bundle_json, methods=["GET"]),
             Route("/crl", service.crl, methods=["GET"]),
             Route("/deny", service.deny, methods=["GET"]),
+            Route("/crl/{identifier}", service.crl_of, methods=["GET"]),
             Route("/jwks", service.jwks, methods=["GET"]),
             Route("/appraise", service.appraise, methods=["POST"]),
         ],
@@ -156,26 +163,52 @@ class _Service:
         return Response(offer.to_bytes(), media_type="application/json", headers=_NO_STORE)
 
     async def bundle(self, request: Request) -> Response:
+        form = self.bundle_json if _accepts_json(request) else self.bundle_pem
+        return await form(request)
+
+    async def bundle_json(self, _request: Request) -> Response:
         steward, _ = self.current
-        if _accepts_json(request):
-            return Response(
-                spiffe_bundle(steward.authority), media_type="application/json", headers=_VARY
-            )
+        body = spiffe_bundle(steward.authority)
+        return Response(body, media_type="application/json", headers=_VARY)
+
+    async def bundle_pem(self, _request: Request) -> Response:
+        steward, _ = self.current
         pem = b"".join(root.public_bytes(Encoding.PEM) for root in steward.authority.roots)
         return Response(pem, media_type="application/pem-certificate-chain", headers=_VARY)
 
-    async def crl(self, _request: Request) -> Response:
+    async def crl(self, request: Request) -> Response:
         steward, _ = self.current
-        der = await run_in_threadpool(
-            revocation_list, steward.authority, steward.policy.deny.serials, self._clock()
-        )
+        return await self._crl(request, steward, steward.authority.issuer)
+
+    async def crl_of(self, request: Request) -> Response:
+        steward, _ = self.current
+        issuers = [steward.authority.issuer, steward.authority.old]
+        wanted = request.path_params["identifier"]
+        for issuer in issuers:
+            if issuer is not None and issuer.identifier == wanted:
+                return await self._crl(request, steward, issuer)
+        return Response(status_code=404)
+
+    async def _crl(self, request: Request, steward: Steward, issuer: Issuer) -> Response:
+        now = self._clock()
+
+        def make() -> bytes:
+            return revocation_list(issuer, steward.policy.deny.serials, _revoked(steward, now), now)
+
+        try:
+            der = await run_in_threadpool(make)
+        except GarrisonError as error:
+            return _refusal(request, error, getattr(request.state, "request_id", None))
         return Response(der, media_type="application/pkix-crl", headers=_NO_STORE)
 
-    async def deny(self, _request: Request) -> Response:
+    async def deny(self, request: Request) -> Response:
         steward, _ = self.current
-        return Response(
-            steward.deny_list().to_json(), media_type="application/json", headers=_NO_STORE
-        )
+        try:
+            revoked = await run_in_threadpool(_revoked, steward, self._clock())
+        except GarrisonError as error:
+            return _refusal(request, error, getattr(request.state, "request_id", None))
+        denied = steward.deny_list(item.serial for item in revoked)
+        return Response(denied.to_json(), media_type="application/json", headers=_NO_STORE)
 
     async def jwks(self, _request: Request) -> Response:
         steward, _ = self.current
@@ -290,6 +323,21 @@ class _Service:
             self._keep_record(decision, [item], now)
             log.record("decision", decision)
         return certificates
+
+
+def _revoked(steward: Steward, now: datetime) -> tuple[Revocation, ...]:
+    """What was revoked by hand.
+
+    Raises:
+        Unavailable: that cannot be told; then no list is better than one that lacks something.
+    """
+    if steward.directory is None:
+        return ()
+    try:
+        return revocation.load(steward.directory, now)
+    except GarrisonError as error:
+        log.record("revocations", {"outcome": "refused", "reason": str(error)}, level=logging.ERROR)
+        raise Unavailable("the list of revocations cannot be read", field="steward") from error
 
 
 async def _read(request: Request) -> tuple[Sequence[bytes], bool]:

@@ -47,8 +47,9 @@ from garrison.formats.nitro import NITRO_MEDIA_TYPE
 from garrison.steward.certificates import issue_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from cryptography import x509
 
@@ -97,7 +98,8 @@ class Steward:
 
     `appraisers` holds those TEEs that the policy admits. `server_names` are the DNS names under
     which the steward itself serves, and which therefore no keep may have. `endorsements` is what
-    the appraisers ask, for the service to keep it fresh; issuance itself never touches it.
+    the appraisers ask, for the service to keep it fresh, and `directory` is where revocations
+    are read from; issuance itself touches neither.
     """
 
     authority: Authority
@@ -106,6 +108,7 @@ class Steward:
     appraisers: Mapping[Tee, Appraiser]
     server_names: frozenset[str] = frozenset()
     endorsements: EndorsementSource | None = None
+    directory: Path | None = None
 
     def platform(self, chip_id: str) -> bytes | None:
         """The name for a processor that certificates have, by which it can be denied.
@@ -118,15 +121,15 @@ class Steward:
         chip = bytes.fromhex(chip_id).rstrip(b"\0")
         return hmac.digest(self.authority.challenge_key, _PLATFORM + chip, "sha256")[:16]
 
-    def deny_list(self) -> DenyList:
-        """What running keeps are told of the policy's `[deny]`."""
+    def deny_list(self, revoked: Iterable[int] = ()) -> DenyList:
+        """What running keeps are told: the policy's `[deny]`, and serials revoked by hand."""
         deny = self.policy.deny
         platforms = (self.platform(chip) for chip in deny.chip_ids)
         return DenyList(
             deny.poll_seconds,
             measurements=frozenset(map(bytes.fromhex, deny.measurements)),
             slugs=frozenset(deny.slugs),
-            serials=frozenset(deny.serials),
+            serials=frozenset((*deny.serials, *revoked)),
             platforms=frozenset(name for name in platforms if name is not None),
         )
 

@@ -1,4 +1,4 @@
-"""What a steward publishes of itself: its root as a SPIFFE bundle, and its revocation list."""
+"""What a steward publishes of itself: its roots as a SPIFFE bundle, and its revocation lists."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Malformed
-from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier
+from garrison.steward.authority import BACKDATE, Authority, Issuer, authority_key_identifier
+from garrison.steward.revocation import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from garrison.steward.revocation import Revocation
+
 # The longest life of a certificate: no list needs to outlive it by more.
 CRL_LIFETIME = timedelta(days=1)
 # A root changes once a year, with weeks of overlap.
 _REFRESH_HINT_SECONDS = 3600
+_REASONS = {
+    Reason.KEY_COMPROMISE: x509.ReasonFlags.key_compromise,
+    Reason.SUPERSEDED: x509.ReasonFlags.superseded,
+    Reason.CESSATION_OF_OPERATION: x509.ReasonFlags.cessation_of_operation,
+    Reason.PRIVILEGE_WITHDRAWN: x509.ReasonFlags.privilege_withdrawn,
+}
 
 
 def spiffe_bundle(authority: Authority) -> bytes:
@@ -51,30 +60,44 @@ def _svid_key(root: x509.Certificate) -> dict[str, object]:
     }
 
 
-def revocation_list(authority: Authority, serials: Sequence[int], now: datetime) -> bytes:
-    """The authority's revocation list, DER, good for a day from `now`.
+def revocation_list(
+    issuer: Issuer, denied: Sequence[int], revoked: Sequence[Revocation], now: datetime
+) -> bytes:
+    """The issuer's revocation list, DER, good for a day from `now`.
 
-    A policy has no dates: what it denies is listed as revoked since the root's first day, so
+    Args:
+        issuer: whose.
+        denied: the serial numbers that the policy denies.
+        revoked: what was revoked by hand.
+        now: the time.
+
+    A policy has no dates: what it denies is listed as revoked since the issuer's first day, so
     that nothing such a certificate ever signed seems good.
     """
-    root = authority.certificate
+    certificate = issuer.certificate
     builder = (
         x509.CertificateRevocationListBuilder()
-        .issuer_name(root.subject)
+        .issuer_name(certificate.subject)
         .last_update(now - BACKDATE)
         .next_update(now + CRL_LIFETIME)
-        .add_extension(authority_key_identifier(root), critical=False)
+        .add_extension(authority_key_identifier(certificate), critical=False)
         # RFC 5280, section 5.2.3: never falls, without a memory of the last one.
         .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
     )
-    for serial in serials:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder()
-            .serial_number(serial)
-            .revocation_date(root.not_valid_before_utc)
-            .build()
-        )
-    return builder.sign(authority.key, authority.hash_algorithm).public_bytes(Encoding.DER)
+    by_hand = {item.serial: item for item in revoked}
+    for serial in dict.fromkeys((*denied, *by_hand)):
+        entry = x509.RevokedCertificateBuilder().serial_number(serial)
+        item = by_hand.get(serial)
+        if serial in denied or item is None:
+            entry = entry.revocation_date(certificate.not_valid_before_utc)
+        else:
+            entry = entry.revocation_date(item.at)
+            # RFC 5280, section 5.3.1: no reason is better than the reason "unspecified".
+            if item.reason is not Reason.UNSPECIFIED:
+                reason = x509.CRLReason(_REASONS[item.reason])
+                entry = entry.add_extension(reason, critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(issuer.key, issuer.hash_algorithm).public_bytes(Encoding.DER)
 
 
 def _base64url(data: bytes) -> str:

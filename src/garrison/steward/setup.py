@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def with_policy(steward: Steward, policy_file: Path) -> tuple[Steward, Drawbridges]:
-    """The same steward, by the policy that `policy_file` holds now.
-
-    Raises:
-        Misuse: a file cannot be read.
-        Malformed: it is not a policy, or one of another trust domain.
-    """
-    return _assemble(steward.authority, policy_file, steward.server_names)
-
-
 def open_steward(
     directory: Path, policy_file: Path, certificate: Path, secret: bytes | None = None
 ) -> tuple[Steward, Drawbridges]:
@@ -46,7 +36,8 @@ def open_steward(
         Malformed: a file does not hold what it should, or the two do not fit each other.
         Unavailable: the token fails.
     """
-    return _assemble(Authority.load(directory, secret), policy_file, _names(certificate))
+    authority = Authority.load(directory, secret)
+    return _assemble(authority, policy_file, _names(certificate), directory)
 
 
 def _names(certificate: Path) -> frozenset[str]:
@@ -62,7 +53,7 @@ def _names(certificate: Path) -> frozenset[str]:
 
 
 def _assemble(
-    authority: Authority, policy_file: Path, server_names: frozenset[str]
+    authority: Authority, policy_file: Path, server_names: frozenset[str], directory: Path
 ) -> tuple[Steward, Drawbridges]:
     policy = Policy.load(policy_file)
     taken = sorted(server_names & set(policy.dns_names))
@@ -84,5 +75,5 @@ def _assemble(
     source = EndorsementSource(policy.endorsements, () if snp is None else snp.endorsements)
     appraisers = appraisers_of(policy.tees, source)
     challenges = Challenges(authority.challenge_key)
-    steward = Steward(authority, policy, challenges, appraisers, server_names, source)
+    steward = Steward(authority, policy, challenges, appraisers, server_names, source, directory)
     return steward, Drawbridges(policy.drawbridges, authority)

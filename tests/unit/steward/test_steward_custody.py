@@ -97,7 +97,7 @@ def test_intermediate_under_an_offline_root(tmp_path: Path) -> None:
     assert server[1:] == [issuer]
     chain, _ = issue_client_certificate(authority, NOW)
     assert x509.load_pem_x509_certificates(chain)[1:] == [issuer]
-    crl = x509.load_der_x509_crl(revocation_list(authority, [7], NOW))
+    crl = x509.load_der_x509_crl(revocation_list(authority.issuer, [7], [], NOW))
     assert crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # our own: EC
 
 

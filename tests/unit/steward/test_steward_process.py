@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -191,3 +192,31 @@ def test_misuse_is_told_without_a_traceback(
     assert done.stdout == ""
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_rollover_while_it_serves(tmp_path: Path) -> None:
+    """Prepare, activate, each with SIGHUP: the old root's clients are served all the time."""
+    running = Running(tmp_path, process_measurement().hex())
+    workload = WorkloadIdentity(None, bytes(range(32)))
+    try:
+        first, _ = decode_pki_path(running.ask("POST", "/", running.request(workload))[1])
+        bundle = [first]
+        for step, trusted in (("prepare", 2), ("activate", 2)):
+            done = garrison("steward", "rollover", step, str(running.directory))
+            assert done.returncode == 0, done.stderr
+            running.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 30
+            while True:
+                bundle = x509.load_pem_x509_certificates(running.ask("GET", "/bundle")[1])
+                if len(bundle) == trusted and (bundle[0] == first) == (step == "prepare"):
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        second, leaf = decode_pki_path(running.ask("POST", "/", running.request(workload))[1])
+        assert second == bundle[0] != first
+        leaf.verify_directly_issued_by(second)
+        assert set(bundle) == {first, second}
+    finally:
+        running.process.send_signal(signal.SIGTERM)
+        _, err = running.process.communicate(timeout=30)
+    assert "Traceback" not in err

@@ -32,7 +32,7 @@ from garrison.service.server import AccessLog
 from garrison.steward import init
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.http import application, replace_steward
-from garrison.steward.setup import open_steward, with_policy
+from garrison.steward.setup import open_steward
 from garrison.testing.azure import FakeAzure, runtime
 from garrison.testing.azure import key as azure_key
 from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
@@ -246,7 +246,9 @@ def test_endorsements_are_renewed_while_it_serves(
     monkeypatch.setattr(EndorsementSource, "start_renewing", start)
     app = app_of(base)
     first = id(app.state.service.current[0].endorsements)
-    renewed, registry = with_policy(app.state.service.current[0], base / "policy.toml")
+    renewed, registry = open_steward(
+        base / "steward", base / "policy.toml", base / "steward" / SERVER_PEM
+    )
     replace_steward(app, app.state.service.current[0], registry)
     assert events == []
 
