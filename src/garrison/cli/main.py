@@ -28,6 +28,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "user": ("user", "Register, log in, and inspect users."),
     "verify": ("verify", "Verify evidence offline, and say what it shows."),
     "platform": ("platform", "What this machine can run, and TEE simulators."),
+    "key": ("key", "Keys that sign images: made, digested, used."),
+    "sign": ("sign", "Sign an image for SEV-SNP and SGX."),
     "image": ("image", "Measure keep images."),
     "steward": ("steward", "The attestation service."),
     "drawbridge": ("drawbridge", "The registry of workloads."),

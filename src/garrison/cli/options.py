@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,6 +80,41 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
             expected="snp=DIR",
         )
     return {"kind": "simulated-snp-insecure", "directory": str(Path(directory).resolve())}
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+    if len(data) > limit:
+        raise Malformed("too large", field=str(path), expected=f"at most {limit} bytes")
+    return data
+
+
+def write_new(path: Path, data: bytes, *, secret: bool = False) -> None:
+    """Write a file that is not there yet; one that is `secret`, for its owner's eyes alone.
+
+    Raises:
+        Misuse: it is there, or cannot be written.
+    """
+    try:
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if secret else 0o666
+        )
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
+            file.write(data)
+    except FileExistsError as error:
+        raise Misuse("is there already, and is not written over", field=str(path)) from error
+    except OSError as error:
+        raise Misuse(f"cannot be written: {error.strerror}", field=str(path)) from error
 
 
 def read_pem(path: Path, option: str) -> str:

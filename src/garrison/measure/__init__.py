@@ -1,0 +1,1 @@
+"""What the hardware will report of an image, before it boots, and the signatures over that."""
