@@ -1,0 +1,183 @@
+"""`garrison image measure`: what the hardware will report of an image, before it boots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from garrison.cli import ui
+from garrison.cli.options import read_file
+from garrison.cli.sign import parse_hex, parse_integer
+from garrison.errors import Misuse
+
+if TYPE_CHECKING:
+    from garrison.formats.ovmf import Firmware
+    from garrison.measure.prediction import Prediction
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# Larger images do not fit below 4 GiB, where QEMU loads them.
+_MAX_IMAGE = 1 << 30
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  garrison image measure --tee snp --ovmf OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \\
+      --append "console=ttyS0" --vcpus 2 --vcpu-type EPYC-v4 --policy
+"""
+)
+@click.option("--tee", type=click.Choice(["snp"]), help="Which TEE's report to predict.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--policy", "as_policy", is_flag=True, help="Print a section of a steward's policy.")
+@click.option("--ovmf", type=_FILE, help="snp: the guest's firmware.")
+@click.option("--kernel", type=_FILE, help="snp: the kernel that is booted directly.")
+@click.option("--initrd", type=_FILE, help="snp: its initial file system.")
+@click.option("--append", default="", help="snp: its command line.")
+@click.option("--vcpus", type=int, default=1, show_default=True, help="snp: virtual processors.")
+@click.option("--vcpu-type", default="EPYC-v4", show_default=True, help="snp: QEMU's -cpu.")
+@click.option("--vcpu-signature", metavar="NUMBER", help="snp: CPUID leaf 1, EAX, instead.")
+@click.option(
+    "--guest-features",
+    metavar="NUMBER",
+    default="0x1",
+    show_default=True,
+    help="snp: SEV_FEATURES; kernels before 6.10 add 0x20, debug swap.",
+)
+@click.option(
+    "--guest-policy",
+    metavar="NUMBER",
+    default="0x30000",
+    show_default=True,
+    help="snp: the guest policy, which a report has beside the measurement.",
+)
+@click.option(
+    "--vmm",
+    type=click.Choice(["qemu", "ec2", "gce"]),
+    default="qemu",
+    show_default=True,
+    help="snp: who launches the guest.",
+)
+@click.option(
+    "--firmware-digest",
+    metavar="HEX",
+    help="snp: the digest after the firmware's pages, where --ovmf is not all of it.",
+)
+def command(
+    tee: str | None,
+    as_json: bool,
+    as_policy: bool,
+    ovmf: Path | None,
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str,
+    vcpus: int,
+    vcpu_type: str,
+    vcpu_signature: str | None,
+    guest_features: str,
+    guest_policy: str,
+    vmm: str,
+    firmware_digest: str | None,
+) -> None:
+    """Print what the hardware will report of an image.
+
+    Without --tee, what a simulated TEE reports of a keep on the nil backend: the SHA-384 of the
+    code of Garrison as it is installed here. Either is what a steward's policy lists to admit
+    exactly this image.
+    """
+    if as_json and as_policy:
+        raise Misuse("one of them", field="--json, --policy", found="both")
+    if tee is None:
+        _process(as_json, as_policy)
+        return
+    prediction = _snp(
+        ovmf=ovmf,
+        kernel=kernel,
+        initrd=initrd,
+        append=append,
+        vcpus=vcpus,
+        vcpu_type=vcpu_type,
+        vcpu_signature=vcpu_signature,
+        guest_features=guest_features,
+        guest_policy=guest_policy,
+        vmm=vmm,
+        firmware_digest=firmware_digest,
+    )
+    _print(prediction, as_json, as_policy)
+
+
+def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:
+    if as_json:
+        ui.emit_json(prediction.as_json())
+        return
+    ui.out(prediction.policy.rstrip("\n") if as_policy else prediction.as_hex())
+    for register, reason in prediction.unknown.items():
+        ui.warn(f"{register} cannot be known from the image: {reason}")
+
+
+def _process(as_json: bool, as_policy: bool) -> None:
+    from garrison.attesters.simulated_snp_insecure import process_measurement
+
+    measurement = process_measurement()
+    if as_json:
+        ui.emit_json({"backend": "nil", "measurement": measurement.hex()})
+    elif as_policy:
+        from garrison.measure import snp_policy
+
+        ui.out(snp_policy.predict(measurement).policy.rstrip("\n"))
+    else:
+        ui.out(measurement.hex())
+
+
+def _required(path: Path | None, option: str) -> Path:
+    if path is None:
+        raise Misuse("missing", field=option, expected="a file")
+    return path
+
+
+def _firmware(ovmf: Path | None) -> Firmware:
+    from garrison.formats.ovmf import MAX_FIRMWARE, Firmware
+
+    return Firmware.from_bytes(read_file(_required(ovmf, "--ovmf"), MAX_FIRMWARE))
+
+
+def _snp(
+    *,
+    ovmf: Path | None,
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str,
+    vcpus: int,
+    vcpu_type: str,
+    vcpu_signature: str | None,
+    guest_features: str,
+    guest_policy: str,
+    vmm: str,
+    firmware_digest: str | None,
+) -> Prediction:
+    from garrison.measure import snp, snp_policy
+
+    if kernel is None and (initrd is not None or append):
+        raise Misuse("missing", field="--kernel", expected="with --initrd and --append")
+    hashes = None
+    if kernel is not None:
+        hashes = snp.KernelHashes.of(
+            read_file(kernel, _MAX_IMAGE),
+            b"" if initrd is None else read_file(initrd, _MAX_IMAGE),
+            append,
+        )
+    digest = snp.launch_digest(
+        _firmware(ovmf),
+        vcpus=vcpus,
+        signature=snp.vcpu_signature(vcpu_type)
+        if vcpu_signature is None
+        else parse_integer(vcpu_signature, "--vcpu-signature"),
+        kernel=hashes,
+        guest_features=parse_integer(guest_features, "--guest-features"),
+        vmm=snp.Vmm(vmm),
+        firmware_digest=None
+        if firmware_digest is None
+        else parse_hex(firmware_digest, snp.DIGEST_SIZE, "--firmware-digest"),
+    )
+    return snp_policy.predict(digest, parse_integer(guest_policy, "--guest-policy"))
