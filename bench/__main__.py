@@ -23,6 +23,7 @@ BENCHES = {
     "echo": "TLS echo: requests per second, and megabytes per second each way",
     "web": "HTTP: the Go example over TLS under `wrk`",
     "memory": "Memory: proportional set size of a keep",
+    "network": "Keeps as a network",
     "drawbridge": "The drawbridge",
 }
 _TIMEOUT_SECONDS = 280

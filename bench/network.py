@@ -1,0 +1,210 @@
+"""Keeps as a network: handshakes, policy, renewal, and the way from `deploy` to the first byte.
+
+Handshakes are full ones with a client certificate, whose holder is judged; the peer is nginx with
+the same certificates and keys (P-384), on one core, the load on the other. What must be waited for
+in a deployment is told phase by phase.
+
+    python bench/network.py [SECONDS]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import peers
+
+from garrison.formats.enarx_toml import Rule
+from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.peer_rule import PeerRule
+from garrison.keep.identity import Certified, Credentials
+from garrison.keep.net.policy import Policy
+from garrison.testing.attacks import Host
+from garrison.testing.stack import Stack, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GOAL = 0.5
+_RUNS = 3
+_RULES = 1000
+_ROUNDS = 200
+_RENEWALS = 20
+_SERVER = """
+[[files]]
+kind = "null"
+
+[[files]]
+kind = "stdout"
+
+[[files]]
+kind = "stderr"
+
+[[files]]
+kind = "listen"
+name = "LISTEN"
+addr = "127.0.0.1"
+port = {port}
+peers = ["any"]
+"""
+
+
+def credentials(made: Stack) -> Credentials:
+    """A simulated keep's."""
+    host = Host(made)
+    return Credentials.generate(host.simulator(), host.steward())
+
+
+def written(certified: Certified, folder: Path, name: str) -> tuple[str, str]:
+    """A chain and its key, as files for other programs: it is simulated, nothing is given away."""
+    chain, key = folder / f"{name}.pem", folder / f"{name}.key"
+    chain.write_bytes(certified.chain_pem())
+    key.write_bytes(certified.key_pem())
+    return str(chain), str(key)
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, identity: tuple[str, str], root: Path) -> Iterator[int]:
+    """nginx that demands a client certificate under `root`, before an echo in C."""
+    port = free_port()
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    if not module.exists():
+        raise peers.MissingPeerError("nginx has no stream module (Debian: libnginx-mod-stream)")
+    config = folder / "mutual.conf"
+    config.write_text(
+        f"load_module {module};\nworker_processes 1;\ndaemon off;\npid {folder}/mutual.pid;\n"
+        f"error_log {folder}/mutual.log;\nevents {{ worker_connections 1024; }}\n"
+        f"stream {{ server {{ listen 127.0.0.1:{port} ssl; return x;\n"
+        f"ssl_certificate {identity[0]}; ssl_certificate_key {identity[1]};\n"
+        f"ssl_verify_client on; ssl_client_certificate {root}; ssl_verify_depth 3;\n"
+        "ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;\n"
+        "ssl_ecdh_curve X25519; tcp_nodelay on; } }\n"
+    )
+    command = [peers.installed("nginx"), "-c", str(config), "-p", str(folder)]
+    with peers.running(command, port):
+        yield port
+
+
+def handshakes(folder: Path, made: Stack, seconds: str) -> bool:
+    """Print the rates; whether the goal is met."""
+    local = WorkloadIdentity(slug=None, digest=bytes(range(32)))
+    client = written(credentials(made).certify(local), folder, "client")
+    server = written(credentials(made).certify(local), folder, "server")
+    load = str(peers.native("handshakes", folder))
+    guest = peers.compiled(peers.PROGRAMS / "echo.c", folder)
+    port = free_port()
+    config = folder / "keep.toml"
+    config.write_text(_SERVER.format(port=port))
+    keep = [*peers.keep_command(made, guest, port, folder)]
+    keep[keep.index("--wasmcfgfile") + 1] = str(config)
+    found: dict[str, list[float]] = {"a keep": [], "nginx": []}
+    with peers.running(keep, port), nginx(folder, server, made.steward_root) as other:
+        for _ in range(_RUNS):
+            for name, at in (("a keep", port), ("nginx", other)):
+                done = subprocess.run(
+                    [load, str(at), seconds, *client], capture_output=True, text=True, check=True
+                )
+                found[name].append(float(done.stdout))
+    ours, theirs = (statistics.median(rates) for rates in found.values())
+    print("| new mutual TLS connections | a keep | nginx | ratio | goal |\n|---|---|---|---|---|")
+    print(
+        f"| full handshakes per second | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {GOAL} |"
+    )
+    return ours / theirs >= GOAL
+
+
+def decisions(made: Stack) -> None:
+    """Print what one decision costs, where the last of many rules admits."""
+    own = credentials(made).certify(WorkloadIdentity(slug=None, digest=bytes(range(32))))
+    rules = [PeerRule.parse(f"drawbridge.test/jane/app{n}:^1.0") for n in range(_RULES - 1)]
+    last = replace(PeerRule.parse("any"), digest=bytes(range(32)))
+    print("\n| rules | one decision, µs | of which the certificate |\n|---|---|---|")
+    times = []
+    for listed in ((last,), (*rules, last)):
+        policy = Policy("bench", Rule(peers=listed), incoming=True)
+        start = time.perf_counter()
+        for _ in range(_ROUNDS):
+            policy.admit(own.leaf)
+        times.append((time.perf_counter() - start) / _ROUNDS * 1e6)
+    for count, spent in zip((1, _RULES), times, strict=True):
+        print(f"| {count} | {spent:.0f} | {times[0]:.0f} |")
+
+
+def renewals(made: Stack) -> None:
+    """Print what a renewal costs the keep, and how long it takes."""
+    own = credentials(made)
+    workload = WorkloadIdentity(slug=None, digest=bytes(range(32)))
+    own.certify(workload)
+    wall, cpu = [], []
+    for _ in range(_RENEWALS):
+        start, used = time.perf_counter(), time.process_time()
+        own.certify(workload)
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - used)
+    print("\n| a renewal, by fresh evidence | ms |\n|---|---|")
+    for what, times in ((f"to the certificate, of {_RENEWALS}", wall), ("the keep's CPU", cpu)):
+        print(f"| {what}, median | {statistics.median(times) * 1e3:.1f} |")
+
+
+def deployments(folder: Path, made: Stack) -> None:
+    """Print the phases of a deployment."""
+    guest = peers.compiled(peers.PROGRAMS / "echo.c", folder)
+    port = free_port()
+    package = folder / "package"
+    package.mkdir()
+    (package / "main.wasm").write_bytes(guest.read_bytes())
+    (package / "Enarx.toml").write_text(_SERVER.format(port=port).replace('peers = ["any"]\n', ""))
+    made.login()
+    made.register_repo("bench")
+    made.publish(package, "bench:1.0.0")
+    phases = {
+        "keep certified": "certified as spiffe://demo.test/keep",
+        "workload fetched, every byte checked": "every byte checked",
+        "workload certified": "certified as",
+    }
+    runs: list[list[float]] = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        keep = made.deploy("bench:1.0.0", "the keep")
+        marks = []
+        for text in phases.values():
+            keep.expect(text)
+            marks.append(time.perf_counter() - start)
+        while True:
+            done = subprocess.run(
+                ["openssl", "s_client", "-connect", f"localhost:{port}", "-quiet", "-no_ign_eof"],
+                input=b"x", capture_output=True, check=False,
+            )  # fmt: skip
+            if b"x" in done.stdout:
+                break
+        marks.append(time.perf_counter() - start)
+        keep.stop()
+        runs.append(marks)
+    print("\n| from `deploy` on `nil`, ms | median | more than before |\n|---|---|---|")
+    before = 0.0
+    for name, *times in zip((*phases, "first byte served"), *runs, strict=True):
+        at = statistics.median(times) * 1e3
+        print(f"| {name} | {at:.0f} | {at - before:.0f} |")
+        before = at
+
+
+def main() -> int:
+    """Measure, print tables, and return 1 if the goal is missed."""
+    seconds = sys.argv[1] if len(sys.argv) > 1 else "2"
+    with tempfile.TemporaryDirectory() as name, peers.stack(Path(name)) as made:
+        good = handshakes(Path(name), made, seconds)
+        decisions(made)
+        renewals(made)
+        deployments(Path(name), made)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
