@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ANY = "any"
 _ZERO = "zero"
 _OTHERS = "others"
+_HINT = 'write "any" to admit all'
 
 # None stands for "any".
 Bytes = tuple[bytes, ...] | None
@@ -45,16 +46,14 @@ def read_list(table: Table, key: str, expected: str) -> list[object] | None:
         Malformed: it is anything else, or absent.
     """
     if key not in table:
-        raise Malformed("missing", field=table.where(key), expected=expected)
+        raise Malformed("missing", field=table.where(key), expected=expected, hint=_HINT)
     value = table.value(key)
     if value == ANY:
         return None
     if not isinstance(value, list):
-        raise table.malformed(key, "wrong type", expected=expected)
+        raise table.malformed(key, "wrong type", expected=expected, hint=_HINT)
     if not value:
-        raise table.malformed(
-            key, "an empty list admits nothing", expected=expected, hint='write "any" to admit all'
-        )
+        raise table.malformed(key, "an empty list admits nothing", expected=expected, hint=_HINT)
     return value
 
 

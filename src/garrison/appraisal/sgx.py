@@ -6,8 +6,8 @@
 
     # Who may have signed the enclave, or signers = "any". All three keys of an entry must fit.
     [[sgx.signers]]
-    mr_signer = "<64 hex digits>"
-    isv_prod_id = 0
+    mr_signer = "<64 hex digits>"           # or "any"
+    isv_prod_id = 0                         # or "any"
     minimum_isv_svn = 1
 
     # And tcb_statuses, advisories, insecure_simulated_roots: see garrison.appraisal.dcap.
@@ -15,6 +15,9 @@
     # May be left out, and is then the strictest, as shown here.
     [sgx]
     debug = false                           # whether enclaves are admitted that the host may debug
+    features = ["KSS", "CET"]               # of its attributes: also "ProvisioningKey", "EInitKey";
+                                            # or "any"
+    misc_select = ["EXINFO"]                # or [], or "any"
 
 Each is a value or the word "any"; nothing is unchecked by omission, and an empty list, which
 would admit nothing, is an error.
@@ -37,6 +40,7 @@ from garrison.errors import Malformed
 from garrison.formats.evidence import Tee
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from garrison.formats.sgx_report import SgxReport
@@ -46,26 +50,36 @@ if TYPE_CHECKING:
 
 _DIGEST_SIZE = 32
 _CONFIG_ID_SIZE = 64
+# SDM volume 3D, 38.7.1: ATTRIBUTES, first word. INIT and MODE64BIT all have; DEBUG is judged alone.
+_ALWAYS = 1 << 0 | 1 << 1 | 1 << 2
+_FEATURES = {"ProvisioningKey": 1 << 4, "EInitKey": 1 << 5, "CET": 1 << 6, "KSS": 1 << 7}
+# SDM volume 3D, 38.7.2: MISCSELECT.
+_MISC_SELECT = {"EXINFO": 1 << 0}
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A signer of enclaves, one product of its, and the least security version of that."""
+    """A signer of enclaves, one product of its, and the least security version of that.
 
-    mr_signer: bytes
-    isv_prod_id: int
+    None stands for any.
+    """
+
+    mr_signer: bytes | None
+    isv_prod_id: int | None
     minimum_isv_svn: int
 
     def admits(self, report: SgxReport) -> bool:
         """Whether the enclave is that product, and recent enough."""
         return (
-            report.mr_signer == self.mr_signer
-            and report.isv_prod_id == self.isv_prod_id
+            self.mr_signer in (None, report.mr_signer)
+            and self.isv_prod_id in (None, report.isv_prod_id)
             and report.isv_svn >= self.minimum_isv_svn
         )
 
     def __str__(self) -> str:
-        return f"{self.mr_signer.hex()} product {self.isv_prod_id} SVN {self.minimum_isv_svn}"
+        signer = ANY if self.mr_signer is None else self.mr_signer.hex()
+        product = ANY if self.isv_prod_id is None else self.isv_prod_id
+        return f"{signer} product {product} SVN {self.minimum_isv_svn}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +91,8 @@ class SgxPolicy:
         signers: who may have signed the enclave.
         config_ids: what the host may have configured it with.
         debug: whether enclaves are admitted that the host may debug.
+        features: the attributes that it may have beside those that all have; None for any.
+        misc_select: the extended features that it may save; None for any.
         platform: what is admitted of the platform.
     """
 
@@ -84,6 +100,8 @@ class SgxPolicy:
     signers: tuple[Signer, ...] | None
     config_ids: Bytes
     debug: bool
+    features: tuple[str, ...] | None
+    misc_select: tuple[str, ...] | None
     platform: DcapPolicy
 
     @classmethod
@@ -98,6 +116,8 @@ class SgxPolicy:
             signers=_signers(table),
             config_ids=read_digests(table, "config_ids", _CONFIG_ID_SIZE),
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
+            features=_names(table, "features", _FEATURES, ("KSS", "CET")),
+            misc_select=_names(table, "misc_select", _MISC_SELECT, ("EXINFO",)),
             platform=DcapPolicy.from_table(table),
         )
         table.done()
@@ -147,6 +167,18 @@ def appraise(
             wanted=None if policy.debug else False,
             remedy="launch the enclave without DEBUG, or set debug = true",
         ),
+        _bits(
+            "attributes: features",
+            int.from_bytes(report.attributes[:8], "little") & ~_ALWAYS,
+            _FEATURES,
+            policy.features,
+        ),
+        _bits(
+            "MISCSELECT",
+            int.from_bytes(report.misc_select, "little"),
+            _MISC_SELECT,
+            policy.misc_select,
+        ),
         *policy.platform.checks(platform),
     )
     return AttestationResult(
@@ -172,8 +204,10 @@ def _signers(table: Table) -> tuple[Signer, ...] | None:
     for signer in table.tables("signers"):
         found.append(
             Signer(
-                read_sha256(signer, "mr_signer"),
-                signer.integer("isv_prod_id", low=0, high=0xFFFF),
+                None if signer.value("mr_signer") == ANY else read_sha256(signer, "mr_signer"),
+                None
+                if signer.value("isv_prod_id") == ANY
+                else signer.integer("isv_prod_id", low=0, high=0xFFFF),
                 signer.integer("minimum_isv_svn", low=0, high=0xFFFF),
             )
         )
@@ -186,3 +220,33 @@ def _signers(table: Table) -> tuple[Signer, ...] | None:
             hint='write "any" to admit all',
         )
     return tuple(found)
+
+
+def _names(
+    table: Table, key: str, known: Mapping[str, int], default: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Take a list, perhaps empty, of `known` names, or "any" (None)."""
+    if key not in table:
+        return default
+    if table.value(key) == ANY:
+        return None
+    names = table.strings(key)
+    if not set(names) <= set(known):
+        raise table.malformed(key, "unknown name", expected=f'of {", ".join(known)}, or "any"')
+    return tuple(names)
+
+
+def _bits(
+    name: str, found: int, known: Mapping[str, int], admitted: tuple[str, ...] | None
+) -> Check:
+    """Check that no bit is set but those of `admitted`; a bit without a name is none of them."""
+    shown = [each for each, bit in known.items() if found & bit]
+    rest = found & ~sum(known.values())
+    mask = sum(known[each] for each in admitted or ())
+    return Check(
+        name=name,
+        found=", ".join([*shown, *([hex(rest)] if rest else [])]) or "none",
+        wanted=ANY if admitted is None else ", ".join(admitted) or "none",
+        passed=admitted is None or found & ~mask == 0,
+        remedy="sign and launch an enclave without them, or list them in the policy",
+    )

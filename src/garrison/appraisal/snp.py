@@ -23,6 +23,9 @@
     smt = false                             # ... that may run with multithreading
     single_socket = true                    # whether guests must be bound to one socket
     crl = "required"                        # or "optional"
+    guest_abi = "any"                       # what the guest's policy asks of the firmware: a range
+                                            # like ">=1.51, <2"
+    platform_info = "any"                   # or the very values of PLATFORM_INFO: [1, 0x25]
 
     # Trusts a simulated vendor: whoever has its keys can claim anything.
     [snp.insecure_simulated_roots.<name>]
@@ -40,10 +43,12 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
+from garrison.appraisal.reference import Bytes, one_of, read_digests, read_hex, read_list
 from garrison.appraisal.result import AttestationResult, Check
 from garrison.errors import Malformed
 from garrison.formats.evidence import Tee
 from garrison.formats.snp import CHIP_ID_SIZE, MEASUREMENT_SIZE, Product, Tcb
+from garrison.formats.version_range import VersionRange
 from garrison.verification.roots import Roots
 
 if TYPE_CHECKING:
@@ -65,8 +70,6 @@ _CHIP_ID_SIZES = (8, CHIP_ID_SIZE)
 _VMPLS = range(4)
 _ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-Bytes = tuple[bytes, ...]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnpPolicy:
@@ -87,17 +90,19 @@ class SnpPolicy:
         smt: whether guests are admitted that may run with multithreading on.
         single_socket: whether guests must be bound to one socket.
         crl_required: whether the vendor's revocation list must have been checked.
+        guest_abi: the versions of the firmware's ABI that the guest's policy may ask for.
+        platform_info: what the firmware may say of the machine.
         endorsements: directories of endorsements, the simulated roots' too.
         simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
     """
 
-    measurements: Bytes | None
+    measurements: Bytes
     products: tuple[Product, ...] | None
     minimum_tcb: Mapping[Product, Tcb] | None
-    id_key_digests: Bytes | None
-    author_key_digests: Bytes | None
-    host_data: Bytes | None
-    chip_ids: Bytes | None
+    id_key_digests: Bytes
+    author_key_digests: Bytes
+    host_data: Bytes
+    chip_ids: Bytes
     vmpl: tuple[int, ...] | None
     abi_minimum: tuple[int, int] | None
     debug: bool
@@ -105,6 +110,8 @@ class SnpPolicy:
     smt: bool
     single_socket: bool
     crl_required: bool
+    guest_abi: VersionRange | None
+    platform_info: tuple[int, ...] | None
     endorsements: tuple[Path, ...]
     simulated_roots: Mapping[str, str]
 
@@ -118,13 +125,13 @@ class SnpPolicy:
         products = _products(table)
         simulated, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
         policy = cls(
-            measurements=_digests(table, "measurements", MEASUREMENT_SIZE),
+            measurements=read_digests(table, "measurements", MEASUREMENT_SIZE),
             products=products,
             minimum_tcb=_minimum_tcb(table, products or tuple(Product)),
-            id_key_digests=_digests(table, "id_key_digests", _KEY_DIGEST_SIZE),
-            author_key_digests=_digests(table, "author_key_digests", _KEY_DIGEST_SIZE),
-            host_data=_digests(table, "host_data", _HOST_DATA_SIZE),
-            chip_ids=_digests(table, "chip_ids", *_CHIP_ID_SIZES),
+            id_key_digests=read_digests(table, "id_key_digests", _KEY_DIGEST_SIZE),
+            author_key_digests=read_digests(table, "author_key_digests", _KEY_DIGEST_SIZE),
+            host_data=read_digests(table, "host_data", _HOST_DATA_SIZE),
+            chip_ids=read_digests(table, "chip_ids", *_CHIP_ID_SIZES),
             vmpl=_vmpl(table),
             abi_minimum=_abi(table),
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
@@ -133,6 +140,8 @@ class SnpPolicy:
             single_socket=table.boolean("single_socket", True),  # noqa: FBT003 - the default
             crl_required=table.string("crl", "required", choices=("required", "optional"))
             == "required",
+            guest_abi=_guest_abi(table),
+            platform_info=_platform_info(table),
             endorsements=(*(base / name for name in table.strings("endorsements")), *directories),
             simulated_roots=simulated,
         )
@@ -173,7 +182,7 @@ def appraise(
             passed=compare_digest(report.report_data, expected_report_data),
             remedy="the evidence is bound to another key or challenge: attest again",
         ),
-        _one_of(
+        one_of(
             "launch measurement",
             report.measurement,
             policy.measurements,
@@ -194,21 +203,19 @@ def appraise(
             or (minimum is not None and claims.tcb.at_least(minimum)),
             remedy="update the platform's firmware and microcode",
         ),
-        _one_of(
+        one_of(
             "identity key digest",
             report.id_key_digest,
             policy.id_key_digests,
             "launch with an identity block of a key that the policy lists",
         ),
-        _one_of(
+        one_of(
             "author key digest",
             report.author_key_digest,
             policy.author_key_digests,
             "launch with an identity block of an author that the policy lists",
         ),
-        _one_of(
-            "host data", report.host_data, policy.host_data, "launch with the listed host data"
-        ),
+        one_of("host data", report.host_data, policy.host_data, "launch with the listed host data"),
         Check(
             name="VMPL",
             found=str(report.vmpl),
@@ -217,6 +224,23 @@ def appraise(
             remedy="ask for the report at a level that the policy lists under vmpl",
         ),
         _abi_check(claims, policy),
+        Check(
+            name="guest policy: ABI",
+            found=f"{guest.abi[0]}.{guest.abi[1]}",
+            wanted=_ANY if policy.guest_abi is None else str(policy.guest_abi),
+            passed=policy.guest_abi is None or policy.guest_abi.admits(guest.abi),
+            remedy="launch with a guest policy that asks for an ABI in the range of guest_abi",
+        ),
+        Check(
+            name="platform info",
+            found=hex(report.platform_info.bits),
+            wanted=_ANY
+            if policy.platform_info is None
+            else ", ".join(map(hex, policy.platform_info)),
+            passed=policy.platform_info is None
+            or report.platform_info.bits in policy.platform_info,
+            remedy="configure the machine as the policy lists under platform_info",
+        ),
         _flag("debugging by the host", found=guest.debug, admitted=policy.debug, key="debug"),
         _flag(
             "migration agent", found=guest.migrate_ma, admitted=policy.migration, key="migration"
@@ -262,18 +286,14 @@ def appraise(
             "signing_key": report.signing_key.name,
             "csp_id": claims.csp_id or "",
             "report_id": report.report_id.hex(),
+            "id_key_digest": report.id_key_digest.hex(),
             "appraised": now.isoformat(),
         },
     )
 
 
-def _shown(values: Bytes | None) -> str:
+def _shown(values: Bytes) -> str:
     return _ANY if values is None else ", ".join(value.hex() for value in values)
-
-
-def _one_of(name: str, found: bytes, admitted: Bytes | None, remedy: str) -> Check:
-    passed = admitted is None or found in admitted
-    return Check(name, found.hex(), _shown(admitted), passed, remedy)
 
 
 def _yes_no(value: bool) -> str:
@@ -302,47 +322,9 @@ def _abi_check(claims: SnpClaims, policy: SnpPolicy) -> Check:
     )
 
 
-def _list(table: Table, key: str, expected: str) -> list[object] | None:
-    """Take a list that is not empty, or None for "any"."""
-    value = table.value(key)
-    if value == _ANY:
-        return None
-    if value is None:
-        raise Malformed(
-            "missing", field=table.where(key), expected=expected, hint='write "any" to admit all'
-        )
-    if not isinstance(value, list) or not value:
-        raise table.malformed(
-            key, "not a list of at least one", expected=expected, hint='write "any" to admit all'
-        )
-    return value
-
-
-def _digests(table: Table, key: str, *sizes: int) -> Bytes | None:
-    digits = " or ".join(str(2 * size) for size in sizes)
-    expected = f'a list of {digits} hex digits each, or "any"'
-    values = _list(table, key, expected)
-    if values is None:
-        return None
-    found = []
-    for value in values:
-        data = _hex(value)
-        if data is None or len(data) not in sizes:
-            raise table.malformed(key, f"wrong entry {str(value)[:140]!r}", expected=expected)
-        found.append(data)
-    return tuple(found)
-
-
-def _hex(value: object) -> bytes | None:
-    """Read hex digits, None if it is anything else; the parser itself would skip blanks."""
-    if not isinstance(value, str) or re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value) is None:
-        return None
-    return bytes.fromhex(value)
-
-
 def _products(table: Table) -> tuple[Product, ...] | None:
     expected = f'a list of {", ".join(Product)}, or "any"'
-    values = _list(table, "products", expected)
+    values = read_list(table, "products", expected)
     if values is None:
         return None
     products = tuple(product for product in Product if product in values)
@@ -387,7 +369,7 @@ def _vmpl(table: Table) -> tuple[int, ...] | None:
     if "vmpl" not in table:
         return (0,)
     expected = 'a list of 0 to 3, or "any"'
-    values = _list(table, "vmpl", expected)
+    values = read_list(table, "vmpl", expected)
     if values is None:
         return None
     # True is an integer in Python and not in TOML.
@@ -409,6 +391,26 @@ def _abi(table: Table) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
+def _guest_abi(table: Table) -> VersionRange | None:
+    text = table.string("guest_abi", _ANY)
+    try:
+        return None if text == _ANY else VersionRange.parse(text)
+    except Malformed as error:
+        raise table.malformed("guest_abi", error.message, expected=error.expected or "") from error
+
+
+def _platform_info(table: Table) -> tuple[int, ...] | None:
+    expected = 'a list of numbers, or "any"'
+    values = read_list(table, "platform_info", expected) if "platform_info" in table else None
+    if values is None:
+        return None
+    # True is an integer in Python and not in TOML.
+    numbers = tuple(value for value in values if type(value) is int and 0 <= value < 1 << 64)
+    if len(numbers) != len(values):
+        raise table.malformed("platform_info", "wrong entry", expected=expected)
+    return numbers
+
+
 def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], list[Path]]:
     keys: dict[str, str] = {}
     directories = []
@@ -418,7 +420,7 @@ def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], list[Pat
                 "wrong name", field=table.where(name), expected="letters, digits, - and _"
             )
         root = table.table(name)
-        key = _hex(root.string("key_sha256"))
+        key = read_hex(root.string("key_sha256"))
         if key is None or len(key) != 32:
             raise root.malformed("key_sha256", "not a SHA-256", expected="64 hex digits")
         if key.hex() in keys.values():

@@ -224,6 +224,33 @@ def check(
         ui.success(f"{policy_file} is a policy; it speaks of {', '.join(admitted)}")
 
 
+@policy.command(
+    epilog="""\b
+Examples:
+  garrison steward policy convert steward.toml --trust-domain example.com
+  garrison steward policy convert steward.toml --trust-domain example.com \\
+      --drawbridge drawbridge.example.com >policy.toml
+"""
+)
+@click.argument("original", metavar="STEWARD_TOML", type=_FILE)
+@click.option("--trust-domain", required=True, help="SPIFFE trust domain of the certificates.")
+@click.option(
+    "--drawbridge",
+    "drawbridges",
+    multiple=True,
+    help="Host whose workloads are certified, and no local ones; may be repeated.",
+)
+def convert(original: Path, trust_domain: str, drawbridges: tuple[str, ...]) -> None:
+    """Print the policy that the original Enarx steward's STEWARD_TOML comes to."""
+    from garrison.steward.enarx_policy import convert as to_policy
+    from garrison.steward.keys import read_file
+
+    text = to_policy(
+        read_file(original), str(original), trust_domain=trust_domain, drawbridges=drawbridges
+    )
+    ui.out(text.rstrip("\n"))
+
+
 @command.group(name="log")
 def log_group() -> None:
     """The log of all that a steward issued and refused."""

@@ -4,6 +4,7 @@
     serials = ["<hex>"]               # certificates that are revoked: they stand in GET /crl
     measurements = ["<hex>"]          # keep images
     chip_ids = ["<hex>"]              # processors of SEV-SNP
+    id_key_digests = ["<hex>"]        # of keys that sign identity blocks of SEV-SNP
     slugs = ["drawbridge.example.com/jane/chat:1.0.0", "drawbridge.example.com/jane/old"]
     poll_seconds = 10                 # how soon running keeps ask again (GET /deny)
 
@@ -32,6 +33,7 @@ _SERIAL_DIGITS = 40
 # The longest measurement or chip identifier has 64 bytes.
 _MAX_DIGITS = 128
 _POLL_SECONDS = 10
+_KEY_DIGEST_DIGITS = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Deny:
         serials: serial numbers of certificates that the revocation list names.
         measurements: launch measurements, lower-case hex.
         chip_ids: processors, lower-case hex.
+        id_key_digests: keys that sign identity blocks, lower-case hex.
         slugs: workloads, with a tag or, for all tags, without.
         poll_seconds: how soon running keeps ask again.
     """
@@ -51,6 +54,7 @@ class Deny:
     chip_ids: tuple[str, ...] = ()
     slugs: tuple[str, ...] = ()
     poll_seconds: int = _POLL_SECONDS
+    id_key_digests: tuple[str, ...] = ()
 
     @classmethod
     def from_table(cls, table: Table) -> Deny:
@@ -72,6 +76,7 @@ class Deny:
             chip_ids=_hex(table, "chip_ids", _MAX_DIGITS),
             slugs=tuple(slugs),
             poll_seconds=table.integer("poll_seconds", _POLL_SECONDS, low=1, high=LONGEST_POLL),
+            id_key_digests=_hex(table, "id_key_digests", _KEY_DIGEST_DIGITS),
         )
         table.done()
         return deny
@@ -89,6 +94,9 @@ class Deny:
         measurement = result.measurement.hex()
         if measurement in self.measurements:
             raise _denied("launch measurement", measurement)
+        signer = result.claims.get("id_key_digest", "")
+        if signer in self.id_key_digests:
+            raise _denied("identity key digest", signer)
         if self.chip_ids and result.tee is Tee.SNP:
             # Turin's chips have identifiers of 8 bytes, which reports pad with zeros.
             chip = result.claims.get("chip_id", "")

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 # The longest of what is read is a certificate request.
 _MAX_FILE = MAX_REQUEST
+# Offline nothing is certified: an original's policy, which names no domain, needs none.
+_NO_DOMAIN = "offline.invalid"
 _REPORT = "report.bin"
 _LEAF = "vek.der"
 _DOCUMENT = "document.cbor"
@@ -135,15 +137,15 @@ class Found:
 
 
 def load_policies(path: Path) -> TeePolicies:
-    """Read a steward's policy, or a document of the TEEs' sections alone.
+    """Read a steward's policy, an original's, or a document of the TEEs' sections alone.
 
     Raises:
         Misuse: the file cannot be read.
-        Malformed: it is neither.
+        Malformed: it is none of them.
     """
-    table = read_policy_file(path)
+    table = read_policy_file(path, _NO_DOMAIN)
     if "trust_domain" in table:
-        return Policy.load(path).tees
+        return Policy.load(path, _NO_DOMAIN).tees
     found = TeePolicies.from_table(table, path.parent)
     table.done()
     return found

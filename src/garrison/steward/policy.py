@@ -22,7 +22,8 @@
     [deny]                            # see garrison.steward.deny
 
 A TEE that has no section is not admitted, and an empty section is an error. A key that is missing
-refuses, a key that is unknown is an error. With `freshness = "optional"`
+refuses, a key that is unknown is an error. The original's `steward.toml` is read, too, see
+`garrison.steward.enarx_policy`. With `freshness = "optional"`
 evidence without a challenge is admitted, bound to the key alone: it may be
 as old as the platform's certificates.
 """
@@ -47,6 +48,7 @@ from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
 from garrison.formats.slug import check_host
 from garrison.formats.strict_toml import Table
+from garrison.steward import enarx_policy
 from garrison.steward.deny import Deny
 from garrison.steward.keys import load_certificates
 
@@ -157,14 +159,19 @@ class Policy:
         return self.tees.simulated_roots
 
     @classmethod
-    def load(cls, path: Path) -> Policy:
+    def load(cls, path: Path, trust_domain: str | None = None) -> Policy:
         """Read the policy in the file `path`; files that it names are relative to it.
+
+        Args:
+            path: the file.
+            trust_domain: what an original's `steward.toml`, which names none, is read with;
+                None: such a file is none.
 
         Raises:
             Misuse: the file, or one that it names, cannot be read.
             Malformed: it is not a policy.
         """
-        table = read_policy_file(path)
+        table = read_policy_file(path, trust_domain)
         policy = cls._read(table, path.parent)
         table.done()
         return policy
@@ -204,19 +211,27 @@ class Policy:
         )
 
 
-def read_policy_file(path: Path) -> Table:
+def read_policy_file(path: Path, trust_domain: str | None = None) -> Table:
     """The document in the file `path`, for one reader or another of policies.
+
+    Args:
+        path: the file.
+        trust_domain: if given, an original's `steward.toml` is converted to a policy of it.
 
     Raises:
         Misuse: it cannot be read.
-        Malformed: it is not TOML.
+        Malformed: it is not TOML, or an original's that contradicts itself.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
-    return Table.parse(data, source=str(path), limit=_MAX_FILE)
+    table = Table.parse(data, source=str(path), limit=_MAX_FILE)
+    if trust_domain is None or not enarx_policy.is_original(table):
+        return table
+    text = enarx_policy.convert(data, str(path), trust_domain=trust_domain)
+    return Table.parse(text, source=f"{path}, converted")
 
 
 def _require(table: Table, key: str) -> None:

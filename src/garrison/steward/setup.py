@@ -55,7 +55,7 @@ def _names(certificate: Path) -> frozenset[str]:
 def _assemble(
     authority: Authority, policy_file: Path, server_names: frozenset[str], directory: Path
 ) -> tuple[Steward, Drawbridges]:
-    policy = Policy.load(policy_file)
+    policy = Policy.load(policy_file, authority.trust_domain)
     taken = sorted(server_names & set(policy.dns_names))
     if taken:
         raise Malformed(

@@ -34,6 +34,8 @@ POLICY = SnpPolicy(
     smt=False,
     single_socket=True,
     crl_required=True,
+    guest_abi=None,
+    platform_info=None,
     endorsements=(Path("nowhere"),),
     simulated_roots={"test": PLATFORM.root_key_sha256},
 )

@@ -103,7 +103,8 @@ def test_missing(key: str) -> None:
 )
 @pytest.mark.parametrize("value", ["[]", '""', '"all"', '"Any"', "true", "{}"])
 def test_an_empty_list_and_other_words_refuse(key: str, value: str) -> None:
-    error = refused(f"{key}: not a list of at least one", **{key: value})
+    reason = "an empty list admits nothing" if value == "[]" else "wrong type"
+    error = refused(f"{key}: {reason}", **{key: value})
     assert error.hint == 'write "any" to admit all'
 
 
