@@ -28,13 +28,17 @@ Examples:
       --append "console=ttyS0" --vcpus 2 --vcpu-type EPYC-v4 --policy
 """
 )
-@click.option("--tee", type=click.Choice(["snp"]), help="Which TEE's report to predict.")
+@click.option(
+    "--tee",
+    type=click.Choice(["snp", "tdx", "sgx", "nitro"]),
+    help="Which TEE's report to predict.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--policy", "as_policy", is_flag=True, help="Print a section of a steward's policy.")
-@click.option("--ovmf", type=_FILE, help="snp: the guest's firmware.")
-@click.option("--kernel", type=_FILE, help="snp: the kernel that is booted directly.")
-@click.option("--initrd", type=_FILE, help="snp: its initial file system.")
-@click.option("--append", default="", help="snp: its command line.")
+@click.option("--ovmf", type=_FILE, help="snp, tdx: the guest's firmware.")
+@click.option("--kernel", type=_FILE, help="snp, tdx: the kernel that is booted directly.")
+@click.option("--initrd", type=_FILE, help="snp, tdx: its initial file system.")
+@click.option("--append", default="", help="snp, tdx: its command line.")
 @click.option("--vcpus", type=int, default=1, show_default=True, help="snp: virtual processors.")
 @click.option("--vcpu-type", default="EPYC-v4", show_default=True, help="snp: QEMU's -cpu.")
 @click.option("--vcpu-signature", metavar="NUMBER", help="snp: CPUID leaf 1, EAX, instead.")
@@ -64,7 +68,16 @@ Examples:
     metavar="HEX",
     help="snp: the digest after the firmware's pages, where --ovmf is not all of it.",
 )
+@click.option(
+    "--event-log",
+    type=_FILE,
+    help="tdx: the event log (CCEL) of a guest on the same machine, which gives RTMR0.",
+)
+@click.option("--sigstruct", type=_FILE, help="sgx: the enclave's SIGSTRUCT, as Gramine made it.")
+@click.option("--eif", type=_FILE, help="nitro: the enclave image file.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     tee: str | None,
     as_json: bool,
     as_policy: bool,
@@ -79,6 +92,9 @@ def command(
     guest_policy: str,
     vmm: str,
     firmware_digest: str | None,
+    event_log: Path | None,
+    sigstruct: Path | None,
+    eif: Path | None,
 ) -> None:
     """Print what the hardware will report of an image.
 
@@ -88,23 +104,56 @@ def command(
     """
     if as_json and as_policy:
         raise Misuse("one of them", field="--json, --policy", found="both")
-    if tee is None:
-        _process(as_json, as_policy)
-        return
-    prediction = _snp(
-        ovmf=ovmf,
-        kernel=kernel,
-        initrd=initrd,
-        append=append,
-        vcpus=vcpus,
-        vcpu_type=vcpu_type,
-        vcpu_signature=vcpu_signature,
-        guest_features=guest_features,
-        guest_policy=guest_policy,
-        vmm=vmm,
-        firmware_digest=firmware_digest,
-    )
+    _check_options(ctx, tee)
+    match tee:
+        case None:
+            _process(as_json, as_policy)
+            return
+        case "tdx":
+            prediction = _tdx(ovmf, kernel, initrd, append, event_log)
+        case "sgx":
+            prediction = _sgx(sigstruct)
+        case "nitro":
+            prediction = _nitro(eif)
+        case _:
+            prediction = _snp(
+                ovmf=ovmf,
+                kernel=kernel,
+                initrd=initrd,
+                append=append,
+                vcpus=vcpus,
+                vcpu_type=vcpu_type,
+                vcpu_signature=vcpu_signature,
+                guest_features=guest_features,
+                guest_policy=guest_policy,
+                vmm=vmm,
+                firmware_digest=firmware_digest,
+            )
     _print(prediction, as_json, as_policy)
+
+
+# What an option is for; one that is given for another TEE would seem to count and does not.
+_BOOT_OPTIONS = {"ovmf", "kernel", "initrd", "append"}
+_OPTIONS = {
+    "snp": _BOOT_OPTIONS
+    | {"vcpus", "vcpu_type", "vcpu_signature", "guest_features", "guest_policy", "vmm"}
+    | {"firmware_digest"},
+    "tdx": _BOOT_OPTIONS | {"event_log"},
+    "sgx": {"sigstruct"},
+    "nitro": {"eif"},
+}
+
+
+def _check_options(ctx: click.Context, tee: str | None) -> None:
+    allowed = _OPTIONS.get(tee or "", set()) | {"tee", "as_json", "as_policy"}
+    for name in ctx.params:
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in allowed:
+            raise Misuse(
+                "is not for this",
+                field="--" + name.replace("_", "-"),
+                found=f"--tee {tee}" if tee else "no --tee",
+            )
 
 
 def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:
@@ -181,3 +230,39 @@ def _snp(
         else parse_hex(firmware_digest, snp.DIGEST_SIZE, "--firmware-digest"),
     )
     return snp_policy.predict(digest, parse_integer(guest_policy, "--guest-policy"))
+
+
+def _tdx(
+    ovmf: Path | None,
+    kernel: Path | None,
+    initrd: Path | None,
+    append: str,
+    event_log: Path | None,
+) -> Prediction:
+    from garrison.formats.ccel import MAX_LOG
+    from garrison.measure import tdx
+
+    if kernel is None and (initrd is not None or append):
+        raise Misuse("missing", field="--kernel", expected="with --initrd and --append")
+    return tdx.predict(
+        _firmware(ovmf),
+        kernel=None if kernel is None else read_file(kernel, _MAX_IMAGE),
+        initrd=None if initrd is None else read_file(initrd, _MAX_IMAGE),
+        append=append,
+        event_log=None if event_log is None else read_file(event_log, MAX_LOG),
+    )
+
+
+def _sgx(sigstruct: Path | None) -> Prediction:
+    from garrison.formats.sgx_sigstruct import SIGSTRUCT_SIZE, Sigstruct
+    from garrison.measure import sgx
+
+    path = _required(sigstruct, "--sigstruct")
+    return sgx.predict(Sigstruct.from_bytes(read_file(path, SIGSTRUCT_SIZE)))
+
+
+def _nitro(eif: Path | None) -> Prediction:
+    from garrison.formats.eif import MAX_EIF, Eif
+    from garrison.measure import nitro
+
+    return nitro.predict(Eif.from_bytes(read_file(_required(eif, "--eif"), MAX_EIF)))
