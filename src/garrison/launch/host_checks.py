@@ -1,17 +1,51 @@
 """What this host can run: one list of checks a backend, each with its reason and its remedy.
 
-Reads `/proc`, `/sys` and `/dev` under a root that is passed in, so that it is tested on trees
-that are not this machine. A check that passes says what was found; one that fails says what
-to do.
+Reads `/proc`, `/sys` and `/dev` under a root that is passed in, and asks devices and programs by
+probes that are passed in, so that it is tested on hosts that are not this one. A check that passes
+says what was found; one that fails says what to do. A probe is made only where what it needs is
+there, and a backend is available only if every check of it passes.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from garrison.errors import Malformed
+from garrison.formats.ovmf import Firmware, SevSection
+from garrison.launch.host_probe import VM_TYPES, Probes, read_firmware
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_QEMU = "qemu-system-x86_64"
+# The first versions with the objects sev-snp-guest and tdx-guest.
+_QEMU_MINIMUM = {"snp": (9, 1), "tdx": (10, 1)}
+_QEMU_OBJECT = {"snp": "sev-snp-guest", "tdx": "tdx-guest"}
+# Where distributions put firmware, the fittest first.
+_FIRMWARE = {
+    "snp": (
+        "usr/share/ovmf/OVMF.amdsev.fd",
+        "usr/share/edk2/ovmf/OVMF.amdsev.fd",
+        "usr/share/qemu/edk2-x86_64-amdsev.fd",
+        "usr/share/OVMF/OVMF.amdsev.fd",
+    ),
+    "tdx": (
+        "usr/share/ovmf/OVMF.inteltdx.fd",
+        "usr/share/edk2/ovmf/OVMF.inteltdx.fd",
+        "usr/share/ovmf/OVMF.fd",
+    ),
+}
+_FIRMWARE_REMEDY = {
+    "snp": "install an OVMF of the AmdSev kind, which has a page for the kernel's hashes",
+    "tdx": "install an OVMF with a TDVF descriptor, such as Debian's package ovmf",
+}
+# AMD 56860: the first version of the SNP ABI whose reports the policy admits by default.
+_SNP_ABI_MINIMUM = (1, 51)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,128 +75,300 @@ class BackendReport:
         return all(check.passed for check in self.checks)
 
 
-def _device(root: Path, path: str, remedy: str) -> HostCheck:
-    device = root / path.lstrip("/")
-    if not device.exists():
-        return HostCheck(f"device {path}", passed=False, found="absent", remedy=remedy)
-    if not os.access(device, os.R_OK | os.W_OK):
-        return HostCheck(
-            f"device {path}",
-            passed=False,
-            found="not readable and writable by this user",
-            remedy=f"give this user access to {path}",
-        )
-    return HostCheck(f"device {path}", passed=True, found="readable and writable")
-
-
-def _cpu_flags(root: Path) -> frozenset[str]:
-    try:
-        text = (root / "proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
-
-
-def _flag(flags: frozenset[str], flag: str, what: str) -> HostCheck:
-    found = flag in flags
-    return HostCheck(
-        f"CPU {what}",
-        passed=found,
-        found=f"flag {flag} is {'set' if found else 'not set'}",
-        remedy=None if found else f"needs a CPU with {what}, enabled in the firmware",
-    )
-
-
-def _parameter(root: Path, path: str, remedy: str) -> HostCheck:
-    try:
-        value = (root / path.lstrip("/")).read_text().strip()
-    except OSError:
-        value = "absent"
-    passed = value in {"Y", "1"}
-    return HostCheck(
-        f"kernel {path}", passed=passed, found=value, remedy=None if passed else remedy
-    )
-
-
-def inspect_host(root: Path = Path("/")) -> list[BackendReport]:
-    """Check what each backend needs of the host whose root directory is `root`.
-
-    A backend that passes has what it needs of the host, no more: that a guest truly runs is not
-    tried.
-    """
-    flags = _cpu_flags(root)
-    kvm = _device(root, "/dev/kvm", "load kvm_amd or kvm_intel; enable virtualisation")
+def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[BackendReport]:
+    """Check what each backend needs of the host whose root directory is `root`."""
+    host = _Host(root, probes or Probes())
+    kvm = host.device("/dev/kvm", "load kvm_amd or kvm_intel; enable virtualisation")
+    runs = host.kvm_runs() if kvm.passed else None
+    machine = (kvm,) if runs is None else (kvm, runs)
     return [
         BackendReport(
             "nil", (HostCheck("process", passed=True, found="always there"),), started=True
         ),
-        BackendReport("kvm", (kvm,)),
-        BackendReport(
-            "snp",
-            (
-                _flag(flags, "sev_snp", "AMD SEV-SNP"),
-                _parameter(
-                    root,
-                    "/sys/module/kvm_amd/parameters/sev_snp",
-                    "boot a kernel of 6.11 or later with kvm_amd.sev_snp=1",
-                ),
-                _device(root, "/dev/sev", "load the ccp module"),
-                kvm,
-            ),
-        ),
-        BackendReport(
-            "tdx",
-            (
-                _flag(flags, "tdx_host_platform", "Intel TDX"),
-                _parameter(
-                    root,
-                    "/sys/module/kvm_intel/parameters/tdx",
-                    "boot a kernel of 6.16 or later with kvm_intel.tdx=1",
-                ),
-                kvm,
-            ),
-        ),
-        BackendReport(
-            "sgx",
-            (
-                _flag(flags, "sgx", "Intel SGX"),
-                _flag(flags, "sgx_lc", "SGX flexible launch control"),
-                _device(root, "/dev/sgx_enclave", "boot a kernel of 5.11 or later with SGX"),
-            ),
-        ),
+        BackendReport("kvm", (host.qemu(), _acceleration(machine))),
+        BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm))),
+        BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm))),
+        BackendReport("sgx", host.sgx()),
         BackendReport(
             "nitro",
-            (_device(root, "/dev/nitro_enclaves", "an EC2 instance with enclaves enabled"),),
+            (
+                host.device("/dev/nitro_enclaves", "an EC2 instance with enclaves enabled"),
+                host.program("nitro-cli", "install aws-nitro-enclaves-cli"),
+            ),
         ),
-        BackendReport("cvm", (_confidential_guest(root), _configfs_tsm(root)), started=True),
+        BackendReport("cvm", (host.confidential_guest(), host.evidence()), started=True),
     ]
 
 
-def _confidential_guest(root: Path) -> HostCheck:
-    for path in ("/dev/sev-guest", "/dev/tdx_guest"):
-        if (root / path.lstrip("/")).exists():
-            return HostCheck("inside a confidential VM", passed=True, found=path)
+class _Host:
+    """A host, and how it is asked."""
+
+    def __init__(self, root: Path, probes: Probes) -> None:
+        self._root = root
+        self._probes = probes
+        self._flags = self._cpu_flags()
+
+    def _path(self, path: str) -> Path:
+        return self._root / path.lstrip("/")
+
+    def _text(self, path: str) -> str | None:
+        try:
+            return self._path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def _cpu_flags(self) -> frozenset[str]:
+        for line in (self._text("/proc/cpuinfo") or "").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags":
+                return frozenset(value.split())
+        return frozenset()
+
+    def flag(self, flag: str, what: str) -> HostCheck:
+        found = flag in self._flags
+        return HostCheck(
+            f"CPU {what}",
+            passed=found,
+            found=f"flag {flag} is {'set' if found else 'not set'}",
+            remedy=None if found else f"needs a CPU with {what}, enabled in the firmware",
+        )
+
+    def parameter(self, path: str, remedy: str) -> HostCheck:
+        value = self._text(path) or "absent"
+        passed = value in {"Y", "1"}
+        return HostCheck(
+            f"kernel {path}", passed=passed, found=value, remedy=None if passed else remedy
+        )
+
+    def device(self, path: str, remedy: str) -> HostCheck:
+        device = self._path(path)
+        if not device.exists():
+            return HostCheck(f"device {path}", passed=False, found="absent", remedy=remedy)
+        if not os.access(device, os.R_OK | os.W_OK):
+            return HostCheck(
+                f"device {path}",
+                passed=False,
+                found="not readable and writable by this user",
+                remedy=f"give this user access to {path}",
+            )
+        return HostCheck(f"device {path}", passed=True, found="readable and writable")
+
+    def program(self, name: str, remedy: str) -> HostCheck:
+        path = self._probes.find(name)
+        return HostCheck(
+            f"program {name}",
+            passed=path is not None,
+            found=path or "absent",
+            remedy=None if path else remedy,
+        )
+
+    def kvm_runs(self) -> HostCheck:
+        """Whether a guest gets through its firmware."""
+        qemu = self._probes.find(_QEMU)
+        name = "KVM runs a guest"
+        if qemu is None:
+            return HostCheck(name, passed=False, found="not tried: no QEMU", remedy="install QEMU")
+        return _asked(
+            name,
+            lambda: self._probes.firmware_speaks(qemu),
+            lambda _: (True, "its firmware ran"),
+            "use a host where KVM is not nested, or is nested with all it needs;"
+            " guests are emulated otherwise",
+        )
+
+    def qemu(self, backend: str | None = None) -> HostCheck:
+        """Whether QEMU is there, and new enough for `backend`."""
+        minimum = _QEMU_MINIMUM.get(backend or "", (7, 2))
+        name = f"QEMU {minimum[0]}.{minimum[1]} or later"
+        path = self._probes.find(_QEMU)
+        if path is None:
+            return HostCheck(name, passed=False, found="absent", remedy="install qemu-system-x86")
+
+        def judge(text: str) -> tuple[bool, str]:
+            match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
+            if match is None:
+                return False, "no version"
+            return (int(match[1]), int(match[2])) >= minimum, match[0].removeprefix("version ")
+
+        return _asked(
+            name,
+            lambda: self._probes.output([path, "--version"]),
+            judge,
+            f"install QEMU {minimum[0]}.{minimum[1]} or later",
+        )
+
+    def confidential(self, backend: str, kvm: HostCheck) -> tuple[HostCheck, ...]:
+        """What KVM, QEMU and OVMF must have for confidential guests of one kind."""
+        bit, remedy = VM_TYPES[backend], f"boot a kernel whose KVM makes {backend} machines"
+        name = f"KVM makes {backend} machines"
+        makes = HostCheck(name, passed=False, found="not asked: no /dev/kvm", remedy=remedy)
+        if kvm.passed:
+            makes = _asked(
+                name,
+                lambda: self._probes.vm_types(self._path("/dev/kvm")),
+                lambda bits: (bool(bits >> bit & 1), f"kinds of machine: {bits:#b}"),
+                remedy,
+            )
+        version = self.qemu(backend)
+        checks: tuple[HostCheck, ...] = (makes, version)
+        qemu = self._probes.find(_QEMU)
+        if version.passed and qemu is not None:
+            wanted = _QEMU_OBJECT[backend]
+            checks += (
+                _asked(
+                    f"QEMU object {wanted}",
+                    lambda: self._probes.output([qemu, "-object", "help"]),
+                    lambda text: (
+                        wanted in text.split(),
+                        "known" if wanted in text.split() else "not known",
+                    ),
+                    f"install a QEMU that was built with {wanted}",
+                ),
+            )
+        return (*checks, self.firmware(backend))
+
+    def firmware(self, backend: str) -> HostCheck:
+        """Whether there is firmware that launches guests of this kind, bound to their kernel."""
+        name = f"OVMF for {backend}"
+        seen = "none of " + ", ".join(f"/{path}" for path in _FIRMWARE[backend])
+        for relative in _FIRMWARE[backend]:
+            path = self._path(relative)
+            if not path.is_file():
+                continue
+            try:
+                firmware = Firmware.from_bytes(read_firmware(path))
+                fits = (
+                    any(section.kind is SevSection.KERNEL_HASHES for section in firmware.sev)
+                    if backend == "snp"
+                    else any(section.measured for section in firmware.tdx())
+                )
+            except (OSError, Malformed) as error:
+                seen = f"/{relative}: {error}"
+                continue
+            if fits:
+                return HostCheck(name, passed=True, found=f"/{relative}")
+            seen = f"/{relative}, which does not launch such guests"
+        return HostCheck(name, passed=False, found=seen, remedy=_FIRMWARE_REMEDY[backend])
+
+    def snp(self) -> tuple[HostCheck, ...]:
+        """CPU, kernel and firmware for SNP."""
+        module = "/sys/module/kvm_amd/parameters"
+        device = self.device("/dev/sev", "load the ccp module")
+        checks = (
+            self.flag("sev", "AMD SEV"),
+            self.flag("sev_es", "AMD SEV-ES"),
+            self.flag("sev_snp", "AMD SEV-SNP"),
+            self.parameter(f"{module}/sev", "boot with kvm_amd.sev=1"),
+            self.parameter(f"{module}/sev_es", "boot with kvm_amd.sev_es=1"),
+            self.parameter(
+                f"{module}/sev_snp", "boot a kernel of 6.11 or later with kvm_amd.sev_snp=1"
+            ),
+            device,
+        )
+        if not device.passed:
+            return checks
+        return (
+            *checks,
+            _asked(
+                "SNP firmware",
+                lambda: self._probes.snp_firmware(self._path("/dev/sev")),
+                lambda status: (
+                    status.version >= _SNP_ABI_MINIMUM and status.initialized and status.rmp,
+                    str(status),
+                ),
+                "update the platform's firmware to ABI 1.51 or later, and enable SNP in it",
+            ),
+        )
+
+    def tdx(self) -> tuple[HostCheck, ...]:
+        """CPU and kernel for TDX, and what turns reports into quotes."""
+        socket = "/var/run/tdx-qgs/qgs.socket"
+        there = self._path(socket).exists()
+        return (
+            self.flag("tdx_host_platform", "Intel TDX"),
+            self.parameter(
+                "/sys/module/kvm_intel/parameters/tdx",
+                "boot a kernel of 6.16 or later with kvm_intel.tdx=1; it loads the TDX module",
+            ),
+            HostCheck(
+                "quote generation service",
+                passed=there,
+                found=socket if there else f"no {socket}",
+                remedy=None if there else "install and start tdx-qgs",
+            ),
+        )
+
+    def sgx(self) -> tuple[HostCheck, ...]:
+        """CPU, kernel, memory and programs for SGX."""
+        nodes = sorted(self._path("/sys/devices/system/node").glob("node*/x86/sgx_total_bytes"))
+        sizes = [int(text) for node in nodes if (text := node.read_text().strip()).isdigit()]
+        memory = sum(sizes)
+        socket = "/var/run/aesmd/aesm.socket"
+        aesm = self._path(socket).exists()
+        return (
+            self.flag("sgx", "Intel SGX"),
+            self.flag("sgx_lc", "SGX flexible launch control"),
+            self.device("/dev/sgx_enclave", "boot a kernel of 5.11 or later with SGX"),
+            self.device("/dev/sgx_provision", "boot a kernel of 5.11 or later with SGX"),
+            HostCheck(
+                "enclave page cache",
+                passed=memory > 0,
+                found=f"{memory >> 20} MiB" if memory else "none that the kernel tells of",
+                remedy=None if memory else "reserve memory for SGX in the firmware",
+            ),
+            HostCheck(
+                "AESM service",
+                passed=aesm,
+                found=socket if aesm else f"no {socket}",
+                remedy=None if aesm else "install and start aesmd, which has quotes signed",
+            ),
+            self.program("gramine-sgx", "install Gramine"),
+        )
+
+    def confidential_guest(self) -> HostCheck:
+        """Whether this is itself a confidential guest."""
+        for path in ("/dev/sev-guest", "/dev/tdx_guest"):
+            if self._path(path).exists():
+                return HostCheck("inside a confidential VM", passed=True, found=path)
+        return HostCheck(
+            "inside a confidential VM",
+            passed=False,
+            found="neither /dev/sev-guest nor /dev/tdx_guest",
+            remedy="run Garrison inside an SEV-SNP or TDX guest",
+        )
+
+    def evidence(self) -> HostCheck:
+        """Whether the kernel gives evidence of this guest."""
+        path = "/sys/kernel/config/tsm/report"
+        there = self._path(path).is_dir()
+        return HostCheck(
+            "evidence from the kernel",
+            passed=there,
+            found=path if there else f"no {path}",
+            remedy=None if there else "boot a kernel of 6.7 or later, with configfs mounted",
+        )
+
+
+def _acceleration(machine: tuple[HostCheck, ...]) -> HostCheck:
+    """Whether guests of the backend `kvm` run on the processor: it emulates it where not."""
+    failed = [check for check in machine if not check.passed]
+    why = "; ".join(f"{check.name}: {check.found}" for check in failed)
     return HostCheck(
-        "inside a confidential VM",
-        passed=False,
-        found="neither /dev/sev-guest nor /dev/tdx_guest",
-        remedy="run Garrison inside an SEV-SNP or TDX guest",
+        "acceleration",
+        passed=True,
+        found=f"none, so guests are emulated and slower ({why})" if failed else "KVM",
     )
 
 
-def _configfs_tsm(root: Path) -> HostCheck:
-    path = "/sys/kernel/config/tsm/report"
-    there = (root / path.lstrip("/")).is_dir()
-    return HostCheck(
-        "evidence from the kernel",
-        passed=there,
-        found=path if there else f"no {path}",
-        remedy=None if there else "boot a kernel of 6.7 or later, with configfs mounted",
-    )
+def _asked(
+    name: str, ask: Callable[[], Any], judge: Callable[[Any], tuple[bool, str]], remedy: str
+) -> HostCheck:
+    """A check that a probe answers."""
+    try:
+        passed, found = judge(ask())
+    except OSError as error:
+        passed, found = False, error.strerror or "no answer"
+    return HostCheck(name, passed=passed, found=found, remedy=None if passed else remedy)
 
 
 def as_json(reports: list[BackendReport], version: str) -> dict[str, Any]:
