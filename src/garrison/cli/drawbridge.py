@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from garrison.cli import ui
+from garrison.cli.service_options import service_options
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+    from garrison.cli.service_options import ServiceOptions
     from garrison.drawbridge.store import Store
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -49,18 +51,6 @@ of JSON on standard error. SIGTERM ends it gracefully.
     " the environment. Any number of drawbridges may share one.",
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
-)
-@click.option(
-    "--port",
-    default=8080,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 takes a free one.",
-)
-@click.option("--tls-cert", type=_FILE, help="TLS chain, PEM.")
-@click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
-@click.option(
     "--client-ca",
     type=_FILE,
     help="PEM file with the roots of stewards. Keeps that they certify read the private"
@@ -83,20 +73,32 @@ of JSON on standard error. SIGTERM ends it gracefully.
     help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, and a"
     " TLS authority of its own, DIR/tls/ca.pem.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
+@click.option(
+    "--max-blob-bytes",
+    default=100_000_000,
+    show_default=True,
+    type=click.IntRange(1, 100_000_000),
+    help="Bytes of a file; more are answered 413.",
+)
+@click.option(
+    "--max-meta-bytes",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(1024, 1_000_000),
+    help="Bytes of a directory, a tag or a record; more are answered 413.",
+)
+@service_options(8080)
 def serve(
     store: str,
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     client_ca: Path | None,
     steward_ids: tuple[str, ...],
     oidc_issuer: str | None,
     oidc_audience: str | None,
     oidc_ca: Path | None,
     insecure_dev: bool,
-    as_json: bool,
+    max_blob_bytes: int,
+    max_meta_bytes: int,
+    service: ServiceOptions,
 ) -> None:
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
@@ -106,11 +108,9 @@ def serve(
     from garrison.drawbridge.store import Store
     from garrison.errors import Misuse
     from garrison.service.server import serve as serve_app
+    from garrison.service.worker import Hosted
 
-    if (tls_cert is None) != (tls_key is None):
-        raise Misuse(
-            "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
-        )
+    tls_cert, tls_key = service.tls_cert, service.tls_key
     if steward_ids and client_ca is None:
         raise Misuse("has no use without --client-ca", field="--steward-id")
     local = None if "://" in store else Path(store)
@@ -121,7 +121,7 @@ def serve(
         if local is None:
             raise Misuse("needs a directory", field="--insecure-dev", found=store)
         local.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secret = dev.prepare(local, host=host, now=datetime.now(UTC))
+        secret = dev.prepare(local, host=service.host, now=datetime.now(UTC))
         ui.warn(
             "INSECURE: --insecure-dev lets whoever can read"
             f" {local / dev.SECRET} log in as anybody. Never use it in production."
@@ -144,19 +144,17 @@ def serve(
             "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
         )
     serve_app(
-        application(
-            Store.open(store if local is None else local / OBJECTS),
-            verifier,
-            steward_ids=frozenset(steward_ids),
-            routes=routes,
+        lambda: Hosted(
+            application(
+                Store.open(store if local is None else local / OBJECTS),
+                verifier,
+                steward_ids=frozenset(steward_ids),
+                routes=routes,
+                max_blob=max_blob_bytes,
+                max_meta=max_meta_bytes,
+            )
         ),
-        name="drawbridge",
-        host=host,
-        port=port,
-        certificate=tls_cert,
-        key=tls_key,
-        client_ca=client_ca,
-        json_output=as_json,
+        service.settings("drawbridge", tls_cert, tls_key, client_ca),
     )
 
 

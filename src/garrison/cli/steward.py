@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from garrison.cli import ui
+from garrison.cli.service_options import service_options
 from garrison.cli.steward_keys import init, revoke, rollover, secret_file_option
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from garrison.cli.service_options import ServiceOptions
     from garrison.steward.issuance import Steward
     from garrison.steward.registry import Drawbridges
 
@@ -58,51 +60,31 @@ cannot be read changes nothing.
 )
 @click.option("--policy", required=True, type=_FILE, help="What it admits, TOML.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
-)
-@click.option(
-    "--port",
-    default=3000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 takes a free one.",
-)
-@click.option("--tls-cert", type=_FILE, help="TLS chain, PEM, instead of DIR's own.")
-@click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
-@click.option(
     "--issuance-log",
     "issuance_log",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File that each decision is chained to before it is answered; see `steward log verify`.",
 )
 @secret_file_option
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON.")
+@service_options(3000, ", instead of DIR's own")
 def serve(
     directory: Path,
     policy: Path,
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     issuance_log: Path | None,
     secret_file: Path | None,
-    as_json: bool,
+    service: ServiceOptions,
 ) -> None:
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
-    from garrison.errors import Misuse
     from garrison.service.server import serve as serve_app
+    from garrison.service.worker import Hosted
     from garrison.steward.authority import SERVER_KEY, SERVER_PEM
     from garrison.steward.http import application
     from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.keys import read_secret
     from garrison.steward.setup import open_steward
 
-    if (tls_cert is None) != (tls_key is None):
-        raise Misuse(
-            "given without the other", field="--tls-cert, --tls-key", expected="both, or neither"
-        )
-    certificate = tls_cert or directory / SERVER_PEM
+    certificate = service.tls_cert or directory / SERVER_PEM
     secret = read_secret(secret_file, os.environ)
 
     def reopen() -> tuple[Steward, Drawbridges]:
@@ -114,14 +96,8 @@ def serve(
     app = application(steward, registry, issuance_log=record)
     signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, reopen))
     serve_app(
-        app,
-        name="steward",
-        host=host,
-        port=port,
-        certificate=certificate,
-        key=tls_key or directory / SERVER_KEY,
-        client_ca=None,
-        json_output=as_json,
+        lambda: Hosted(app),
+        service.settings("steward", certificate, service.tls_key or directory / SERVER_KEY),
     )
 
 

@@ -39,7 +39,15 @@ from garrison.drawbridge.store import Exists, Named, StorageFailure
 from garrison.drawbridge.tokens import Unauthorized, bearer, describe
 from garrison.drawbridge.uploads import Announced, receive
 from garrison.errors import GarrisonError, Malformed
-from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, max_length
+from garrison.formats.tree import (
+    DIRECTORY_TYPE,
+    ENTRY_TYPE,
+    MAX_DIRECTORY,
+    MAX_FILE,
+    Directory,
+    Entry,
+    max_length,
+)
 from garrison.service import log
 from garrison.service.problem import problem, retry_headers, status_of, wants_problem
 
@@ -72,6 +80,8 @@ def application(
     steward_ids: frozenset[str] = frozenset(),
     routes: Sequence[BaseRoute] = (),
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    max_blob: int = MAX_FILE,
+    max_meta: int = MAX_DIRECTORY,
 ) -> Starlette:
     """The drawbridge's ASGI application.
 
@@ -82,8 +92,10 @@ def application(
             means every steward under the client CA.
         routes: further routes.
         clock: tells the time, once for each request with a certificate.
+        max_blob: the most bytes of a file; keeps take no more than the default.
+        max_meta: the most bytes of a directory, a tag, or a record.
     """
-    service = Service(store, verifier, steward_ids, clock)
+    service = Service(store, verifier, steward_ids, clock, (max_blob, max_meta))
     return Starlette(routes=[*routes, Mount("/", service)])
 
 
@@ -96,11 +108,13 @@ class Service:
         verifier: Verifier,
         steward_ids: frozenset[str],
         clock: Callable[[], datetime],
+        limits: tuple[int, int],
     ) -> None:
         self._store = store
         self._verifier = verifier
         self._steward_ids = steward_ids
         self._clock = clock
+        self._max_blob, self._max_meta = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -219,14 +233,14 @@ class Service:
     async def _user(self, request: Request, announced: Announced) -> Named:
         identity = await self._identity(request)
         identity.require("drawbridge_users", "write")
-        body = await _short_body(request, announced, rules.JSON_TYPE, rules.MAX_USER)
+        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_USER)
         if rules.UserRecord.from_bytes(body).subject != identity.subject:
             raise Unauthorized("OpenID Connect subject mismatch")
         return Named(announced.type, body)
 
     async def _repository(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_repositories", "write")
-        body = await _short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
+        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
         rules.RepositoryConfig.from_bytes(body)
         return Named(announced.type, body)
 
@@ -234,7 +248,7 @@ class Service:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         if await self._store.named(name.repository().key()) is None:
             raise NotFound(_NO_REPOSITORY)
-        body = await _short_body(request, announced, None, rules.MAX_TAG)
+        body = await self._short_body(request, announced, None, rules.MAX_TAG)
         rules.tag_entry(announced.type, body)
         return Named(announced.type, body)
 
@@ -245,6 +259,7 @@ class Service:
             raise Exists("Already exists", found=name.key())
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)
+        limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)
         with await receive(request, announced, limit) as upload:
             rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
@@ -270,15 +285,14 @@ class Service:
         pieces = await self._store.content(content_key(entry.workload_digest), entry.length)
         return rules.listed_entry(name.path[-1], b"".join([piece async for piece in pieces]))
 
-
-async def _short_body(
-    request: Request, announced: Announced, media_type: str | None, limit: int
-) -> bytes:
-    """Receive a body that is a document of `media_type`, or of any for None."""
-    if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
-        raise Malformed("Invalid content type", found=announced.type, expected=media_type)
-    with await receive(request, announced, limit) as upload:
-        return upload.read()
+    async def _short_body(
+        self, request: Request, announced: Announced, media_type: str | None, limit: int
+    ) -> bytes:
+        """Receive a body that is a document of `media_type`, or of any for None."""
+        if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
+            raise Malformed("Invalid content type", found=announced.type, expected=media_type)
+        with await receive(request, announced, min(limit, self._max_meta)) as upload:
+            return upload.read()
 
 
 def _ours(parse: Callable[[bytes], T], stored: Named) -> T:

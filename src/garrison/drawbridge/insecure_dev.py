@@ -37,7 +37,7 @@ from starlette.routing import Route
 
 from garrison.drawbridge.tokens import Verifier
 from garrison.errors import GarrisonError, Misuse
-from garrison.service.server import read_limited
+from garrison.service.requests import read_limited
 
 if TYPE_CHECKING:
     from datetime import datetime

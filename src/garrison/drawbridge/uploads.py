@@ -6,7 +6,6 @@ goes away in the middle leaves nothing.
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Self
@@ -18,13 +17,10 @@ from garrison.formats.tree import Entry, check_media_type
 from garrison.service.problem import TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from types import TracebackType
 
     from starlette.requests import Request
 
-# A client that stops sending holds a connection and a file: it is cut off.
-_PAUSE_SECONDS = 30
 # What is smaller stays in memory.
 _SPOOL = 1 << 20
 
@@ -95,7 +91,8 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
 
     Raises:
         TooLarge: it is longer.
-        Malformed: it is not what was announced, or the client paused for too long.
+        Malformed: it is not what was announced.
+        TooSlow: the client paused for too long.
         ClientDisconnect: the client went away.
     """
     if announced.length > limit:
@@ -106,8 +103,7 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
     # Closed by Upload, or below: nothing keeps the name of this file.
     file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115
     try:
-        pieces = request.stream().__aiter__()
-        while (piece := await _next(pieces)) is not None:
+        async for piece in request.stream():
             hasher.update(piece)
             if hasher.length <= announced.length:
                 file.write(piece)
@@ -120,15 +116,3 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
         file.close()
         raise
     return Upload(Entry(digest, hasher.length, announced.type), file)
-
-
-async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
-    """The next piece of a body, or None at its end."""
-    try:
-        return await asyncio.wait_for(anext(pieces), _PAUSE_SECONDS)
-    except StopAsyncIteration:
-        return None
-    except TimeoutError as error:
-        raise Malformed(
-            "the body stopped arriving", found=f"nothing for {_PAUSE_SECONDS} s"
-        ) from error

@@ -30,8 +30,18 @@ class TooLarge(Malformed):
     """The request's body is longer than the service reads."""
 
 
+class TooSlow(Malformed):
+    """The request did not arrive in the time that the service waits for it."""
+
+
+class HeadTooLarge(Malformed):
+    """The request's headers are longer, or more, than the service reads."""
+
+
 _STATUSES: list[tuple[type[GarrisonError], int, str]] = [
     (TooLarge, 413, "too large"),
+    (TooSlow, 408, "too slow"),
+    (HeadTooLarge, 431, "head too large"),
     (Malformed, 400, "malformed"),
     (Misuse, 400, "misuse"),
     (Unverified, 400, "unverified"),

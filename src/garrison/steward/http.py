@@ -47,8 +47,16 @@ from garrison.formats.csr import (
 )
 from garrison.formats.digest import digest_text
 from garrison.service import log
-from garrison.service.problem import TooLarge, check_of, problem, retry_headers, wants_problem
-from garrison.service.server import read_limited
+from garrison.service.problem import (
+    TooLarge,
+    TooSlow,
+    check_of,
+    problem,
+    retry_headers,
+    status_of,
+    wants_problem,
+)
+from garrison.service.requests import read_limited
 from garrison.steward import ear, revocation
 from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, issue
 from garrison.steward.published import revocation_list, spiffe_bundle
@@ -358,8 +366,8 @@ async def _read(request: Request) -> tuple[Sequence[bytes], bool]:
 def _status(error: GarrisonError) -> int:
     if isinstance(error, NoEvidence):
         return 401
-    if isinstance(error, TooLarge):
-        return 413
+    if isinstance(error, TooLarge | TooSlow):
+        return status_of(error)
     return 503 if isinstance(error, Unavailable) else 400
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from garrison.drawbridge import uploads
+from garrison.drawbridge.http import application
 from garrison.drawbridge.rules import JWS_TYPE
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, Package
@@ -328,10 +328,17 @@ def test_problem_documents_for_those_who_ask(drawbridge: MemoryDrawbridge) -> No
     assert drawbridge.request("GET", TAG, headers=accept).status == 404
 
 
-def test_a_client_that_stops_sending_is_cut_off(
-    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uploads, "_PAUSE_SECONDS", 0)
-    answer = drawbridge.put(f"{API}/jane/other", b'{"public":true}')
-    assert answer.status == 400
-    assert answer.text.startswith("the body stopped arriving")
+def test_smaller_limits_hold(drawbridge: MemoryDrawbridge, slug: Slug) -> None:
+    package = Package({"main.wasm": b"x" * 101, "small": b"x" * 100})
+    nodes = served(slug, package)
+    verifier = drawbridge.issuer.verifier()
+    drawbridge.app = application(drawbridge.store, verifier, max_blob=100, max_meta=200)
+    assert drawbridge.put(f"{API}/jane/other", b'{"public":true}' + b" " * 200).status == 413
+    assert drawbridge.put(TAG, package.entry.to_bytes(), ENTRY_TYPE).status == 413
+    drawbridge.app = application(drawbridge.store, verifier, max_blob=100, max_meta=2000)
+    statuses = {
+        path.rpartition("/")[2]: drawbridge.put(path, content, entry.type).status
+        for path, (entry, content) in nodes.items()
+    }
+    assert statuses.pop("main.wasm") == 413
+    assert set(statuses.values()) == {201}

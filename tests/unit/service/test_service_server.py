@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,90 +18,20 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
+from tests.unit.service.sample import Server, running
 
 from garrison.errors import Misuse, Unavailable
-from garrison.service.server import serve
+from garrison.service.server import Settings, serve
 from garrison.service.tls import server_context
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.unit.service.conftest import Pki
 
-# `/` tells who asks, `/large` reads 10 bytes at most, `/broken` fails.
-APP = """
-import hashlib, sys
-from pathlib import Path
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from garrison.errors import GarrisonError
-from garrison.service import server
-from garrison.service.problem import problem
-from garrison.service.server import read_limited, serve
-
-async def who(request):
-    certificate = request.state.client_certificate
-    told = None if certificate is None else certificate.hex()
-    return JSONResponse({"client": told, "id": request.state.request_id})
-
-async def large(request):
-    try:
-        return JSONResponse({"length": len(await read_limited(request, 10))})
-    except GarrisonError as error:
-        return problem(error, request_id=request.state.request_id)
-
-async def broken(request):
-    raise RuntimeError("a defect")
-
-app = Starlette(routes=[
-    Route("/", who), Route("/large", large, methods=["POST"]), Route("/broken", broken),
-])
-root, certificate, key, as_json, patience = sys.argv[1:]
-server._HEADERS_SECONDS = server._BODY_PAUSE_SECONDS = float(patience)
-serve(app, name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),
-      client_ca=Path(root), json_output=as_json == "json")
-"""
-
-
-class Server:
-    """The sample service, running."""
-
-    def __init__(self, process: subprocess.Popen[str], line: str, pki: Pki) -> None:
-        self.process = process
-        self.line = line
-        self.port = int(line.rstrip('"}\n').rpartition(":")[2])
-        self._pki = pki
-
-    def connect(self, client: Path | None = None) -> http.client.HTTPSConnection:
-        context = ssl.create_default_context(cafile=str(self._pki.root))
-        if client is not None:
-            context.load_cert_chain(client)
-        return http.client.HTTPSConnection("localhost", self.port, context=context, timeout=20)
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
-        """End it, and return exit code, the rest of standard output, and standard error."""
-        self.process.send_signal(how)
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
-
-
-@contextlib.contextmanager
-def running(pki: Pki, form: str = "text", patience: float = 30) -> Iterator[Server]:
-    arguments = [str(pki.root), str(pki.certificate), str(pki.key), form, str(patience)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", APP, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield Server(process, process.stdout.readline(), pki)
-    finally:
-        process.kill()
-        process.communicate()
+    from garrison.service.worker import Hosted
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +126,7 @@ def test_log_has_no_query_string_and_no_header(pki: Pki) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_cleanly(pki: Pki, how: signal.Signals) -> None:
-    with running(pki, "json") as server:
+    with running(pki, json_output=True) as server:
         assert json.loads(server.line) == {
             "event": "listening",
             "url": f"https://localhost:{server.port}",
@@ -207,20 +134,22 @@ def test_signal_ends_it_cleanly(pki: Pki, how: signal.Signals) -> None:
         assert server.end(how) == (0, "", "")
 
 
-async def nothing(_scope: object, _receive: object, _send: object) -> None:
-    """An application that is never asked."""
+def nothing() -> Hosted:
+    """What is never asked for."""
+    raise AssertionError
 
 
 def test_port_in_use_is_unavailable(pki: Pki) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Unavailable) as caught:
         serve(
             nothing,
-            name="x",
-            host="127.0.0.1",
-            port=taken.getsockname()[1],
-            certificate=pki.certificate,
-            key=pki.key,
-            client_ca=None,
+            Settings(
+                name="x",
+                host="127.0.0.1",
+                port=taken.getsockname()[1],
+                certificate=pki.certificate,
+                key=pki.key,
+            ),
         )
     assert "cannot listen" in str(caught.value)
 
@@ -239,12 +168,14 @@ def test_unusable_files_are_misuse(pki: Pki, tmp_path: Path, wrong: str) -> None
         with pytest.raises(Misuse) as caught:
             serve(
                 nothing,
-                name="x",
-                host="127.0.0.1",
-                port=0,
-                certificate=files["certificate"],
-                key=files["key"],
-                client_ca=files["client_ca"],
+                Settings(
+                    name="x",
+                    host="127.0.0.1",
+                    port=0,
+                    certificate=files["certificate"],
+                    key=files["key"],
+                    client_ca=files["client_ca"],
+                ),
             )
         assert str(files[wrong]) in str(caught.value)
 
@@ -257,27 +188,3 @@ def test_encrypted_key_is_misuse_and_asks_nobody(pki: Pki, tmp_path: Path) -> No
     )
     with pytest.raises(Misuse, match="encrypted"):
         server_context(pki.certificate, encrypted, None)
-
-
-def test_client_that_stops_talking_is_cut_off(pki: Pki) -> None:
-    with running(pki, patience=0.5) as server:
-        context = ssl.create_default_context(cafile=str(pki.root))
-        ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        post = b"POST /large HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc"
-        # Nothing at all; half a head; a second head that never comes to an end; half a body.
-        for words in (b"", b"GET / HT", ask + b"GET / HT", post):
-            with (
-                socket.create_connection(("localhost", server.port), timeout=20) as plain,
-                context.wrap_socket(plain, server_hostname="localhost") as tls,
-            ):
-                tls.sendall(words)
-                answer = b""
-                with contextlib.suppress(ssl.SSLError, ConnectionError):
-                    while more := tls.recv(4096):
-                        answer += more
-                        if words == post and b"stopped arriving" in answer:
-                            break
-            if words == post:
-                assert answer.startswith(b"HTTP/1.1 400 ")
-            else:
-                assert answer.count(b"HTTP/1.1 200 ") == words.count(ask)

@@ -22,7 +22,7 @@ from garrison.formats import cmw
 from garrison.formats.csr import MAX_REQUEST
 from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.strict_toml import Table
-from garrison.service.server import AccessLog
+from garrison.service.requests import Requests
 from garrison.steward import ear
 from garrison.steward.appraisers import SnpAppraiser
 from garrison.steward.deny import Deny
@@ -90,7 +90,7 @@ def poster(steward: Steward, log: IssuanceLog | None = None) -> Callable[..., An
     ) -> Answer:
         query = "&".join(f"{key}={value}" for key, value in more.items())
         headers = {} if media_type is None else {"Content-Type": media_type}
-        return asyncio.run(ask_app(AccessLog(with_query), "POST", f"{path}?{query}", headers, body))
+        return asyncio.run(ask_app(Requests(with_query), "POST", f"{path}?{query}", headers, body))
 
     return post
 

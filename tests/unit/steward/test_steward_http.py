@@ -25,7 +25,7 @@ from garrison.formats.csr import (
 from garrison.formats.digest import digest_text
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
 from garrison.service.log import JsonLines
-from garrison.service.server import AccessLog
+from garrison.service.requests import Requests
 from garrison.steward.http import application
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def ask(steward: Steward, registry: FakeRegistry) -> Callable[..., Answer]:
-    app = AccessLog(application(steward, registry, clock=lambda: NOW))
+    app = Requests(application(steward, registry, clock=lambda: NOW))
 
     def call(method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

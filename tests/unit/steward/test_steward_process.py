@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -137,6 +139,32 @@ def test_keep_without_evidence_does_not(running: Running) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     request = build_request(key, evidence=None, challenge=None, workload=None)
     assert running.ask("POST", "/", request)[0] == 401
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_body_of_100_mb_is_refused_and_not_kept(running: Running, chunked: bool) -> None:
+    """Refused by its announcement; or, unannounced, as soon as it is too long."""
+    announced = "Transfer-Encoding: chunked" if chunked else "Content-Length: 100000000"
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: {PKCS10_MEDIA_TYPE}\r\n{announced}\r\n"
+    context = ssl.create_default_context(cafile=str(running.directory / "root.pem"))
+    sent, answer = 0, b""
+    with (
+        socket.create_connection(("localhost", running.port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(head.encode() + f"Accept: {PROBLEM}\r\n\r\n".encode())
+        piece = b"x" * 100_000
+        while sent < 100_000_000 and b"\r\n\r\n" not in answer:
+            tls.settimeout(30)
+            tls.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            sent += len(piece)
+            tls.settimeout(0.01)
+            with contextlib.suppress(TimeoutError, ssl.SSLWantReadError):
+                answer += tls.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    # Much less than all of it: an answer takes a moment, and buffers hold some.
+    assert sent < 20_000_000
+    assert running.ask("GET", "/")[0] == 200
 
 
 def test_unknown_drawbridge_is_told(running: Running) -> None:

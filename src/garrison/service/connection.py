@@ -1,0 +1,256 @@
+"""One connection of a service: HTTP/1.1 by uvicorn's protocol, with a bound on all that waits.
+
+At any time a connection has a deadline of its own, or a request under way, which has one (see
+`garrison.service.requests`). Bytes that yield nothing are bounded too: neither a head without
+an end, nor endless trailers, nor requests sent ahead fill the memory.
+
+What is refused here has no request that an application could answer: the answer is a problem
+document, and the connection ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from garrison.errors import GarrisonError, Malformed, Unavailable
+from garrison.service.problem import HeadTooLarge, TooSlow, problem
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from garrison.service.limits import Limits
+
+# How long a body that nobody wants any more is still read, so that its sender sees the answer.
+_UNWANTED_SECONDS = 5
+# When the service ends, a request may already be on its way on a connection that seems idle.
+_LAST_REQUEST_SECONDS = 0.5
+# Requests that may wait for the answers to those before them, on one connection.
+_SENT_AHEAD = 32
+
+
+class _TooMuch(Exception):
+    """The head of a request is too long; the parser passes it on as an error of the client."""
+
+
+async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of a connection beyond the limits."""
+    error = Unavailable("too many connections", hint="try again later, with fewer at once")
+    response = problem(error)
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)
+
+
+class Connection(HttpToolsProtocol):
+    """A connection, from the end of its handshake on."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        limits: Limits,
+        on_lost: Callable[[], None],
+        *,
+        is_beyond: bool = False,
+    ) -> None:
+        """Make the protocol of one connection.
+
+        Args:
+            config: of all connections.
+            server_state: of all connections.
+            app_state: what each request has in its state.
+            limits: the bounds.
+            on_lost: called when the connection has ended.
+            is_beyond: there are too many already: refuse its first request.
+        """
+        super().__init__(config, server_state, app_state)
+        if is_beyond:
+            self.app = _turn_away
+        self._limits = limits
+        self._on_lost = on_lost
+        self._deadline: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._too_much = False
+        # Of the current head and its trailers; and what the parser holds without a word about it.
+        self._head_bytes = 0
+        self._head_fields = 0
+        self._pending_bytes = 0
+        self._in_head = False
+        self._body_began = False
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base
+        """Take the connection, and its client's certificate into the state of each request."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        # The base copies this into every request. It must not be the dictionary that all
+        # connections share.
+        self.app_state = {
+            **self.app_state,
+            "client_certificate": certificate,
+            "abort": transport.abort,
+        }
+        self._set_deadline(self._limits.head_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give its place to another."""
+        self._cancel_deadline()
+        super().connection_lost(exc)
+        self._on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse `data`; what the parser keeps of it is bounded."""
+        self._pending_bytes += len(data)
+        super().data_received(data)
+        if self._pending_bytes > self._limits.head_bytes and not self.transport.is_closing():
+            self._too_much = True
+            self.send_400_response("")
+
+    def shutdown(self) -> None:
+        """Answer what is under way, or may be on its way, and no more."""
+        self._draining = True
+        if self._is_answering:
+            self.cycle.keep_alive = False
+        else:
+            self._set_deadline(_LAST_REQUEST_SECONDS)
+
+    # The parser's side.
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a request's head."""
+        self._head_bytes = self._head_fields = self._pending_bytes = 0
+        self._in_head = True
+        self._body_began = False
+        self._set_deadline(self._limits.head_seconds)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header, or a trailer."""
+        self._head_fields += 1
+        # Four for the colon, the blank and the end of the line.
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand the request over; from here on it has its own clock."""
+        self._pending_bytes = 0
+        self._in_head = False
+        self._cancel_deadline()
+        super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
+        if len(self.pipeline) > _SENT_AHEAD:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Hand over a piece of the body."""
+        self._pending_bytes = 0
+        self._body_began = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request; one that is answered already leaves the connection idle."""
+        self._pending_bytes = 0
+        super().on_message_complete()
+        self.cycle.more_body = False
+        if self.cycle.response_complete:
+            self._set_deadline(self._limits.idle_seconds)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless this one still sends what nobody wants."""
+        answered = self.cycle
+        super().on_response_complete()
+        # The base's own clock is stopped by any byte, and by one alone.
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing() or not self.cycle.response_complete:
+            return
+        if not answered.more_body:
+            self._set_deadline(
+                _LAST_REQUEST_SECONDS if self._draining else self._limits.idle_seconds
+            )
+        elif self.expect_100_continue and not self._body_began:
+            # It never was asked for the body: whether it comes is the client's choice.
+            self.transport.close()
+        else:
+            self._set_deadline(_UNWANTED_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the base's words are its own
+        """Answer what cannot be parsed, and end the connection."""
+        if self._too_much:
+            self._refuse(
+                HeadTooLarge(
+                    "too long",
+                    field="request head",
+                    expected=f"at most {self._limits.head_bytes} bytes"
+                    f" and {self._limits.head_fields} fields",
+                )
+            )
+        else:
+            self._refuse(Malformed("not HTTP/1.1", field="request"))
+
+    @property
+    def _is_answering(self) -> bool:
+        return (
+            self.cycle is not None  # type: ignore[redundant-expr]  # it is, before the first request
+            and not self.cycle.response_complete
+        )
+
+    def _refuse(self, error: GarrisonError) -> None:
+        """Answer what is no request with `error`, and end the connection."""
+        if self._is_answering:
+            # An answer within an answer would be taken for part of it.
+            self.transport.abort()
+            return
+        self._cancel_deadline()
+        answer = problem(error)
+        head = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        lines = (b"%s: %s\r\n" % (name, value) for name, value in head)
+        text = b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)))
+        self.transport.write(text)
+        self.transport.close()
+
+    def _count(self, size: int) -> None:
+        self._pending_bytes = 0
+        self._head_bytes += size
+        if (
+            self._head_bytes > self._limits.head_bytes
+            or self._head_fields > self._limits.head_fields
+        ):
+            self._too_much = True
+            raise _TooMuch
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(seconds, self._late)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self) -> None:
+        """End the connection; who has begun to ask is told why."""
+        if not self._pending_bytes and not self._in_head:
+            self.transport.abort()
+            return
+        self._refuse(
+            TooSlow(
+                "did not arrive in time",
+                field="request head",
+                expected=f"all of it within {self._limits.head_seconds:g} s",
+            )
+        )

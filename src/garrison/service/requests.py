@@ -1,0 +1,173 @@
+"""What every request of a service has: an id, a line in the log, a clock, and a bounded body.
+
+Each request carries in its state what an application cannot find out: `client_certificate`
+(DER of the client's verified certificate, or None) and `request_id`. The access log has neither
+headers nor query strings: tokens travel in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect
+
+from garrison.errors import Unavailable
+from garrison.service import log
+from garrison.service.limits import DEFAULTS, Limits
+from garrison.service.problem import TooLarge, TooSlow, problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# What is logged for a client that went away before its answer began.
+_GONE = 499
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """How far a request has come."""
+
+    status: int = _GONE
+    is_answered: bool = False
+    body_arrived: bool = False
+
+
+class Requests:
+    """ASGI middleware around an application."""
+
+    def __init__(self, app: ASGIApp, limits: Limits = DEFAULTS) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state.setdefault("client_certificate", None)
+        exchange = _Exchange(body_arrived=not _has_body(scope))
+        started = time.monotonic()
+        level = logging.INFO
+        try:
+            await self._within_time(scope, receive, send, exchange)
+        except ClientDisconnect:
+            level = logging.WARNING
+        except Exception:
+            exchange.status, level = 500, logging.ERROR
+            raise
+        finally:
+            client = scope.get("client")
+            log.record(
+                "request",
+                {
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": exchange.status,
+                    "seconds": round(time.monotonic() - started, 4),
+                    "client": client[0] if client else None,
+                    "authenticated": state["client_certificate"] is not None,
+                },
+                level=level,
+            )
+
+    async def _within_time(
+        self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange
+    ) -> None:
+        """Have the application answer; where it takes too long, answer that, or cut it off."""
+        request_id: str = scope["state"]["request_id"]
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                exchange.is_answered = True
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                ]
+                if exchange.status == 408:
+                    # What still comes of that request is of no use.
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        async def receive_in_time() -> Message:
+            if exchange.body_arrived:
+                # What comes now is the connection's end, whenever that is.
+                return await receive()
+            try:
+                async with asyncio.timeout(self._limits.pause_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise _stopped(self._limits.pause_seconds) from None
+            exchange.body_arrived = not message.get("more_body", False)
+            return message
+
+        clock = asyncio.timeout(self._limits.request_seconds)
+        try:
+            async with clock:
+                await self._app(scope, receive_in_time, send_with_id)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            if exchange.is_answered:
+                # An answer that is not whole must not look like one.
+                abort = scope["state"].get("abort")
+                if abort is not None:
+                    abort()
+                return
+            error = (
+                Unavailable("took too long", field="request")
+                if exchange.body_arrived
+                else _late(self._limits.request_seconds)
+            )
+            await problem(error, request_id=request_id)(scope, receive, send_with_id)
+
+
+async def read_limited(request: Request, limit: int) -> bytes:
+    """Read the body of `request`, of at most `limit` bytes, without buffering more than that.
+
+    Raises:
+        TooLarge: the body is longer, by its `Content-Length` or in truth.
+        TooSlow: the client paused for too long (`Requests` knows how long that is).
+    """
+    declared = request.headers.get("content-length", "0")
+    if len(declared) > 18 or (declared.isdecimal() and int(declared) > limit):
+        raise _too_large(limit, declared[:18])
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise _too_large(limit, f"more than {limit}")
+    return bytes(body)
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
+def _too_large(limit: int, found: str) -> TooLarge:
+    return TooLarge(
+        "too long", field="request body", found=f"{found} bytes", expected=f"at most {limit} bytes"
+    )
+
+
+def _stopped(seconds: float) -> TooSlow:
+    return TooSlow("stopped arriving", field="request body", found=f"nothing for {seconds:g} s")
+
+
+def _late(seconds: float) -> TooSlow:
+    return TooSlow(
+        "did not arrive in time", field="request body", expected=f"all of it within {seconds:g} s"
+    )
