@@ -143,19 +143,20 @@ def serve(
         raise Misuse(
             "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
         )
-    serve_app(
-        lambda: Hosted(
-            application(
-                Store.open(store if local is None else local / OBJECTS),
-                verifier,
-                steward_ids=frozenset(steward_ids),
-                routes=routes,
-                max_blob=max_blob_bytes,
-                max_meta=max_meta_bytes,
-            )
-        ),
-        service.settings("drawbridge", tls_cert, tls_key, client_ca),
-    )
+
+    def build() -> Hosted:
+        opened = Store.open(store if local is None else local / OBJECTS)
+        app = application(
+            opened,
+            verifier,
+            steward_ids=frozenset(steward_ids),
+            routes=routes,
+            max_blob=max_blob_bytes,
+            max_meta=max_meta_bytes,
+        )
+        return Hosted(app, ready=opened.check, paths=["/health"])
+
+    serve_app(build, service.settings("drawbridge", tls_cert, tls_key, client_ca))
 
 
 _store_option = click.option(

@@ -15,11 +15,13 @@ from garrison.cli import ui
 from garrison.cli.credentials import load_token
 from garrison.cli.options import read_pem
 from garrison.cli.registry import json_option
+from garrison.cli.service_options import service_options
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from garrison.cli.service_options import ServiceOptions
     from garrison.host.client import HostClient
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -27,6 +29,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 _DRAIN_SECONDS = 60.0
+_LONGEST_REQUEST = 24 * 3600.0
 
 
 @click.group()
@@ -38,7 +41,7 @@ def command() -> None:
     epilog="""\b
 Examples:
   garrison host serve --dir ./host --insecure-dev
-  garrison host serve --dir /var/lib/garrison --address :: --port 443 --tenant jane \\
+  garrison host serve --dir /var/lib/garrison --host :: --port 443 --tenant jane \\
       --tls-cert server.pem --tls-key server.key \\
       --oidc-issuer https://auth.example.com/ --oidc-audience https://host.example.com/
 
@@ -50,14 +53,6 @@ go on, and the next agent of the same directory finds them. docs/how-to/run-a-ho
 @click.option(
     "--dir", "directory", required=True, type=_DIRECTORY, help="Where its keeps are written down."
 )
-@click.option(
-    "--address", default="127.0.0.1", show_default=True, help="Address to listen on; :: for all."
-)
-@click.option(
-    "--port", default=8444, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
-)
-@click.option("--tls-cert", type=_FILE, help="TLS chain, PEM.")
-@click.option("--tls-key", type=_FILE, help="Private key of --tls-cert, PEM.")
 @click.option("--oidc-issuer", metavar="URL", help="OpenID Connect issuer of tenants' tokens.")
 @click.option("--oidc-audience", metavar="TEXT", help="The audience of tokens for this host.")
 @click.option("--oidc-ca", type=_FILE, help="CAs of the issuer's TLS; default: the web's roots.")
@@ -86,12 +81,9 @@ go on, and the next agent of the same directory finds them. docs/how-to/run-a-ho
     help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, a TLS"
     " authority of its own, DIR/tls/ca.pem, and keeps that simulate a TEE.",
 )
+@service_options(8444)
 def serve(
     directory: Path,
-    address: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
     oidc_issuer: str | None,
     oidc_audience: str | None,
     oidc_ca: Path | None,
@@ -99,6 +91,7 @@ def serve(
     max_keeps: int,
     max_memory_mib: int | None,
     insecure_dev: bool,
+    service: ServiceOptions,
 ) -> None:
     """Serve tenants until told to end."""
     # A service's libraries would slow every other command's start.
@@ -107,6 +100,7 @@ def serve(
     from garrison.errors import Misuse
     from garrison.host.agent import Agent, Quota, application
     from garrison.service.server import serve as serve_app
+    from garrison.service.worker import Hosted
 
     if not tenants:
         raise Misuse(
@@ -118,8 +112,9 @@ def serve(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     backends = {"nil", "configfs-tsm"}
     issuer = None
+    tls_cert, tls_key = service.tls_cert, service.tls_key
     if insecure_dev:
-        secret = dev.prepare(directory, host=address, now=datetime.now(UTC))
+        secret = dev.prepare(directory, host=service.host, now=datetime.now(UTC))
         ui.warn(
             "INSECURE: --insecure-dev lets whoever can read"
             f" {directory / dev.SECRET} log in as anybody. Never use it in production."
@@ -142,20 +137,16 @@ def serve(
         raise Misuse(
             "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
         )
-    serve_app(
-        application(
-            Agent(directory, Quota(max_keeps, max_memory_mib), frozenset(backends)),
-            verifier,
-            None if "any" in tenants else frozenset(tenants),
-            routes=[] if issuer is None else issuer.routes(),
-        ),
-        name="host",
-        host=address,
-        port=port,
-        certificate=tls_cert,
-        key=tls_key,
-        client_ca=None,
+    # A log that is followed has no end, nor has a terminal that is attached.
+    service.limits["request_seconds"] = max(service.limits["request_seconds"], _LONGEST_REQUEST)
+    agent = Agent(directory, Quota(max_keeps, max_memory_mib), frozenset(backends))
+    app = application(
+        agent,
+        verifier,
+        None if "any" in tenants else frozenset(tenants),
+        routes=[] if issuer is None else issuer.routes(),
     )
+    serve_app(lambda: Hosted(app), service.settings("host", tls_cert, tls_key))
 
 
 @command.command()

@@ -106,6 +106,7 @@ class ServiceOptions:
     tls_key: Path | None
     as_json: bool
     limits: dict[str, Any]
+    metrics: tuple[str, int] | None
 
     def settings(
         self, name: str, certificate: Path, key: Path, client_ca: Path | None = None
@@ -123,6 +124,7 @@ class ServiceOptions:
             client_ca=client_ca,
             json_output=self.as_json,
             limits=Limits(**self.limits),
+            metrics=self.metrics,
         )
 
 
@@ -153,6 +155,12 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
             click.option(name, field, default=default, show_default=True, type=kind, help=text)
             for field, name, kind, default, text in _LIMITS
         ),
+        click.option(
+            "--metrics",
+            metavar="HOST:PORT",
+            help="Serve Prometheus metrics at /metrics there, and /ready and /live, without TLS and"
+            " for whoever can reach it; port 0 takes a free one.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON."),
     ]
 
@@ -167,7 +175,12 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
                     field="--tls-cert, --tls-key",
                     expected="both, or neither",
                 )
-            service = ServiceOptions(**own, as_json=given.pop("as_json"), limits=limits)
+            service = ServiceOptions(
+                **own,
+                as_json=given.pop("as_json"),
+                limits=limits,
+                metrics=_metrics(given.pop("metrics")),
+            )
             return function(service=service, **given)
 
         decorated: Any = command
@@ -176,3 +189,21 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
         return decorated  # type: ignore[no-any-return]  # options leave a function what it is
 
     return decorate
+
+
+def _metrics(text: str | None) -> tuple[str, int] | None:
+    """The address in `--metrics`.
+
+    Raises:
+        Malformed: it is none.
+    """
+    if text is None:
+        return None
+    from garrison.errors import Malformed
+    from garrison.formats.endpoint import parse_host, parse_port
+
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise Malformed("no port", field="--metrics", found=text, expected="HOST:PORT")
+    host = parse_host(host.removeprefix("[").removesuffix("]"), field="--metrics")
+    return host, 0 if port == "0" else parse_port(port, field="--metrics")

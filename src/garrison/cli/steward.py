@@ -79,7 +79,7 @@ def serve(
     from garrison.service.server import serve as serve_app
     from garrison.service.worker import Hosted
     from garrison.steward.authority import SERVER_KEY, SERVER_PEM
-    from garrison.steward.http import application
+    from garrison.steward.http import PATHS, application, check_ready
     from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.keys import read_secret
     from garrison.steward.setup import open_steward
@@ -96,7 +96,7 @@ def serve(
     app = application(steward, registry, issuance_log=record)
     signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, reopen))
     serve_app(
-        lambda: Hosted(app),
+        lambda: Hosted(app, ready=lambda: check_ready(app), paths=PATHS),
         service.settings("steward", certificate, service.tls_key or directory / SERVER_KEY),
     )
 

@@ -48,7 +48,7 @@ from garrison.formats.tree import (
     Entry,
     max_length,
 )
-from garrison.service import log
+from garrison.service import log, metrics
 from garrison.service.problem import problem, retry_headers, status_of, wants_problem
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ _STATUSES: list[tuple[type[GarrisonError], int]] = [
     (StorageFailure, 500),
     (UnsupportedVersion, 501),
 ]
+_UPLOADS = metrics.Counter("garrison_drawbridge_uploads", "What was created.", "kind")
+_UPLOADED = metrics.Counter("garrison_drawbridge_uploaded_bytes", "Bytes of that.", "kind")
+_DOWNLOADS = metrics.Counter(
+    "garrison_drawbridge_downloads", "What was asked for and found.", "kind"
+)
+_DOWNLOADED = metrics.Counter("garrison_drawbridge_downloaded_bytes", "Bytes of that.", "kind")
 # What the original says of anything that is not there.
 _NO_REPOSITORY = "Repository does not exist"
 
@@ -130,6 +136,7 @@ class Service:
         if path == "/health":
             return Response()
         name = parse(path)
+        request.state.route = name.kind
         check_method(name, request.method)
         if request.method == "PUT":
             return await self._put(request, name)
@@ -197,6 +204,7 @@ class Service:
         stored = await self._store.named(name.key())
         if stored is None:
             raise _missing(request)
+        _count_download(request, name, len(stored.body))
         return _document(stored.type, stored.body)
 
     async def _node(self, request: Request, name: Name) -> Response:
@@ -209,6 +217,7 @@ class Service:
         if request.method == "HEAD":
             return Response(headers=headers)
         content = await self._store.content(content_key(entry.workload_digest), entry.length)
+        _count_download(request, name, entry.length)
         return StreamingResponse(content, headers=headers)
 
     # Putting.
@@ -228,6 +237,8 @@ class Service:
             stored = await self._tree(request, name, announced)
         # The name comes last: before it, nothing of all this can be seen.
         await self._store.create(name.key(), stored)
+        _UPLOADS.add(name.kind)
+        _UPLOADED.add(name.kind, amount=announced.length)
         return Response(status_code=201)
 
     async def _user(self, request: Request, announced: Announced) -> Named:
@@ -314,6 +325,12 @@ def _headers(entry: Entry) -> dict[str, str]:
         "Content-Length": str(entry.length),
         "Content-Type": entry.type,
     }
+
+
+def _count_download(request: Request, name: Name, length: int) -> None:
+    if request.method != "HEAD":
+        _DOWNLOADS.add(name.kind)
+        _DOWNLOADED.add(name.kind, amount=length)
 
 
 def _missing(request: Request) -> NotFound:

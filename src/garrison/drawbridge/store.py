@@ -274,6 +274,26 @@ class Store:
             raise _damaged(f"{key}: missing")
         return probe.modified
 
+    async def check(self) -> None:
+        """Check that an object can be written, read and removed.
+
+        Raises:
+            StorageFailure: the store does not answer, or cannot be written.
+            Damaged: it gives something else back.
+        """
+        key, content = f"{PROBE}{secrets.token_hex(16)}", secrets.token_bytes(32)
+        try:
+            await obstore.put_async(self._backend, key, content, use_multipart=False)
+            try:
+                found = await obstore.get_async(self._backend, key)
+                is_same = bytes(await found.bytes_async()) == content
+            finally:
+                await self.remove(key)
+        except _FAILURES as error:
+            raise _failed(error) from error
+        if not is_same:
+            raise _damaged(f"{key}: other content")
+
     async def remove_leftovers(self, before: datetime) -> int:
         """Remove what writers that were killed left in a folder, and return how many.
 

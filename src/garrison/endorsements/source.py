@@ -32,13 +32,14 @@ from garrison.endorsements.store import SnpEndorsementStore
 from garrison.endorsements.supply import Supply
 from garrison.errors import Malformed, Misuse, Unavailable
 from garrison.formats.dcap_collateral import DcapCollateral
-from garrison.formats.snp import Report
+from garrison.formats.snp import Report, SigningKey
 from garrison.formats.snp_certificate import VekCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from garrison.formats.snp import Product
     from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
     from garrison.formats.strict_toml import Table
 
@@ -224,11 +225,7 @@ class EndorsementSource:
         """
         tcb_info = pcs.tcb_info(tee, fmspc)
         if self._supply is None:
-            raise Unavailable(
-                "there is no cache of Intel's collateral",
-                field="DCAP endorsements",
-                hint="name a directory as `cache` in the policy's [endorsements]",
-            )
+            raise _no_cache()
         qe_identity = self._supply.get(pcs.qe_identity(tee))
         signed = self._supply.get(tcb_info)
         return DcapCollateral(
@@ -239,6 +236,34 @@ class EndorsementSource:
             qe_identity=qe_identity.body,
             qe_identity_chain=qe_identity.issuer_chain,
         )
+
+    def check_snp(self, products: Sequence[Product]) -> None:
+        """Check that revocation lists are there: in a directory, or else of all `products`.
+
+        Raises:
+            Unavailable: one is missing and cannot be had.
+        """
+        if self._store.has_any_current_crl(self._clock()):
+            return
+        if self._supply is None:
+            raise Unavailable(
+                "no current revocation list is there",
+                field="SNP endorsements",
+                hint="renew the policy's endorsements, or name a `cache` in its [endorsements]",
+            )
+        for product in products:
+            self._supply.get(kds.crl(product, SigningKey.VCEK))
+
+    def check_dcap(self, tee: pcs.IntelTee) -> None:
+        """Check that what all quotes of `tee` need is there.
+
+        Raises:
+            Unavailable: something is missing and cannot be had.
+        """
+        if self._supply is None:
+            raise _no_cache()
+        self._supply.get(pcs.root_crl())
+        self._supply.get(pcs.qe_identity(tee))
 
     def start_renewing(self) -> Callable[[], None]:
         """Renew what is due every ten minutes from now on, in a thread of its own.
@@ -259,3 +284,11 @@ class EndorsementSource:
         if supply is not None and self._fetches:
             threading.Thread(target=run, args=(supply,), daemon=True).start()
         return stop.set
+
+
+def _no_cache() -> Unavailable:
+    return Unavailable(
+        "there is no cache of Intel's collateral",
+        field="DCAP endorsements",
+        hint="name a directory as `cache` in the policy's [endorsements]",
+    )

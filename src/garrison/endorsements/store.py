@@ -107,6 +107,12 @@ class SnpEndorsementStore:
         crl = _latest(self.crls, load_certificate(root, "ARK certificate"))
         return crl is not None and crl.next_update_utc is not None and now <= crl.next_update_utc
 
+    def has_any_current_crl(self, now: datetime) -> bool:
+        """Whether a directory holds a list, of whichever root, that has not ended at `now`."""
+        return any(
+            crl.next_update_utc is not None and now <= crl.next_update_utc for crl in self.crls
+        )
+
 
 def _latest(
     crls: Sequence[x509.CertificateRevocationList], root: x509.Certificate

@@ -34,7 +34,7 @@ from garrison.formats.launch_request import MAX_SIZE
 from garrison.host.record import NotFound, Record, Records
 from garrison.host.spec import KeepSpec
 from garrison.service.problem import problem, status_of
-from garrison.service.server import read_limited
+from garrison.service.requests import read_limited
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

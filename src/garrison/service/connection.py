@@ -109,11 +109,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`; what the parser keeps of it is bounded."""
-        self._pending_bytes += len(data)
-        super().data_received(data)
-        if self._pending_bytes > self._limits.head_bytes and not self.transport.is_closing():
-            self._too_much = True
-            self.send_400_response("")
+        size = self._limits.head_bytes
+        for start in range(0, len(data), size):
+            if self.transport.is_closing():
+                return
+            piece = data[start : start + size]
+            self._pending_bytes += len(piece)
+            super().data_received(piece)
+            if self._pending_bytes > size and not self.transport.is_closing():
+                self._too_much = True
+                self.send_400_response("")
 
     def shutdown(self) -> None:
         """Answer what is under way, or may be on its way, and no more."""

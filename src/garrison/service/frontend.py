@@ -15,7 +15,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from garrison.service import log
+from garrison.service import log, metrics
 from garrison.service.connection import Connection
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _AT_ONCE = 64
 # When there are no more descriptors, connections wait in the kernel's queue for so long.
 _OUT_OF_FILES_SECONDS = 0.5
+_OPEN = metrics.Gauge("garrison_connections", "Open connections, those in their handshake too.")
+_TURNED_AWAY = metrics.Counter(
+    "garrison_connections_turned_away", "Connections beyond the limits.", "how"
+)
+_FAILED = metrics.Counter("garrison_tls_handshake_failures", "TLS handshakes that failed.")
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -41,20 +46,24 @@ class Frontend:
     def __init__(
         self,
         listener: socket.socket,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[], ssl.SSLContext | None],
         config: Config,
         state: ServerState,
         limits: Limits,
+        *,
+        is_counted: bool = True,
     ) -> None:
         """Prepare; `open` begins.
 
         Args:
             listener: listens already; other workers may share it.
-            context: gives the TLS context for the next handshake.
+            context: gives the TLS context for the next handshake; None for no TLS.
             config: uvicorn's, with the application.
             state: uvicorn's; here it is known which connections there are.
             limits: the bounds.
+            is_counted: whether its connections stand in the metrics.
         """
+        self._is_counted = is_counted
         self._listener = listener
         self._context = context
         self._config = config
@@ -119,9 +128,12 @@ class Frontend:
         if not is_beyond:
             self._open += 1
             self._places[place] += 1
+            self._count(1)
         elif self._beyond < self._limits.turned_away:
             self._beyond += 1
+            _TURNED_AWAY.add("told")
         else:
+            _TURNED_AWAY.add("closed")
             accepted.close()
             return
         is_lost = False
@@ -135,6 +147,7 @@ class Frontend:
                 self._beyond -= 1
                 return
             self._open -= 1
+            self._count(-1)
             self._places[place] -= 1
             if not self._places[place]:
                 del self._places[place]
@@ -148,6 +161,10 @@ class Frontend:
         self._greetings.add(task)
         task.add_done_callback(self._greetings.discard)
 
+    def _count(self, change: int) -> None:
+        if self._is_counted:
+            _OPEN.add(change)
+
     async def _greet(
         self,
         accepted: socket.socket,
@@ -155,15 +172,19 @@ class Frontend:
         lost: Callable[[], None],
     ) -> None:
         """Make the handshake; from its end on the connection has a life of its own."""
+        context = self._context()
+        patience = None if context is None else self._limits.handshake_seconds
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 protocol,
                 accepted,
-                ssl=self._context(),
-                ssl_handshake_timeout=self._limits.handshake_seconds,
-                ssl_shutdown_timeout=self._limits.handshake_seconds,
+                ssl=context,
+                ssl_handshake_timeout=patience,
+                ssl_shutdown_timeout=patience,
             )
         except OSError:  # ssl.SSLError and TimeoutError are some
+            if context is not None:
+                _FAILED.add()
             lost()
         except BaseException:
             lost()

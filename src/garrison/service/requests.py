@@ -17,16 +17,30 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 
 from garrison.errors import Unavailable
-from garrison.service import log
+from garrison.service import log, metrics
 from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.problem import TooLarge, TooSlow, problem
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # What is logged for a client that went away before its answer began.
 _GONE = 499
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
+_OTHER = "other"
+
+_REQUESTS = metrics.Counter(
+    "garrison_requests", "Requests that have ended.", "route", "method", "status"
+)
+_SECONDS = metrics.Histogram(
+    "garrison_request_seconds", "Time from head to end of answer.", "route", "method"
+)
+_IN_FLIGHT = metrics.Gauge("garrison_requests_in_flight", "Requests under way.")
+_RECEIVED = metrics.Counter("garrison_received_bytes", "Bytes of requests' bodies.", "route")
+_SENT = metrics.Counter("garrison_sent_bytes", "Bytes of answers' bodies.", "route")
 
 
 @dataclass(slots=True)
@@ -36,14 +50,27 @@ class _Exchange:
     status: int = _GONE
     is_answered: bool = False
     body_arrived: bool = False
+    received: int = 0
+    sent: int = 0
 
 
 class Requests:
     """ASGI middleware around an application."""
 
-    def __init__(self, app: ASGIApp, limits: Limits = DEFAULTS) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits = DEFAULTS, paths: Collection[str] = ()
+    ) -> None:
+        """Wrap `app`.
+
+        Args:
+            app: the application.
+            limits: the bounds.
+            paths: those that are routes as they stand; of others the application tells the
+                route in the request's state, `route`.
+        """
         self._app = app
         self._limits = limits
+        self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -57,6 +84,7 @@ class Requests:
         exchange = _Exchange(body_arrived=not _has_body(scope))
         started = time.monotonic()
         level = logging.INFO
+        _IN_FLIGHT.add(1)
         try:
             await self._within_time(scope, receive, send, exchange)
         except ClientDisconnect:
@@ -65,6 +93,8 @@ class Requests:
             exchange.status, level = 500, logging.ERROR
             raise
         finally:
+            seconds = time.monotonic() - started
+            self._count(scope, exchange, seconds)
             client = scope.get("client")
             log.record(
                 "request",
@@ -73,12 +103,23 @@ class Requests:
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": exchange.status,
-                    "seconds": round(time.monotonic() - started, 4),
+                    "seconds": round(seconds, 4),
                     "client": client[0] if client else None,
                     "authenticated": state["client_certificate"] is not None,
                 },
                 level=level,
             )
+
+    def _count(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+        path, method = scope["path"], scope["method"]
+        default = path if path in self._paths else _OTHER
+        route: str = scope["state"].get("route", default)
+        method = method if method in _METHODS else _OTHER
+        _IN_FLIGHT.add(-1)
+        _REQUESTS.add(route, method, str(exchange.status))
+        _SECONDS.observe(seconds, route, method)
+        _RECEIVED.add(route, amount=exchange.received)
+        _SENT.add(route, amount=exchange.sent)
 
     async def _within_time(
         self, scope: Scope, receive: Receive, send: Send, exchange: _Exchange
@@ -97,6 +138,8 @@ class Requests:
                 if exchange.status == 408:
                     # What still comes of that request is of no use.
                     message["headers"].append((b"connection", b"close"))
+            else:
+                exchange.sent += len(message.get("body", b""))
             await send(message)
 
         async def receive_in_time() -> Message:
@@ -108,6 +151,7 @@ class Requests:
                     message = await receive()
             except TimeoutError:
                 raise _stopped(self._limits.pause_seconds) from None
+            exchange.received += len(message.get("body", b""))
             exchange.body_arrived = not message.get("more_body", False)
             return message
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from garrison.errors import Unavailable
-from garrison.service import log
+from garrison.service import log, metrics
 from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.tls import server_context
-from garrison.service.worker import Hosted, Worker
+from garrison.service.worker import Hosted, Watched, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ class Settings:
         client_ca: PEM file with the roots of client certificates, which clients may present.
         json_output: say the line in JSON.
         limits: what clients may take.
+        metrics: address and port for `/metrics`, `/ready` and `/live`; None for none.
     """
 
     name: str
@@ -45,24 +47,30 @@ class Settings:
     client_ca: Path | None = None
     json_output: bool = False
     limits: Limits = DEFAULTS
+    metrics: tuple[str, int] | None = None
 
 
 def serve(build: Callable[[], Hosted], settings: Settings) -> None:
     """Serve what `build` makes until SIGTERM or SIGINT.
 
     When it is ready, exactly one line goes to standard output: `NAME listening on URL`, or
-    with `json_output` an object with `event` and `url`.
+    with `json_output` an object with `event`, `url`, and `metrics` if that is asked for.
 
     Raises:
         Misuse: the certificate, key or CA file cannot be used.
         Unavailable: the address cannot be listened on.
     """
     context = server_context(settings.certificate, settings.key, settings.client_ca)
-    with _listen(settings.host, settings.port) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.host, settings.port))
+        url = f"https://{_address(settings.host, listener)}"
+        watched = metrics_url = None
+        if settings.metrics is not None:
+            watched = Watched(stack.enter_context(_listen(*settings.metrics)), metrics.start(None))
+            metrics_url = f"http://{_address(settings.metrics[0], watched.listener)}/metrics"
         log.configure(settings.name)
-        worker = Worker(build(), listener, context, settings.limits)
-        line = _line(settings, _url(settings.host, listener))
-        asyncio.run(worker.run(lambda: print(line, flush=True)))
+        worker = Worker(build(), listener, context, settings.limits, watched)
+        asyncio.run(worker.run(lambda: _announce(settings, url, metrics_url)))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -84,12 +92,17 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def _address(host: str, listener: socket.socket) -> str:
     shown = f"[{host}]" if ":" in host else host
-    return f"https://{shown}:{listener.getsockname()[1]}"
+    return f"{shown}:{listener.getsockname()[1]}"
 
 
-def _line(settings: Settings, url: str) -> str:
+def _announce(settings: Settings, url: str, metrics_url: str | None) -> None:
+    """Say that it is ready, and where."""
+    if metrics_url is not None:
+        log.record("metrics", {"url": metrics_url})
     if settings.json_output:
-        return json.dumps({"event": "listening", "url": url})
-    return f"{settings.name} listening on {url}"
+        also = {} if metrics_url is None else {"metrics": metrics_url}
+        print(json.dumps({"event": "listening", "url": url, **also}), flush=True)
+    else:
+        print(f"{settings.name} listening on {url}", flush=True)

@@ -16,20 +16,26 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from garrison.service import admin
 from garrison.service.frontend import Frontend
 from garrison.service.requests import Requests
 
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from starlette.types import ASGIApp
 
     from garrison.service.limits import Limits
+    from garrison.service.metrics import Write
 
 # How often it looks whether the last connection has gone.
 _DRAIN_STEP_SECONDS = 0.05
+
+
+async def _always() -> None:
+    """Nothing to check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +44,75 @@ class Hosted:
 
     Attributes:
         app: the ASGI application.
+        ready: checks that it can answer; raises an error of ours if not.
+        paths: see `garrison.service.requests.Requests`.
     """
 
     app: ASGIApp
+    ready: Callable[[], Awaitable[None]] = _always
+    paths: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The port for those who watch over the service.
+
+    Attributes:
+        listener: listens already.
+        write: writes the metrics.
+    """
+
+    listener: socket.socket
+    write: Write
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    config.load()
+    return config
 
 
 class Worker:
     """Serves what is hosted, from a socket that listens."""
 
     def __init__(
-        self, hosted: Hosted, listener: socket.socket, context: ssl.SSLContext, limits: Limits
+        self,
+        hosted: Hosted,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        limits: Limits,
+        watched: Watched | None = None,
     ) -> None:
-        self._hosted = hosted
         self._context = context
         self._limits = limits
         self._state = ServerState()
-        self._config = uvicorn.Config(
-            Requests(hosted.app, limits),
-            http=HttpToolsProtocol,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        self._config.load()
+        self._config = _config(Requests(hosted.app, limits, hosted.paths))
         self._frontend = Frontend(
             listener, lambda: self._context, self._config, self._state, limits
         )
         self._told = 0
         self._end = asyncio.Event()
+        self._admin: Frontend | None = None
+        if watched is not None:
+            app = admin.application(watched.write, hosted.ready, self._end.is_set)
+            self._admin = Frontend(
+                watched.listener,
+                lambda: None,
+                _config(app),
+                ServerState(),
+                admin.LIMITS,
+                is_counted=False,
+            )
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until a signal ends it.
@@ -82,9 +125,14 @@ class Worker:
             loop.add_signal_handler(number, self._terminate)
         clock = loop.create_task(self._tell_the_date())
         self._frontend.open()
+        if self._admin is not None:
+            self._admin.open()
         ready()
         await self._end.wait()
         await self._drain()
+        if self._admin is not None:
+            self._admin.close()
+            self._admin.abort()
         clock.cancel()
 
     def _terminate(self) -> None:

@@ -17,6 +17,7 @@ from garrison.formats.csr import EnarxEvidence
 from garrison.formats.evidence import Tee
 from garrison.formats.sgx_evidence import quote_from_enarx
 from garrison.formats.snp_evidence import SnpEvidence
+from garrison.service.stages import stage
 from garrison.verification import azure, cca, nitro
 from garrison.verification.dcap import SgxClaims, TdxClaims, verify_quote_chain
 from garrison.verification.dcap import verify as verify_quote
@@ -59,9 +60,12 @@ class SnpAppraiser:
             snp, crls = SnpEvidence.from_enarx(evidence.der)
         else:
             snp = SnpEvidence.from_bytes(evidence.payload)
-        endorsements = self._source.for_snp(snp, crls)
-        verified = verify(snp.report, endorsements, self._roots, now)
-        return appraise(verified, self._policy, expected_report_data, now)
+        with stage("endorsements"):
+            endorsements = self._source.for_snp(snp, crls)
+        with stage("verify"):
+            verified = verify(snp.report, endorsements, self._roots, now)
+        with stage("appraise"):
+            return appraise(verified, self._policy, expected_report_data, now)
 
 
 class NitroAppraiser:
@@ -80,8 +84,10 @@ class NitroAppraiser:
         self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
-        verified = nitro.verify(_payload(evidence, Tee.NITRO), self._roots, now)
-        return nitro_appraisal.appraise(verified, self._policy, expected_report_data, now)
+        with stage("verify"):
+            verified = nitro.verify(_payload(evidence, Tee.NITRO), self._roots, now)
+        with stage("appraise"):
+            return nitro_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
 
 class SgxAppraiser:
@@ -105,9 +111,12 @@ class SgxAppraiser:
             quote = quote_from_enarx(evidence.der)
         else:
             quote = evidence.payload
-        collateral = collateral_for(quote, IntelTee.SGX, self._source, self._roots, now)
-        verified = sgx_claims(verify_quote(quote, collateral, self._roots, now))
-        return sgx_appraisal.appraise(verified, self._policy, expected_report_data, now)
+        with stage("endorsements"):
+            collateral = collateral_for(quote, IntelTee.SGX, self._source, self._roots, now)
+        with stage("verify"):
+            verified = sgx_claims(verify_quote(quote, collateral, self._roots, now))
+        with stage("appraise"):
+            return sgx_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
 
 class TdxAppraiser:
@@ -128,9 +137,12 @@ class TdxAppraiser:
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
         quote = _payload(evidence, Tee.TDX)
-        collateral = collateral_for(quote, IntelTee.TDX, self._source, self._roots, now)
-        verified = tdx_claims(verify_quote(quote, collateral, self._roots, now))
-        return tdx_appraisal.appraise(verified, self._policy, expected_report_data, now)
+        with stage("endorsements"):
+            collateral = collateral_for(quote, IntelTee.TDX, self._source, self._roots, now)
+        with stage("verify"):
+            verified = tdx_claims(verify_quote(quote, collateral, self._roots, now))
+        with stage("appraise"):
+            return tdx_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
 
 class AzureAppraiser:
@@ -159,13 +171,16 @@ class AzureAppraiser:
             if self._tdx is None:
                 raise _beneath(Tee.TDX)
             tdx_policy, roots = self._tdx
-            collateral = collateral_for(parsed.td_quote, IntelTee.TDX, self._source, roots, now)
+            with stage("endorsements"):
+                collateral = collateral_for(parsed.td_quote, IntelTee.TDX, self._source, roots, now)
 
             def on_tdx(verified: Verified[TdxClaims], report_data: bytes) -> AttestationResult:
                 return tdx_appraisal.appraise(verified, tdx_policy, report_data, now)
 
-            guest = azure.verify_tdx(parsed, collateral, roots, now)
-            return azure_appraisal.appraise(guest, self._policy, nonce, on_tdx)
+            with stage("verify"):
+                guest = azure.verify_tdx(parsed, collateral, roots, now)
+            with stage("appraise"):
+                return azure_appraisal.appraise(guest, self._policy, nonce, on_tdx)
         if self._snp is None:
             raise _beneath(Tee.SNP)
         snp_policy, roots = self._snp
@@ -173,9 +188,12 @@ class AzureAppraiser:
         def on_snp(verified: Verified[SnpClaims], report_data: bytes) -> AttestationResult:
             return appraise(verified, snp_policy, report_data, now)
 
-        endorsements = self._source.for_snp(azure_snp_evidence(parsed))
-        vm = azure.verify_snp(parsed, endorsements, roots, now)
-        return azure_appraisal.appraise(vm, self._policy, nonce, on_snp)
+        with stage("endorsements"):
+            endorsements = self._source.for_snp(azure_snp_evidence(parsed))
+        with stage("verify"):
+            vm = azure.verify_snp(parsed, endorsements, roots, now)
+        with stage("appraise"):
+            return azure_appraisal.appraise(vm, self._policy, nonce, on_snp)
 
 
 class CcaAppraiser:
@@ -189,8 +207,10 @@ class CcaAppraiser:
         self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
-        verified = cca.verify(_payload(evidence, Tee.CCA), self._policy.platforms)
-        return cca_appraisal.appraise(verified, self._policy, expected_report_data, now)
+        with stage("verify"):
+            verified = cca.verify(_payload(evidence, Tee.CCA), self._policy.platforms)
+        with stage("appraise"):
+            return cca_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
 
 def appraisers_of(tees: TeePolicies, source: EndorsementSource) -> dict[Tee, Appraiser]:

@@ -40,7 +40,7 @@ from garrison.errors import Malformed, Rejected
 from garrison.formats import cmw
 from garrison.formats.evidence import REPORT_DATA_SIZE, Evidence
 from garrison.steward.authority import hash_for
-from garrison.steward.issuance import appraiser_for
+from garrison.steward.issuance import appraiser_for, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,8 +136,8 @@ def appraise(question: Question, steward: Steward, now: datetime) -> Attestation
         Rejected: the policy does not speak of this TEE.
         Unavailable: the vendor's endorsements cannot be had.
     """
-    _, appraiser = appraiser_for(question.evidence, steward)
-    result = appraiser.appraise(question.evidence, question.report_data, now)
+    tee, appraiser = appraiser_for(question.evidence, steward)
+    result = counted(appraiser, tee, question.evidence, question.report_data, now)
     try:
         steward.policy.deny.check(result, None)
     except Rejected as error:

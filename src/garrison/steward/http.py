@@ -46,7 +46,7 @@ from garrison.formats.csr import (
     encode_pki_path,
 )
 from garrison.formats.digest import digest_text
-from garrison.service import log
+from garrison.service import log, metrics
 from garrison.service.problem import (
     TooLarge,
     TooSlow,
@@ -57,7 +57,8 @@ from garrison.service.problem import (
     wants_problem,
 )
 from garrison.service.requests import read_limited
-from garrison.steward import ear, revocation
+from garrison.service.stages import stage
+from garrison.steward import ear, readiness, revocation
 from garrison.steward.issuance import Examined, NoEvidence, Steward, examine, issue
 from garrison.steward.published import revocation_list, spiffe_bundle
 
@@ -73,6 +74,21 @@ if TYPE_CHECKING:
     from garrison.steward.registry import Registry
     from garrison.steward.revocation import Revocation
 
+_DECISIONS = metrics.Counter(
+    "garrison_decisions", "What a steward decided; of a bundle, each certificate.", "outcome"
+)
+# The paths of the application, each a route by itself.
+PATHS = (
+    "/",
+    "/challenge",
+    "/bundle",
+    "/bundle.pem",
+    "/bundle.json",
+    "/crl",
+    "/deny",
+    "/jwks",
+    "/appraise",
+)
 _NO_STORE = {"Cache-Control": "no-store"}
 _VARY = {"Vary": "Accept"}
 
@@ -123,6 +139,14 @@ def replace_steward(app: Starlette, steward: Steward, registry: Registry) -> Non
     service.replace(steward, registry)
 
 
+async def check_ready(app: Starlette) -> None:
+    """Check that the steward of `app` can decide and sign; see `garrison.steward.readiness`."""
+    service = app.state.service
+    assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
+    steward, _ = service.current
+    await run_in_threadpool(readiness.check, steward, service.clock())
+
+
 class _Service:
     def __init__(
         self,
@@ -133,7 +157,7 @@ class _Service:
     ) -> None:
         # One reference, so that no request ever sees one policy's steward with another's registry.
         self.current = (steward, registry)
-        self._clock = clock
+        self.clock = clock
         self._issuance_log = issuance_log
         # Ends the renewal of endorsements; None while the service does not run.
         self._stop_renewing: Callable[[], None] | None = None
@@ -167,7 +191,7 @@ class _Service:
 
     async def challenge(self, _request: Request) -> Response:
         steward, _ = self.current
-        offer = steward.challenges.issue(self._clock())
+        offer = steward.challenges.issue(self.clock())
         return Response(offer.to_bytes(), media_type="application/json", headers=_NO_STORE)
 
     async def bundle(self, request: Request) -> Response:
@@ -198,7 +222,7 @@ class _Service:
         return Response(status_code=404)
 
     async def _crl(self, request: Request, steward: Steward, issuer: Issuer) -> Response:
-        now = self._clock()
+        now = self.clock()
 
         def make() -> bytes:
             return revocation_list(issuer, steward.policy.deny.serials, _revoked(steward, now), now)
@@ -212,7 +236,7 @@ class _Service:
     async def deny(self, request: Request) -> Response:
         steward, _ = self.current
         try:
-            revoked = await run_in_threadpool(_revoked, steward, self._clock())
+            revoked = await run_in_threadpool(_revoked, steward, self.clock())
         except GarrisonError as error:
             return _refusal(request, error, getattr(request.state, "request_id", None))
         denied = steward.deny_list(item.serial for item in revoked)
@@ -232,7 +256,9 @@ class _Service:
             body = await read_limited(request, MAX_REQUEST)
             token = await run_in_threadpool(self._appraise, steward, request, body, request_id)
         except GarrisonError as error:
-            log.record("appraisal", _refusal_facts(error, [], request_id), level=logging.WARNING)
+            refused = _refusal_facts(error, [], request_id)
+            _DECISIONS.add(str(refused["outcome"]))
+            log.record("appraisal", refused, level=logging.WARNING)
             return problem(
                 error, status=_status(error), checks=_checks(error), request_id=request_id
             )
@@ -242,7 +268,7 @@ class _Service:
         self, steward: Steward, request: Request, body: bytes, request_id: str | None
     ) -> str:
         """The signed result; it stands in the issuance log, if there is one, before it is given."""
-        now = self._clock()
+        now = self.clock()
         query = request.query_params
         if len(query.multi_items()) != len(query):
             raise Malformed("given twice", field="query parameter")
@@ -259,9 +285,12 @@ class _Service:
             "tcb_status": result.tcb_status,
         }
         if self._issuance_log is not None:
-            self._issuance_log.append(now, {**decision, "claims": dict(result.claims)})
+            with stage("record"):
+                self._issuance_log.append(now, {**decision, "claims": dict(result.claims)})
+        _DECISIONS.add("appraised")
         log.record("appraisal", decision)
-        return ear.sign(claims, steward.authority)
+        with stage("sign"):
+            return ear.sign(claims, steward.authority)
 
     async def certify(self, request: Request) -> Response:
         request_id: str | None = getattr(request.state, "request_id", None)
@@ -275,6 +304,7 @@ class _Service:
             )
         except GarrisonError as error:
             refused = _refusal_facts(error, examined, request_id)
+            _DECISIONS.add(str(refused["outcome"]))
             log.record("decision", refused, level=logging.WARNING)
             try:
                 await run_in_threadpool(self._keep_record, refused, examined)
@@ -296,7 +326,8 @@ class _Service:
         """Add `decision`, with all that the last of `examined` showed, to the issuance log."""
         if self._issuance_log is not None:
             claims = dict(examined[-1].result.claims) if examined else {}
-            self._issuance_log.append(now or self._clock(), {**decision, "claims": claims})
+            with stage("record"):
+                self._issuance_log.append(now or self.clock(), {**decision, "claims": claims})
 
     def _certify_all(
         self,
@@ -310,12 +341,10 @@ class _Service:
 
         `examined` is filled on the way, so that a refusal can be logged with what is known.
         """
-        now = self._clock()
+        now = self.clock()
         for data in requests:
             examined.append(examine(data, steward, now))  # noqa: PERF401 - kept on failure
-        digests = [
-            None if item.lookup is None else registry.tag_digest(item.lookup) for item in examined
-        ]
+        digests = [_digest(registry, item) for item in examined]
         certificates = [
             issue(item, steward, digest, now)
             for item, digest in zip(examined, digests, strict=True)
@@ -329,6 +358,7 @@ class _Service:
                 **_facts(item),
             }
             self._keep_record(decision, [item], now)
+            _DECISIONS.add("issued")
             log.record("decision", decision)
         return certificates
 
@@ -346,6 +376,13 @@ def _revoked(steward: Steward, now: datetime) -> tuple[Revocation, ...]:
     except GarrisonError as error:
         log.record("revocations", {"outcome": "refused", "reason": str(error)}, level=logging.ERROR)
         raise Unavailable("the list of revocations cannot be read", field="steward") from error
+
+
+def _digest(registry: Registry, examined: Examined) -> bytes | None:
+    if examined.lookup is None:
+        return None
+    with stage("lookup"):
+        return registry.tag_digest(examined.lookup)
 
 
 async def _read(request: Request) -> tuple[Sequence[bytes], bool]:

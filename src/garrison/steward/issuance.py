@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from garrison.errors import Rejected
+from garrison.errors import GarrisonError, Rejected
 from garrison.formats.azure import AZURE_MEDIA_TYPE
 from garrison.formats.csr import EnarxEvidence, Request
 from garrison.formats.deny_list import DenyList
@@ -44,6 +44,9 @@ from garrison.formats.evidence import (
 )
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.nitro import NITRO_MEDIA_TYPE
+from garrison.service import metrics
+from garrison.service.problem import title_of
+from garrison.service.stages import stage
 from garrison.steward.certificates import issue_certificate
 
 if TYPE_CHECKING:
@@ -63,6 +66,10 @@ if TYPE_CHECKING:
 
 # The TCB status in a certificate for simulated evidence, whatever its TCB versions say.
 INSECURE_SIMULATED = "InsecureSimulated"
+
+_ATTESTATIONS = metrics.Counter(
+    "garrison_attestations", "Evidence appraised, by TEE and outcome.", "tee", "outcome"
+)
 
 
 _PLATFORM = b"garrison steward platform\0"
@@ -192,7 +199,8 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
         Unavailable: the vendor's endorsements cannot be had.
     """
     # 1. Form and signature.
-    request = Request.from_der(data)
+    with stage("parse"):
+        request = Request.from_der(data)
     # 2. Evidence.
     if request.evidence is None:
         raise NoEvidence(
@@ -211,7 +219,7 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
             expected=curve.name,
         )
     # 5. Verification and appraisal.
-    result = appraiser.appraise(request.evidence, expected, now)
+    result = counted(appraiser, tee, request.evidence, expected, now)
     result.require()
     # 6. What is denied, and names.
     steward.policy.deny.check(result, None if request.workload is None else request.workload.slug)
@@ -249,14 +257,15 @@ def issue(
             hint="the keep runs other files than were published: fetch and start it again",
         )
     # 8. The certificate.
-    return issue_certificate(
-        steward.authority,
-        examined.request.public_key,
-        identity,
-        dns_names=examined.dns_names,
-        lifetime=steward.policy.lifetime,
-        now=now,
-    )
+    with stage("sign"):
+        return issue_certificate(
+            steward.authority,
+            examined.request.public_key,
+            identity,
+            dns_names=examined.dns_names,
+            lifetime=steward.policy.lifetime,
+            now=now,
+        )
 
 
 def appraiser_for(evidence: Evidence | EnarxEvidence, steward: Steward) -> tuple[Tee, Appraiser]:
@@ -275,6 +284,24 @@ def appraiser_for(evidence: Evidence | EnarxEvidence, steward: Steward) -> tuple
             expected=", ".join(admitted.value for admitted in steward.appraisers),
         )
     return tee, appraiser
+
+
+def counted(
+    appraiser: Appraiser,
+    tee: Tee,
+    evidence: Evidence | EnarxEvidence,
+    expected_report_data: bytes,
+    now: datetime,
+) -> AttestationResult:
+    """What `appraiser` finds, counted by TEE and outcome."""
+    try:
+        result = appraiser.appraise(evidence, expected_report_data, now)
+    except GarrisonError as error:
+        _ATTESTATIONS.add(tee.value, title_of(error))
+        raise
+    passed = all(check.passed for check in result.checks)
+    _ATTESTATIONS.add(tee.value, "admitted" if passed else "rejected")
+    return result
 
 
 _HINT = "run the keep in a TEE, or with a simulator that the steward's policy names"

@@ -220,3 +220,17 @@ def test_what_is_read_from_a_name_is_what_was_stored() -> None:
     assert Named.from_bytes(named.to_bytes()) == named
     with pytest.raises(StorageFailure):
         Named.from_bytes(b"\xff\n")
+
+
+def test_a_store_is_checked_and_the_probe_removed(store: Store, tmp_path: Path) -> None:
+    async def check() -> list[str]:
+        await store.check()
+        return [item.key async for item in store.objects()]
+
+    assert asyncio.run(check()) == []
+    folder = tmp_path / "gone"
+    lost = Store.open(folder)
+    folder.rmdir()
+    folder.write_bytes(b"no folder")
+    with pytest.raises(StorageFailure):
+        asyncio.run(lost.check())

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from tests.unit.service.conftest import Pki
 
 # `/` tells who asks, `/large` reads 10 bytes at most, `/broken` fails,
-# `/slow` takes as long as it is told.
+# `/slow` takes as long as it is told. It is not ready while the file `trouble` exists.
 APP = """
 import asyncio, json, sys
 from pathlib import Path
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from garrison.errors import GarrisonError
+from garrison.errors import GarrisonError, Unavailable
 from garrison.service.problem import problem
 from garrison.service.limits import Limits
 from garrison.service.requests import read_limited
@@ -48,6 +48,13 @@ async def slow(request):
     await asyncio.sleep(float(request.query_params["seconds"]))
     return JSONResponse({"id": request.state.request_id})
 
+checks = 0
+async def ready():
+    global checks
+    checks += 1
+    if Path(sys.argv[4]).exists():
+        raise Unavailable("told not to be", field="sample", found=checks)
+
 async def broken(request):
     raise RuntimeError("a defect")
 
@@ -55,10 +62,12 @@ app = Starlette(routes=[
     Route("/", who), Route("/large", large, methods=["POST"]), Route("/broken", broken),
     Route("/slow", slow),
 ])
-root, certificate, key, options = sys.argv[1:]
+root, certificate, key, _, options = sys.argv[1:]
 options = json.loads(options)
 limits = Limits(**options.pop("limits", {}))
-serve(lambda: Hosted(app), Settings(
+if "metrics" in options:
+    options["metrics"] = tuple(options["metrics"])
+serve(lambda: Hosted(app, ready, ["/"]), Settings(
     name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),
     client_ca=Path(root), limits=limits, **options,
 ))
@@ -71,7 +80,9 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], line: str, pki: Pki) -> None:
         self.process = process
         self.line = line
-        self.port = int(line.rstrip('"}\n').rpartition(":")[2])
+        told = json.loads(line) if line.startswith("{") else {"url": line.rpartition(" ")[2]}
+        self.port = int(told["url"].rpartition(":")[2])
+        self.metrics: str | None = told.get("metrics")
         self._pki = pki
 
     def connect(self, client: Path | None = None) -> http.client.HTTPSConnection:
@@ -79,6 +90,23 @@ class Server:
         if client is not None:
             context.load_cert_chain(client)
         return http.client.HTTPSConnection("localhost", self.port, context=context, timeout=20)
+
+    def watch(self, path: str) -> tuple[int, str]:
+        """What the port for those who watch answers."""
+        assert self.metrics is not None
+        host, _, port = self.metrics.removeprefix("http://").partition("/")[0].rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            with connection.getresponse() as response:
+                return response.status, response.read().decode()
+
+    def counted(self) -> dict[str, float]:
+        """The metrics, by name and labels."""
+        status, text = self.watch("/metrics")
+        assert status == 200
+        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
 
     def raw(self) -> ssl.SSLSocket:
         """A connection on which anything can be said."""
@@ -99,7 +127,8 @@ def running(
 ) -> Iterator[Server]:
     """The sample service, with `options` of `Settings`."""
     text = json.dumps({"limits": limits or {}, **options})
-    arguments = [str(pki.root), str(pki.certificate), str(pki.key), text]
+    trouble = str(pki.directory.parent / "trouble")
+    arguments = [str(pki.root), str(pki.certificate), str(pki.key), trouble, text]
     process = subprocess.Popen(
         [sys.executable, "-c", APP, *arguments],
         stdout=subprocess.PIPE,

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from garrison.attesters.base import Attester
 
 GARRISON = (sys.executable, "-m", "garrison")
+MORE = ("--metrics", "localhost:0")
 PROBLEM = "application/problem+json"
 
 
@@ -80,13 +82,26 @@ class Running:
         (base / "policy.toml").write_text(policy(self.simulator, measurement))
         where = ["--dir", str(self.directory), "--policy", str(base / "policy.toml")]
         self.process = subprocess.Popen(
-            [*GARRISON, "steward", "serve", *where, "--host", "localhost", "--port", "0", "--json"],
+            [
+                *GARRISON,
+                "steward",
+                "serve",
+                *where,
+                "--host",
+                "localhost",
+                "--port",
+                "0",
+                "--json",
+                *MORE,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert self.process.stdout is not None
-        self.port = int(json.loads(self.process.stdout.readline())["url"].rpartition(":")[2])
+        told = json.loads(self.process.stdout.readline())
+        self.port = int(told["url"].rpartition(":")[2])
+        self.metrics = told["metrics"]
 
     @property
     def attester(self) -> Attester:
@@ -133,6 +148,29 @@ def test_attested_keep_gets_its_certificate(running: Running) -> None:
     assert identity.workload.digest == workload.digest
     assert identity.workload.measurement == process_measurement()
     assert identity.workload.tcb_status == "InsecureSimulated"
+
+
+def test_attestations_and_stages_are_counted(running: Running) -> None:
+    with urllib.request.urlopen(running.metrics, timeout=20) as answer:  # noqa: S310 - http, our own
+        before = answer.read().decode()
+    assert running.ask("POST", "/", running.request(WorkloadIdentity(None, bytes(32))))[0] == 200
+    with urllib.request.urlopen(running.metrics, timeout=20) as answer:  # noqa: S310 - http, our own
+        text = answer.read().decode()
+    for name in (
+        'garrison_attestations_total{outcome="admitted",tee="snp"}',
+        'garrison_decisions_total{outcome="issued"}',
+        *(
+            f'garrison_stage_seconds_count{{stage="{stage}"}}'
+            for stage in ("parse", "endorsements", "verify", "appraise", "sign")
+        ),
+    ):
+        counts = [
+            next((float(line.split()[-1]) for line in lines.splitlines() if name in line), 0.0)
+            for lines in (before, text)
+        ]
+        assert counts[1] == counts[0] + 1, name
+    with urllib.request.urlopen(running.metrics.replace("/metrics", "/ready")) as answer:  # noqa: S310 - http, our own
+        assert answer.status == 200
 
 
 def test_keep_without_evidence_does_not(running: Running) -> None:

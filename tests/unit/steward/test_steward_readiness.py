@@ -1,0 +1,87 @@
+"""When a steward is ready: it signs, and has what its policy needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.endorsements.pcs import IntelTee
+from garrison.endorsements.source import EndorsementSource, Settings
+from garrison.errors import Unavailable
+from garrison.formats.snp import Product, SigningKey
+from garrison.steward import readiness
+from garrison.testing.snp import FakePlatform
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from garrison.steward.issuance import Steward
+
+
+@pytest.fixture
+def now(steward: Steward) -> datetime:
+    return steward.authority.certificate.not_valid_before_utc + timedelta(hours=1)
+
+
+def test_good_keys_are_ready(steward: Steward, now: datetime) -> None:
+    readiness.check(replace(steward, source=None), now)
+
+
+def test_expired_root_is_not(steward: Steward) -> None:
+    late = steward.authority.certificate.not_valid_after_utc + timedelta(seconds=1)
+    with pytest.raises(Unavailable, match="not valid now"):
+        readiness.check(steward, late)
+
+
+class _Broken:
+    """A key that signs something else."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self.curve = key.curve
+        self.public_key = key.public_key
+        self._other = ec.generate_private_key(key.curve)
+
+    def sign(self, words: bytes, algorithm: ec.ECDSA) -> bytes:
+        return self._other.sign(words, algorithm)
+
+
+def test_key_that_signs_wrongly_is_not(steward: Steward, now: datetime) -> None:
+    broken = replace(
+        steward.authority,
+        key=_Broken(steward.authority.key),  # type: ignore[arg-type]  # stands in for hardware
+    )
+    with pytest.raises(Unavailable, match="wrong signatures"):
+        readiness.check(replace(steward, authority=broken, source=None), now)
+
+
+def test_missing_endorsements_are_named(tmp_path: Path) -> None:
+    none = EndorsementSource(Settings())
+    with pytest.raises(Unavailable, match="no current revocation list"):
+        none.check_snp([Product.MILAN])
+    with pytest.raises(Unavailable, match="no cache of Intel"):
+        none.check_dcap(IntelTee.TDX)
+    empty = EndorsementSource(Settings(cache=tmp_path / "cache"))
+    with pytest.raises(Unavailable, match="Milan"):
+        empty.check_snp([Product.MILAN])
+    with pytest.raises(Unavailable, match="not in the cache"):
+        empty.check_dcap(IntelTee.SGX)
+
+
+def test_a_current_list_in_a_directory_is_enough(tmp_path: Path) -> None:
+    vendor = FakePlatform().vendor
+    crl = vendor.crl()
+    (tmp_path / "ark.der").write_bytes(vendor.ark().public_bytes(Encoding.DER))
+    (tmp_path / "ask.der").write_bytes(vendor.ask(SigningKey.VCEK).public_bytes(Encoding.DER))
+    (tmp_path / "crl.der").write_bytes(crl.public_bytes(Encoding.DER))
+    end = crl.next_update_utc
+    assert end is not None
+    EndorsementSource(Settings(), [tmp_path], lambda: end).check_snp([Product.MILAN])
+    late = end + timedelta(seconds=1)
+    with pytest.raises(Unavailable, match="no current revocation list"):
+        EndorsementSource(Settings(), [tmp_path], lambda: late).check_snp([Product.MILAN])
