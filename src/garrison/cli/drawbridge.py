@@ -40,7 +40,7 @@ Examples:
 
 \b
 When it is ready it says where it listens, one line on standard output. Each request is a line
-of JSON on standard error. SIGTERM ends it gracefully.
+of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads the TLS files again.
 """
 )
 @click.option(

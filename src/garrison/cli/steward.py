@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,8 @@ Examples:
 
 \b
 When it is ready it says where it listens, one line on standard output. Each decision is a line
-of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads keys and policy again, and what
-cannot be read changes nothing.
+of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads keys, policy and the TLS files
+again, and what cannot be used changes nothing.
 """
 )
 @click.option(
@@ -93,12 +92,19 @@ def serve(
     steward, registry = reopen()
     _warn_of_simulators(steward)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
-    app = application(steward, registry, issuance_log=record)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: _hang_up(app, reopen))
-    serve_app(
-        lambda: Hosted(app, ready=lambda: check_ready(app), paths=PATHS),
-        service.settings("steward", certificate, service.tls_key or directory / SERVER_KEY),
-    )
+
+    def build() -> Hosted:
+        app = application(steward, registry, issuance_log=record)
+        return Hosted(
+            app,
+            ready=lambda: check_ready(app),
+            paths=PATHS,
+            reload=lambda: _reload(app, reopen),
+            use_certificate=lambda: _use_certificate(app, certificate),
+        )
+
+    key = service.tls_key or directory / SERVER_KEY
+    serve_app(build, service.settings("steward", certificate, key))
 
 
 def _warn_of_simulators(steward: Steward) -> None:
@@ -109,17 +115,13 @@ def _warn_of_simulators(steward: Steward) -> None:
         )
 
 
-def _hang_up(app: Starlette, reopen: Reopen) -> None:
-    """Have keys and policy read again, between two steps of the service and not within one."""
-    import asyncio
+def _use_certificate(app: Starlette, certificate: Path) -> None:
+    """Serve with the certificate that is there now, if no keep may have its names."""
+    from garrison.steward.http import current_steward, replace_steward
+    from garrison.steward.setup import with_certificate
 
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        # It does not serve yet.
-        _reload(app, reopen)
-    else:
-        loop.call_soon_threadsafe(_reload, app, reopen)
+    steward, registry = current_steward(app)
+    replace_steward(app, with_certificate(steward, certificate), registry)
 
 
 def _reload(app: Starlette, reopen: Reopen) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from garrison.errors import Unavailable
 from garrison.service import log, metrics
 from garrison.service.limits import DEFAULTS, Limits
-from garrison.service.tls import server_context
+from garrison.service.tls import Tls
 from garrison.service.worker import Hosted, Watched, Worker
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
         Misuse: the certificate, key or CA file cannot be used.
         Unavailable: the address cannot be listened on.
     """
-    context = server_context(settings.certificate, settings.key, settings.client_ca)
+    tls = Tls(settings.certificate, settings.key, settings.client_ca)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(settings.host, settings.port))
         url = f"https://{_address(settings.host, listener)}"
@@ -69,7 +69,7 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
             watched = Watched(stack.enter_context(_listen(*settings.metrics)), metrics.start(None))
             metrics_url = f"http://{_address(settings.metrics[0], watched.listener)}/metrics"
         log.configure(settings.name)
-        worker = Worker(build(), listener, context, settings.limits, watched)
+        worker = Worker(build(), listener, tls, settings.limits, watched)
         asyncio.run(worker.run(lambda: _announce(settings, url, metrics_url)))
 
 

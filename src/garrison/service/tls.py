@@ -2,6 +2,9 @@
 
 A client certificate is optional in the handshake, and one that does not verify ends it: what
 a handler sees is verified or absent.
+
+The files may be replaced while a service runs: the next handshake is made with the new ones, and
+connections that are there know nothing of it. Files that cannot be used change nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +15,50 @@ from typing import TYPE_CHECKING, NoReturn
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+
+class Tls:
+    """The files of a TLS server, and the context that they make."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        """Read the files; see `server_context`.
+
+        Raises:
+            Misuse: they cannot be used.
+        """
+        self._files = (certificate, key, client_ca)
+        self._seen = self._stamps()
+        self._context = server_context(*self._files)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What the next handshake is to be made with."""
+        return self._context
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a file is another than when they were last read, in use or refused."""
+        return self._stamps() != self._seen
+
+    def reload(self, check: Callable[[], None]) -> None:
+        """Read the files again.
+
+        Args:
+            check: raises an error of ours if the certificate may not be used.
+
+        Raises:
+            Misuse: they cannot be used; the old ones stay in use.
+        """
+        # Before they are read: what is written meanwhile is seen as another change.
+        self._seen = self._stamps()
+        context = server_context(*self._files)
+        check()
+        self._context = context
+
+    def _stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(None if path is None else _stamp(path) for path in self._files)
 
 
 def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
@@ -52,6 +98,15 @@ def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.
         context.verify_mode = ssl.CERT_OPTIONAL
         context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        # Being replaced, or gone: what it is read for tells that.
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _reason(error: OSError) -> str:

@@ -1,12 +1,14 @@
 """One process of a service: it serves connections until it is told to end, and drains.
 
 SIGTERM or SIGINT: no new connections; what is under way is finished, within a limit. A second
-signal cuts it short.
+signal cuts it short. SIGHUP: what is configured in files is read again; the TLS files are looked
+at every few seconds besides. What cannot be used is logged and changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -16,26 +18,33 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from garrison.service import admin
+from garrison.errors import GarrisonError
+from garrison.service import admin, log
 from garrison.service.frontend import Frontend
 from garrison.service.requests import Requests
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Awaitable, Callable, Collection
 
     from starlette.types import ASGIApp
 
     from garrison.service.limits import Limits
     from garrison.service.metrics import Write
+    from garrison.service.tls import Tls
 
 # How often it looks whether the last connection has gone.
 _DRAIN_STEP_SECONDS = 0.05
+# How often it looks whether the TLS files have changed: three calls of stat.
+_LOOK_SECONDS = 10.0
 
 
 async def _always() -> None:
     """Nothing to check."""
+
+
+def _nothing() -> None:
+    """Nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,16 @@ class Hosted:
         app: the ASGI application.
         ready: checks that it can answer; raises an error of ours if not.
         paths: see `garrison.service.requests.Requests`.
+        reload: reads again what it is configured by, apart from TLS; what cannot be used it logs.
+        use_certificate: checks that the TLS certificate may be used, before a new one is; raises
+            an error of ours if not.
     """
 
     app: ASGIApp
     ready: Callable[[], Awaitable[None]] = _always
     paths: Collection[str] = ()
+    reload: Callable[[], None] = _nothing
+    use_certificate: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +103,16 @@ class Worker:
         self,
         hosted: Hosted,
         listener: socket.socket,
-        context: ssl.SSLContext,
+        tls: Tls,
         limits: Limits,
         watched: Watched | None = None,
     ) -> None:
-        self._context = context
+        self._hosted = hosted
+        self._tls = tls
         self._limits = limits
         self._state = ServerState()
         self._config = _config(Requests(hosted.app, limits, hosted.paths))
-        self._frontend = Frontend(
-            listener, lambda: self._context, self._config, self._state, limits
-        )
+        self._frontend = Frontend(listener, lambda: tls.context, self._config, self._state, limits)
         self._told = 0
         self._end = asyncio.Event()
         self._admin: Frontend | None = None
@@ -123,7 +136,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
-        clock = loop.create_task(self._tell_the_date())
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        tasks = [loop.create_task(self._tell_the_date()), loop.create_task(self._look_at_tls())]
         self._frontend.open()
         if self._admin is not None:
             self._admin.open()
@@ -133,11 +147,31 @@ class Worker:
         if self._admin is not None:
             self._admin.close()
             self._admin.abort()
-        clock.cancel()
+        for task in tasks:
+            task.cancel()
 
     def _terminate(self) -> None:
         self._told += 1
         self._end.set()
+
+    def _reload(self) -> None:
+        self._hosted.reload()
+        self._reload_tls()
+
+    def _reload_tls(self) -> None:
+        try:
+            self._tls.reload(self._hosted.use_certificate)
+        except GarrisonError as error:
+            log.record("tls", {"outcome": "refused", "reason": str(error)}, level=logging.ERROR)
+        else:
+            log.record("tls", {"outcome": "reloaded"})
+
+    async def _look_at_tls(self) -> None:
+        """Take the TLS files into use when they are replaced."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._tls.has_changed:
+                self._reload_tls()
 
     async def _tell_the_date(self) -> None:
         """Keep the `Date` header right."""

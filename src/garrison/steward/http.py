@@ -132,19 +132,27 @@ def application(
     return app
 
 
+def current_steward(app: Starlette) -> tuple[Steward, Registry]:
+    """By what `app` decides now."""
+    return _service_of(app).current
+
+
 def replace_steward(app: Starlette, steward: Steward, registry: Registry) -> None:
     """Let `app` decide by `steward` from the next request on; those under way keep theirs."""
-    service = app.state.service
-    assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
-    service.replace(steward, registry)
+    _service_of(app).replace(steward, registry)
 
 
 async def check_ready(app: Starlette) -> None:
     """Check that the steward of `app` can decide and sign; see `garrison.steward.readiness`."""
-    service = app.state.service
-    assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
+    service = _service_of(app)
     steward, _ = service.current
     await run_in_threadpool(readiness.check, steward, service.clock())
+
+
+def _service_of(app: Starlette) -> _Service:
+    service = app.state.service
+    assert isinstance(service, _Service)  # noqa: S101 - an invariant of this module
+    return service
 
 
 class _Service:

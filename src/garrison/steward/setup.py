@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -17,7 +18,20 @@ from garrison.steward.policy import Policy
 from garrison.steward.registry import Drawbridges
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+
+def with_certificate(steward: Steward, certificate: Path) -> Steward:
+    """The same steward, serving with the TLS certificate that is in `certificate` now.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is no certificate, or of a name that the policy gives to keeps.
+    """
+    names = _names(certificate)
+    _check_names(names, steward.policy.dns_names, f"{certificate}: subjectAltName")
+    return replace(steward, server_names=names)
 
 
 def open_steward(
@@ -56,14 +70,7 @@ def _assemble(
     authority: Authority, policy_file: Path, server_names: frozenset[str], directory: Path
 ) -> tuple[Steward, Drawbridges]:
     policy = Policy.load(policy_file, authority.trust_domain)
-    taken = sorted(server_names & set(policy.dns_names))
-    if taken:
-        raise Malformed(
-            "a keep of that name could pose as this steward to other keeps",
-            field=f"{policy_file}: certificates.dns_names",
-            found=", ".join(taken),
-            expected="no name of the steward's own TLS certificate",
-        )
+    _check_names(server_names, policy.dns_names, f"{policy_file}: certificates.dns_names")
     if policy.trust_domain != authority.trust_domain:
         raise Malformed(
             "not the trust domain of root.pem",
@@ -77,3 +84,14 @@ def _assemble(
     challenges = Challenges(authority.challenge_key)
     steward = Steward(authority, policy, challenges, appraisers, server_names, source, directory)
     return steward, Drawbridges(policy.drawbridges, authority)
+
+
+def _check_names(server_names: frozenset[str], keeps: Sequence[str], field: str) -> None:
+    taken = sorted(server_names & set(keeps))
+    if taken:
+        raise Malformed(
+            "a keep of that name could pose as this steward to other keeps",
+            field=field,
+            found=", ".join(taken),
+            expected="no name of the steward's own TLS certificate",
+        )

@@ -31,6 +31,7 @@ from garrison.service.problem import problem
 from garrison.service.limits import Limits
 from garrison.service.requests import read_limited
 from garrison.service.server import Settings, serve
+from garrison.service import worker
 from garrison.service.worker import Hosted
 
 async def who(request):
@@ -65,6 +66,7 @@ app = Starlette(routes=[
 root, certificate, key, _, options = sys.argv[1:]
 options = json.loads(options)
 limits = Limits(**options.pop("limits", {}))
+worker._LOOK_SECONDS = options.pop("look", worker._LOOK_SECONDS)
 if "metrics" in options:
     options["metrics"] = tuple(options["metrics"])
 serve(lambda: Hosted(app, ready, ["/"]), Settings(
@@ -123,12 +125,17 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    pki: Pki, limits: Mapping[str, float] | None = None, **options: Any
+    pki: Pki,
+    limits: Mapping[str, float] | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    **options: Any,
 ) -> Iterator[Server]:
     """The sample service, with `options` of `Settings`."""
     text = json.dumps({"limits": limits or {}, **options})
     trouble = str(pki.directory.parent / "trouble")
-    arguments = [str(pki.root), str(pki.certificate), str(pki.key), trouble, text]
+    files = [str(certificate or pki.certificate), str(key or pki.key)]
+    arguments = [str(pki.root), *files, trouble, text]
     process = subprocess.Popen(
         [sys.executable, "-c", APP, *arguments],
         stdout=subprocess.PIPE,
@@ -141,3 +148,12 @@ def running(
     finally:
         process.kill()
         process.communicate()
+
+
+def ask(connection: http.client.HTTPSConnection, path: str = "/") -> dict[str, str | None]:
+    connection.request("GET", path)
+    with connection.getresponse() as response:
+        assert response.status == 200
+        answer: dict[str, str | None] = json.loads(response.read())
+        assert response.headers["X-Request-Id"] == answer["id"]
+        return answer

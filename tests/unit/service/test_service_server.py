@@ -18,14 +18,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
-from tests.unit.service.sample import Server, running
+from tests.unit.service.sample import Server, ask, running
 
 from garrison.errors import Misuse, Unavailable
 from garrison.service.server import Settings, serve
 from garrison.service.tls import server_context
 
 if TYPE_CHECKING:
-    import http.client
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -38,15 +37,6 @@ if TYPE_CHECKING:
 def server(pki: Pki) -> Iterator[Server]:
     with running(pki) as started:
         yield started
-
-
-def ask(connection: http.client.HTTPSConnection, path: str = "/") -> dict[str, str | None]:
-    connection.request("GET", path)
-    with connection.getresponse() as response:
-        assert response.status == 200
-        answer: dict[str, str | None] = json.loads(response.read())
-        assert response.headers["X-Request-Id"] == answer["id"]
-        return answer
 
 
 def name_of(answer: dict[str, str | None]) -> str:

@@ -47,6 +47,7 @@ class FakeResult:
     tcb_status: str = "UpToDate"
     simulated: bool = False
     claims: Mapping[str, str] = field(default_factory=lambda: {"chip_id": "ab" * 64})
+    checks: tuple[()] = ()
 
     def require(self) -> None:
         if not self.bound:

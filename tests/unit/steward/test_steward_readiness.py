@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,13 +12,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.endorsements.pcs import IntelTee
 from garrison.endorsements.source import EndorsementSource, Settings
-from garrison.errors import Unavailable
+from garrison.errors import Malformed, Unavailable
 from garrison.formats.snp import Product, SigningKey
 from garrison.steward import readiness
+from garrison.steward.authority import SERVER_PEM
+from garrison.steward.init import create
+from garrison.steward.setup import with_certificate
 from garrison.testing.snp import FakePlatform
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from garrison.steward.issuance import Steward
@@ -30,7 +32,7 @@ def now(steward: Steward) -> datetime:
 
 
 def test_good_keys_are_ready(steward: Steward, now: datetime) -> None:
-    readiness.check(replace(steward, source=None), now)
+    readiness.check(replace(steward, endorsements=None), now)
 
 
 def test_expired_root_is_not(steward: Steward) -> None:
@@ -52,12 +54,13 @@ class _Broken:
 
 
 def test_key_that_signs_wrongly_is_not(steward: Steward, now: datetime) -> None:
-    broken = replace(
-        steward.authority,
+    issuer = replace(
+        steward.authority.issuer,
         key=_Broken(steward.authority.key),  # type: ignore[arg-type]  # stands in for hardware
     )
+    broken = replace(steward.authority, issuer=issuer)
     with pytest.raises(Unavailable, match="wrong signatures"):
-        readiness.check(replace(steward, authority=broken, source=None), now)
+        readiness.check(replace(steward, authority=broken, endorsements=None), now)
 
 
 def test_missing_endorsements_are_named(tmp_path: Path) -> None:
@@ -85,3 +88,14 @@ def test_a_current_list_in_a_directory_is_enough(tmp_path: Path) -> None:
     late = end + timedelta(seconds=1)
     with pytest.raises(Unavailable, match="no current revocation list"):
         EndorsementSource(Settings(), [tmp_path], lambda: late).check_snp([Product.MILAN])
+
+
+def test_new_tls_certificate_may_not_have_a_keeps_name(steward: Steward, tmp_path: Path) -> None:
+    for host in ("steward.example.test", "www.example.test"):
+        directory = tmp_path / host
+        create(directory, trust_domain="example.test", hosts=[host], now=datetime.now(UTC))
+    served = with_certificate(steward, tmp_path / "steward.example.test" / SERVER_PEM)
+    assert served.server_names == {"steward.example.test"}
+    with pytest.raises(Malformed, match="could pose as this steward") as caught:
+        with_certificate(steward, tmp_path / "www.example.test" / SERVER_PEM)
+    assert caught.value.found == "www.example.test"

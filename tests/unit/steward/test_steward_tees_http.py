@@ -28,7 +28,7 @@ from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_pa
 from garrison.formats.dcap_quote import TeeType
 from garrison.formats.evidence import SGX_MEDIA_TYPE, TDX_MEDIA_TYPE, Evidence, bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
-from garrison.service.server import AccessLog
+from garrison.service.requests import Requests
 from garrison.steward import init
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.http import application, replace_steward
@@ -130,7 +130,7 @@ def app_of(base: Path) -> Starlette:
 
 def ask(app: Starlette, method: str, body: bytes = b"", path: str = "/") -> Answer:
     headers = {"Content-Type": PKCS10_MEDIA_TYPE, "Accept": PROBLEM}
-    return asyncio.run(ask_app(AccessLog(app), method, path, headers, body))
+    return asyncio.run(ask_app(Requests(app), method, path, headers, body))
 
 
 def sgx(report_data: bytes, measurement: bytes = b"\xab" * 32) -> Evidence:
