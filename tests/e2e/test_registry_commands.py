@@ -90,9 +90,9 @@ def test_repositories_and_users_are_shown(published: Stack) -> None:
     assert told == {"config": {"keeps": [{"tee": "snp"}], "public": False}, "tags": ["1.0.0"]}
     assert f"{repository}:1.0.0" in published.command("repo", "info", *options, repository)
     user = f"{published.registry}/demo"
-    assert json.loads(published.command("user", "info", "--json", *options, user)) == {
-        "subject": "demo"
-    }
+    shown = json.loads(published.command("user", "info", "--json", *options, user))
+    assert shown["subject"] == "demo"
+    assert "commands" in shown["repositories"]
 
 
 def test_without_a_token_a_private_repository_is_not_there(published: Stack) -> None:
@@ -118,3 +118,21 @@ def test_no_token_is_in_any_log(published: Stack) -> None:
     (token,) = tokens.values()
     for process in published.processes:
         assert not any(token in line or token[-40:] in line for line in process.lines)
+
+
+def test_a_tag_that_is_yanked_is_not_deployed(published: Stack) -> None:
+    slug, options = published.slug("commands:1.0.0"), published.registry_options
+    published.command("package", "yank", *options, "--reason", "a hole; use 2.0.0", slug)
+    told = published.run("package", "info", *options, slug)
+    assert "yanked: a hole; use 2.0.0" in told.stderr
+    refused = published.run(*published.deploy_arguments("commands:1.0.0"))
+    assert refused.returncode == 77
+    assert "this version was yanked; found a hole; use 2.0.0" in refused.stderr
+    arguments = published.deploy_arguments("commands:1.0.0")
+    allowed = published.run(arguments[0], "--allow-yanked", *arguments[1:])
+    assert "yanked" not in allowed.stderr
+    published.command("package", "unyank", *options, slug)
+    text = published.command("package", "info", "--json", *options, slug)
+    assert json.loads(text)["yanked"] is None
+    listed = published.command("user", "info", "--json", *options, f"{published.registry}/demo")
+    assert "commands" in json.loads(listed)["repositories"]

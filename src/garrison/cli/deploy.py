@@ -47,6 +47,7 @@ workload. See also `garrison host`.
     help="TOML file that narrows the workload's network for this deployment; what it does not"
     " name is denied. Its digest stands in the keep's certificate.",
 )
+@click.option("--allow-yanked", is_flag=True, help="Run it though its tag was yanked.")
 @click.option(
     "--output",
     type=click.Choice(("kubernetes", "nomad", "systemd")),
@@ -107,6 +108,7 @@ def command(
     insecure_simulate: str | None,
     ca_bundle: Path | None,
     policy: Path | None,
+    allow_yanked: bool,
     output: str | None,
     image: str | None,
     host: str | None,
@@ -127,6 +129,7 @@ def command(
         registry_ca=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
         attester=attester_spec(backend, insecure_simulate),
         policy=None if policy is None else _policy(policy),
+        allow_yanked=allow_yanked,
     )
     if output is not None:
         if host is not None:

@@ -74,11 +74,14 @@ def publish(
 def info(slug: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool) -> None:
     """Show the digests of the workload SLUG."""
     name = Slug.parse(slug)
-    entry = open_client(name.host, ca_bundle, insecure_auth_token).tag(name)
+    client = open_client(name.host, ca_bundle, insecure_auth_token)
+    entry, yanked = client.tag(name), client.yanked(name)
     if as_json:
-        ui.emit_json(_document(name, entry))
+        ui.emit_json({**_document(name, entry), "yanked": yanked})
         return
     ui.out(f"{name}@{digest_text(entry.workload_digest)}")
+    if yanked is not None:
+        ui.warn(f"yanked: {yanked}")
     ui.out(f"type: {entry.type}")
     for algorithm, digest in entry.digest.to_json().items():
         ui.out(f"{algorithm}: {digest}")
@@ -108,6 +111,27 @@ def fetch(
         ui.emit_json(_document(name, fetched.entry))
     else:
         ui.success(f"fetched {name} into {directory}, every byte checked")
+
+
+@command.command()
+@registry_options
+@click.option("--reason", required=True, help="Why; whoever deploys the tag reads it.")
+@click.argument("slug", metavar="SLUG")
+def yank(slug: str, reason: str, ca_bundle: Path | None, insecure_auth_token: str | None) -> None:
+    """Mark the tag SLUG as one not to be used: it stays, and `deploy` refuses it."""
+    name = Slug.parse(slug)
+    open_client(name.host, ca_bundle, insecure_auth_token).yank(name, reason)
+    ui.success(f"yanked {name}")
+
+
+@command.command()
+@registry_options
+@click.argument("slug", metavar="SLUG")
+def unyank(slug: str, ca_bundle: Path | None, insecure_auth_token: str | None) -> None:
+    """Take the mark of `yank` away from the tag SLUG."""
+    name = Slug.parse(slug)
+    open_client(name.host, ca_bundle, insecure_auth_token).unyank(name)
+    ui.success(f"{name} is as good as before")
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:

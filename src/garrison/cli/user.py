@@ -116,11 +116,14 @@ def register(user: str, ca_bundle: Path | None, insecure_auth_token: str | None)
 def info(user: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool) -> None:
     """Show the record of USER (host[:port]/name)."""
     host, name = _host_and_name(user)
-    record = open_client(host, ca_bundle, insecure_auth_token).user(name)
+    client = open_client(host, ca_bundle, insecure_auth_token)
+    record, repositories = client.user(name), client.repositories(name)
     if as_json:
-        ui.emit_json(record)
-    else:
-        ui.out(f"{host}/{name}: subject {plain(record.get('subject'))}")
+        ui.emit_json({**record, "repositories": repositories})
+        return
+    ui.out(f"{host}/{name}: subject {plain(record.get('subject'))}")
+    for repository in repositories:
+        ui.out(f"  {host}/{name}/{plain(repository)}")
 
 
 def _host_and_name(user: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import urllib3
 
@@ -61,6 +62,7 @@ class Fetched:
     entry: Entry
     digest: bytes
     files: dict[str, bytes]
+    yanked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,13 @@ class Client:
             Malformed: the answer is not a tag.
             Unavailable: the drawbridge cannot be reached, or fails.
         """
+        return self._tagged(slug)[0]
+
+    def yanked(self, slug: Slug) -> str | None:
+        """Why the tag was yanked, as the drawbridge says; None if it was not; raises as `tag`."""
+        return self._tagged(slug)[1]
+
+    def _tagged(self, slug: Slug) -> tuple[Entry, str | None]:
         answer = self._get(_tag(slug), str(slug), limit=MAX_ENTRY)
         kind = answer.headers.get("Content-Type")
         if kind != ENTRY_TYPE:
@@ -132,7 +141,8 @@ class Client:
             raise Malformed(
                 "not a directory", field=f"tag {slug}", found=entry.type, expected=DIRECTORY_TYPE
             )
-        return entry
+        yanked = answer.headers.get("Garrison-Yanked")
+        return entry, None if yanked is None else _plain(unquote(yanked))
 
     def tag_digest(self, slug: Slug) -> bytes:
         """The digest (32 bytes) of the workload that the tag names; raises as `tag` does."""
@@ -151,7 +161,7 @@ class Client:
             Malformed: something is too large, or not of its form.
             Unavailable: the drawbridge cannot be reached, or fails.
         """
-        entry = self.tag(slug)
+        entry, yanked = self._tagged(slug)
         files: dict[str, bytes] = {}
         count = total = 0
         for path, content in self._nodes(slug, entry, "", progress):
@@ -166,7 +176,7 @@ class Client:
                 )
             if not path.endswith("/"):
                 files[path] = content
-        return Fetched(entry, entry.workload_digest, dict(Package(files).files))
+        return Fetched(entry, entry.workload_digest, dict(Package(files).files), yanked)
 
     def directory(self, slug: Slug, path: str = "") -> Directory:
         """The directory at `path` of the workload, checked from the tag down; as `fetch`."""
@@ -242,6 +252,14 @@ class Client:
             raise Malformed("not a list of tags", field=str(repository))
         return value
 
+    def repositories(self, user: str) -> list[str]:
+        """The names of a user's repositories, of which others see the public ones."""
+        where = f"{self.host}/{user}"
+        value = _json(self._get(f"{user}?repositories", where, limit=_MAX_DOCUMENT).body, where)
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise Malformed("not a list of repositories", field=where)
+        return value
+
     def repository(self, repository: Repository) -> dict[str, Any]:
         """The repository's configuration; raises as `tag` does."""
         return self._document(f"{repository.user}/{repository.repo}", str(repository))
@@ -279,6 +297,16 @@ class Client:
             self._put(url, f"{slug} {path}".strip(), body, entry.type, entry.digest)
             progress(len(body))
         return root
+
+    def yank(self, slug: Slug, reason: str) -> None:
+        """Mark a tag as one that should not be used any more; raises as `publish` does."""
+        self._put_json(f"{_tag(slug)}/yank", str(slug), {"reason": reason})
+
+    def unyank(self, slug: Slug) -> None:
+        """Take the mark away; raises as `publish` does."""
+        answer = self._request("DELETE", f"{_tag(slug)}/yank", str(slug), limit=_MAX_DOCUMENT)
+        if answer.status != 204:
+            raise self._refusal(answer, str(slug))
 
     def register_user(self, name: str, subject: str) -> None:
         """Register `name` for the OpenID Connect `subject`; raises as `publish` does."""
@@ -365,9 +393,7 @@ class Client:
         return _Answer(response.status, response.headers, content, digest)
 
     def _refusal(self, answer: _Answer, where: str) -> Exception:
-        detail = "".join(
-            c if c.isprintable() else "?" for c in answer.body[:300].decode("utf-8", "replace")
-        )
+        detail = _plain(answer.body[:300].decode("utf-8", "replace"))
         text = f"the drawbridge answers {answer.status}"
         if detail:
             text += f": {detail}"
@@ -400,6 +426,11 @@ def _read(
         progress(len(piece))
         pieces.append(piece)
     return b"".join(pieces), hasher.digest()
+
+
+def _plain(text: str) -> str:
+    """Another party's words, fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in text[:500])
 
 
 def _tag(slug: Slug) -> str:

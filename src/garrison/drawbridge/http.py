@@ -8,6 +8,9 @@ What differs from it:
 - bodies are streamed in both directions, and bounded;
 - a client certificate reads what the repository's `keeps` say, not everything;
 - who may not read a private repository is answered as for one that does not exist;
+- `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
+- tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
+- a tag can be yanked: it stays, and says so in `Garrison-Yanked`;
 - with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
 """
 
@@ -17,6 +20,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount
 
-from garrison.drawbridge import rules
+from garrison.drawbridge import conditional, rules
 from garrison.drawbridge.layout import Name, content_key
 from garrison.drawbridge.readers import StewardId, reader_of
 from garrison.drawbridge.routes import (
@@ -52,7 +56,7 @@ from garrison.service import log, metrics
 from garrison.service.problem import problem, retry_headers, status_of, wants_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -66,6 +70,8 @@ _STATUSES: list[tuple[type[GarrisonError], int]] = [
     (NotFound, 404),
     (MethodNotAllowed, 405),
     (Exists, 409),
+    (conditional.PreconditionFailed, 412),
+    (conditional.Unsatisfiable, 416),
     (StorageFailure, 500),
     (UnsupportedVersion, 501),
 ]
@@ -140,6 +146,12 @@ class Service:
         check_method(name, request.method)
         if request.method == "PUT":
             return await self._put(request, name)
+        if request.method == "DELETE":
+            await self._require_owner(request, name, "drawbridge_tags", "write")
+            await self._store.remove(name.key())
+            return Response(status_code=204)
+        if name.kind == "user" and "repositories" in request.query_params:
+            return await self._repositories(request, name)
         if name.kind in {"user", "repository"}:
             context: Context = (
                 "drawbridge_users" if name.kind == "user" else "drawbridge_repositories"
@@ -148,9 +160,8 @@ class Service:
             return await self._named(request, name)
         await self._require_reader(request, name)
         if name.kind == "repository tag query":
-            tags = await self._store.names(name.key())
-            return _document(rules.JSON_TYPE, json.dumps(tags, separators=(",", ":")).encode())
-        return await (self._named if name.kind == "tag" else self._node)(request, name)
+            return await self._tags(request, name)
+        return await (self._node if name.kind == "tag tree" else self._named)(request, name)
 
     # Who asks.
 
@@ -204,8 +215,13 @@ class Service:
         stored = await self._store.named(name.key())
         if stored is None:
             raise _missing(request)
+        headers = {}
+        if name.kind == "tag":
+            yank = await self._store.named(name.yank().key())
+            if yank is not None:
+                headers["Garrison-Yanked"] = _ours(rules.Yank.from_bytes, yank).to_header()
         _count_download(request, name, len(stored.body))
-        return _document(stored.type, stored.body)
+        return _document(request, stored.type, stored.body, headers)
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -213,12 +229,51 @@ class Service:
         if stored is None:
             raise _missing(request)
         entry = _ours(Entry.from_bytes, stored)
-        headers = _headers(entry)
+        headers = _headers(entry) | {"Accept-Ranges": "bytes"}
+        if (answer := _without_body(request, headers)) is not None:
+            return answer
         if request.method == "HEAD":
             return Response(headers=headers)
-        content = await self._store.content(content_key(entry.workload_digest), entry.length)
-        _count_download(request, name, entry.length)
-        return StreamingResponse(content, headers=headers)
+        asked = request.headers
+        part = conditional.byte_range(
+            asked.get("range"), asked.get("if-range"), headers["ETag"], entry.length
+        )
+        key, status = content_key(entry.workload_digest), 200
+        content = await self._store.content(key, entry.length, part)
+        if part is not None:
+            status = 206
+            headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{entry.length}"
+            headers["Content-Length"] = str(part[1] - part[0])
+        _count_download(request, name, int(headers["Content-Length"]))
+        return StreamingResponse(content, status, headers=headers)
+
+    async def _tags(self, request: Request, name: Name) -> Response:
+        """Answer with the names of a repository's tags: all, a page, or the latest."""
+        query = request.query_params
+        tags = await self._store.names(name.key())
+        headers = {}
+        if "latest" in query:
+            tags = rules.latest(tags)
+        elif "n" in query or "last" in query:
+            page, more = rules.page(tags, query.get("n"), query.get("last"))
+            if more:
+                following = urlencode({"n": len(page), "last": page[-1]})
+                headers["Link"] = f'<{name.url_path()}?{following}>; rel="next"'
+            tags = page
+        return _document(request, rules.JSON_TYPE, _json(tags), headers)
+
+    async def _repositories(self, request: Request, name: Name) -> Response:
+        """Answer with the names of a user's repositories: all for the user, else the public."""
+        found = await self._store.names(f"repos/{name.user}/")
+        if request.headers.get("authorization") is not None:
+            await self._require_owner(request, name, "drawbridge_repositories", "read")
+            return _document(request, rules.JSON_TYPE, _json(found))
+        public = []
+        for repo in found:
+            stored = await self._store.named(Name("repository", name.user, repo).key())
+            if stored is not None and _ours(rules.RepositoryConfig.from_bytes, stored).public:
+                public.append(repo)
+        return _document(request, rules.JSON_TYPE, _json(public))
 
     # Putting.
 
@@ -229,6 +284,8 @@ class Service:
             stored = await self._user(request, announced)
         elif name.kind == "repository":
             stored = await self._repository(request, name, announced)
+        elif name.kind == "tag yank":
+            stored = await self._yank(request, name, announced)
         elif announced.digest is None:
             raise Malformed("At least one content digest value must be specified")
         elif name.kind == "tag":
@@ -253,6 +310,14 @@ class Service:
         await self._require_owner(request, name, "drawbridge_repositories", "write")
         body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
         rules.RepositoryConfig.from_bytes(body)
+        return Named(announced.type, body)
+
+    async def _yank(self, request: Request, name: Name, announced: Announced) -> Named:
+        await self._require_owner(request, name, "drawbridge_tags", "write")
+        if await self._store.named(Name("tag", name.user, name.repo, name.tag).key()) is None:
+            raise NotFound("Tag does not exist")
+        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_YANK)
+        rules.Yank.from_bytes(body)
         return Named(announced.type, body)
 
     async def _tag(self, request: Request, name: Name, announced: Announced) -> Named:
@@ -314,9 +379,26 @@ def _ours(parse: Callable[[bytes], T], stored: Named) -> T:
         raise StorageFailure("Storage backend failure") from error
 
 
-def _document(media_type: str, body: bytes) -> Response:
-    headers = _headers(Entry.of(body, media_type))
-    return Response(body, headers=headers)
+def _document(
+    request: Request, media_type: str, body: bytes, more: Mapping[str, str] | None = None
+) -> Response:
+    headers = _headers(Entry.of(body, media_type)) | dict(more or {})
+    answer = _without_body(request, headers)
+    return Response(body, headers=headers) if answer is None else answer
+
+
+def _without_body(request: Request, headers: dict[str, str]) -> Response | None:
+    """The answer to a condition of the client's that spares it the body, if that is so."""
+    tag = headers["ETag"]
+    conditional.check_match(request.headers.get("if-match"), tag)
+    if not conditional.is_unchanged(request.headers.get("if-none-match"), tag):
+        return None
+    kept = {key: value for key, value in headers.items() if key != "Content-Length"}
+    return Response(status_code=304, headers=kept)
+
+
+def _json(value: Sequence[str]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _headers(entry: Entry) -> dict[str, str]:
@@ -324,6 +406,7 @@ def _headers(entry: Entry) -> dict[str, str]:
         "Content-Digest": entry.digest.to_header(),
         "Content-Length": str(entry.length),
         "Content-Type": entry.type,
+        "ETag": conditional.entity_tag(entry.workload_digest),
     }
 
 
@@ -354,6 +437,8 @@ def _refusal(request: Request, error: GarrisonError) -> Response:
     headers = retry_headers(status)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, conditional.Unsatisfiable):
+        headers["Content-Range"] = f"bytes */{error.length}"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(METHODS[parse(request.url.path).kind])
     if wants_problem(request):

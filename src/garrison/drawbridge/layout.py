@@ -7,12 +7,14 @@ Over HTTP (the original's routes; the version is a semantic version):
     /api/v0.1.0/USER/REPO/_tag                   the list of its tags
     /api/v0.1.0/USER/REPO/_tag/TAG               a tag: the entry of its tree's root
     /api/v0.1.0/USER/REPO/_tag/TAG/tree[/PATH]   a directory or file of the tree
+    /api/v0.1.0/USER/REPO/_tag/TAG/yank           why the tag was yanked (ours, not the original's)
 
 In the object store:
 
     users/USER                      names: each is created once and never changed
     repos/USER/REPO
     tags/USER/REPO/TAG
+    yanks/USER/REPO/TAG             why that tag should not be used any more; it may go again
     trees/USER/REPO/TAG[/PATH]/@    says which content is there; `@` is in no entry's name
     content/SHA-256 in hex          content, shared by all names that stand for it
     aside/SHA-256 in hex/TIME-ID    content that nothing referred to at that time (`gc`)
@@ -44,7 +46,7 @@ _CONTENT_KEY = re.compile(r"content/([0-9a-f]{64})")
 # The time is in seconds since 1970; the rest makes each run's key its own.
 _ASIDE_KEY = re.compile(r"aside/([0-9a-f]{64})/([0-9]{10,12})-[0-9a-f]{16}")
 
-Kind = Literal["user", "repository", "repository tag query", "tag", "tag tree"]
+Kind = Literal["user", "repository", "repository tag query", "tag", "tag yank", "tag tree"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,13 @@ class Name:
             return f"tags/{self.user}/{self.repo}/"
         if self.kind == "tag":
             return f"tags/{self.user}/{self.repo}/{self.tag}"
+        if self.kind == "tag yank":
+            return f"yanks/{self.user}/{self.repo}/{self.tag}"
         return "/".join(("trees", self.user, self.repo, self.tag, *self.path, "@"))
+
+    def yank(self) -> Name:
+        """The mark of this tag, or of the tag in which this is, that it was yanked."""
+        return Name("tag yank", self.user, self.repo, self.tag)
 
     def url_path(self) -> str:
         """The name's path in the API."""
@@ -88,6 +96,8 @@ class Name:
         if self.kind == "repository tag query":
             return f"{path}/_tag"
         path += f"/_tag/{self.tag}"
+        if self.kind == "tag yank":
+            return f"{path}/yank"
         return path if self.kind == "tag" else "/".join((path, "tree", *self.path))
 
     def owner(self) -> Name:
@@ -162,6 +172,8 @@ def parse_key(key: str) -> Name:
         return Name("repository", check_user(parts[1]), check_repo(parts[2]))
     if parts[0] == "tags" and len(parts) == 4:
         return Name("tag", check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3]))
+    if parts[0] == "yanks" and len(parts) == 4:
+        return Name("tag yank", check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3]))
     if parts[0] == "trees" and len(parts) >= 5 and parts[-1] == "@":
         user, repo, tag = check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3])
         return Name("tag tree", user, repo, tag, parse_path("/".join(parts[4:-1])))

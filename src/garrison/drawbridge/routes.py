@@ -26,6 +26,7 @@ METHODS: dict[Kind, tuple[str, ...]] = {
     "repository": ("HEAD", "GET", "PUT"),
     "repository tag query": ("GET",),
     "tag": ("HEAD", "GET", "PUT"),
+    "tag yank": ("HEAD", "GET", "PUT", "DELETE"),
     "tag tree": ("HEAD", "GET", "PUT"),
 }
 
@@ -71,11 +72,15 @@ def parse(path: str) -> Name:
     parts = tail.split("/", 3)
     if parts == ["tag"]:
         return Name("repository tag query", user, repo)
-    if len(parts) < 2 or parts[0] != "tag" or parts[2:3] not in ([], ["tree"]):
+    if (
+        len(parts) < 2
+        or parts[0] != "tag"
+        or (parts[2:] not in ([], ["yank"]) and parts[2:3] != ["tree"])
+    ):
         raise NotFound("Route not found on repository")
     tag = _checked("tag name", check_tag, parts[1])
-    if len(parts) == 2:
-        return Name("tag", user, repo, tag)
+    if parts[2:] in ([], ["yank"]):
+        return Name("tag yank" if parts[2:] else "tag", user, repo, tag)
     try:
         names = parse_path(parts[3] if len(parts) == 4 else "")
     except Malformed as error:

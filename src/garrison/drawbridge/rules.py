@@ -24,14 +24,16 @@ import re
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from garrison.errors import Malformed
 from garrison.formats.digest import digest_text, parse_digest
+from garrison.formats.semver import Version
 from garrison.formats.slug import Slug
 from garrison.formats.tree import ENTRY_TYPE, Directory, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from garrison.formats.content_digest import ContentDigest
     from garrison.formats.identity import WorkloadIdentity
@@ -48,6 +50,8 @@ MAX_REPOSITORY = 64 * 1024
 # A signed tag holds the entry in base64, and signatures with their certificates.
 MAX_TAG = 64 * 1024
 _MAX_KEEPS = 100
+MAX_YANK = 4096
+_MAX_REASON = 500
 _TEE = re.compile(r"[a-z0-9-]{1,32}")
 _MEASUREMENT = re.compile(r"(?:[0-9a-f]{2}){16,64}")
 
@@ -74,6 +78,40 @@ class UserRecord:
     def to_bytes(self) -> bytes:
         """Write the JSON document."""
         return _dump({"subject": self.subject})
+
+
+@dataclass(frozen=True, slots=True)
+class Yank:
+    """Why a tag should not be used any more."""
+
+    reason: str
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Yank:
+        """Read the JSON document.
+
+        Raises:
+            Malformed: `data` is anything else.
+        """
+        reason = _object(data, "yank", {"reason"}).get("reason")
+        if not isinstance(reason, str) or not 0 < len(reason) <= _MAX_REASON:
+            raise Malformed(
+                "not a reason",
+                field="yank reason",
+                found=_short(reason),
+                expected=f"1 to {_MAX_REASON} characters",
+            )
+        if not reason.isprintable():
+            raise Malformed("not one line of text", field="yank reason", found=_short(reason))
+        return cls(reason)
+
+    def to_bytes(self) -> bytes:
+        """Write the JSON document."""
+        return _dump({"reason": self.reason})
+
+    def to_header(self) -> str:
+        """The value of `Garrison-Yanked`: the reason, percent-encoded (RFC 3986)."""
+        return quote(self.reason, safe=" ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +246,32 @@ class RepositoryConfig:
     def admits(self, identity: WorkloadIdentity) -> bool:
         """Tell whether a keep with this identity, from a verified certificate, may read."""
         return any(rule.admits(identity) for rule in self.keeps)
+
+
+def latest(tags: Sequence[str]) -> list[str]:
+    """The highest version among `tags`, a release before any pre-release; none if there is none."""
+    versions = [(Version.parse(tag), tag) for tag in tags]
+    releases = [found for found in versions if not found[0].pre] or versions
+    # Versions that differ in their build metadata alone are equal: the last name, then.
+    return [max(releases, key=lambda found: (found[0].key, found[1]))[1]] if releases else []
+
+
+def page(tags: Sequence[str], count: str | None, last: str | None) -> tuple[list[str], bool]:
+    """A page of `tags`, which are sorted, and whether more follow.
+
+    Args:
+        tags: all.
+        count: how many at most, in decimal; None for all.
+        last: only those after this name; None for the first page.
+
+    Raises:
+        Malformed: `count` is not a number from 1 on.
+    """
+    if count is not None and re.fullmatch(r"[1-9][0-9]{0,8}", count) is None:
+        raise Malformed("not a number", field="query n", found=_short(count), expected="1 or more")
+    left = [tag for tag in tags if last is None or tag > last]
+    size = len(left) if count is None else int(count)
+    return left[:size], len(left) > size
 
 
 def tag_entry(media_type: str, data: bytes) -> Entry:

@@ -35,6 +35,7 @@ from garrison.errors import Misuse, Rejected, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from obstore import GetOptions
     from obstore.store import ObjectStore
 
 # The library raises Python's own error for some, where there is one.
@@ -185,29 +186,37 @@ class Store:
         except _FAILURES as error:
             raise _failed(error) from error
 
-    async def content(self, key: str, length: int) -> AsyncIterator[bytes]:
+    async def content(
+        self, key: str, length: int, part: tuple[int, int] | None = None
+    ) -> AsyncIterator[bytes]:
         """The content under `key`, in pieces, though it was put aside.
+
+        Args:
+            key: where it is.
+            length: how long it must be.
+            part: the first byte that is wanted, and the one after the last; None for all.
 
         Raises:
             StorageFailure: the store does not answer.
             Damaged: it has no such content, or what it has is not `length` bytes long.
         """
-        found = await self._get(key)
+        found = await self._get(key, part)
         if found is None:
             # Newest first: one that is erased meanwhile is the oldest.
             for aside in sorted([item.key async for item in self.objects(aside_prefix(key))])[::-1]:
-                found = found or await self._get(aside)
+                found = found or await self._get(aside, part)
         # Between the first look and the second it may have been put back.
-        found = found or await self._get(key)
+        found = found or await self._get(key, part)
         if found is None:
             raise _damaged(f"{key}: missing")
         if found.meta["size"] != length:
             raise _damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
         return _pieces(found)
 
-    async def _get(self, key: str) -> obstore.GetResult | None:
+    async def _get(self, key: str, part: tuple[int, int] | None) -> obstore.GetResult | None:
+        options: GetOptions | None = None if part is None else {"range": part}
         try:
-            return await obstore.get_async(self._backend, key)
+            return await obstore.get_async(self._backend, key, options=options)
         except _NOT_FOUND:
             return None
         except _FAILURES as error:

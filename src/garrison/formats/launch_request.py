@@ -31,6 +31,7 @@ class LaunchRequest:
         attester: which attester to use (`kind`) and its settings.
         policy: the tenant's policy (`garrison.formats.deployment_policy`), None if there is none.
             That it reached the keep shows in the keep's certificate.
+        allow_yanked: whether to run a workload though its tag was yanked.
     """
 
     slug: str
@@ -39,6 +40,7 @@ class LaunchRequest:
     registry_ca: str | None
     attester: dict[str, str]
     policy: str | None = None
+    allow_yanked: bool = False
 
     def __post_init__(self) -> None:
         Slug.parse(self.slug)
@@ -63,6 +65,7 @@ class LaunchRequest:
             "registry_ca": (str, type(None)),
             "attester": (dict,),
             "policy": (str, type(None)),
+            "allow_yanked": (bool,),
         }
         if not isinstance(fields, dict) or fields.keys() != kinds.keys():
             raise Malformed("wrong fields", field="launch request", expected=", ".join(kinds))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from garrison.attesters.select import select
 from garrison.drawbridge.client import Client, ClientCertificate
-from garrison.errors import Misuse
+from garrison.errors import Misuse, Rejected
 from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import STREAMS, Config
@@ -61,6 +61,14 @@ def live(request: LaunchRequest) -> int:
     drawbridge = Client(slug.host, ca_pem=request.registry_ca, certificate=client_certificate)
     package = drawbridge.fetch(slug)
     log.info("fetched %s, digest %s, every byte checked", slug, digest_text(package.digest))
+
+    if package.yanked is not None and not request.allow_yanked:
+        raise Rejected(
+            "this version was yanked",
+            field=str(slug),
+            found=package.yanked,
+            hint="deploy another one, or this one with --allow-yanked",
+        )
 
     # 3. A certificate that names the workload: fresh evidence, the same key.
     tenant = (

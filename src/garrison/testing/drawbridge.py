@@ -133,11 +133,11 @@ class MemoryDrawbridge:
         scope: dict[str, Any] = {
             "type": "http",
             "method": method,
-            "path": path,
+            "path": path.partition("?")[0],
             "raw_path": path.encode(),
             "root_path": "",
             "scheme": "https",
-            "query_string": b"",
+            "query_string": path.partition("?")[2].encode(),
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
             "server": ("localhost", 443),
             "state": {"client_certificate": certificate, "request_id": "0123456789abcdef"},

@@ -47,9 +47,11 @@ class FlakyStore(Store):
         await super().put_content(key, file)
         self._perhaps_fail()
 
-    async def content(self, key: str, length: int) -> AsyncIterator[bytes]:
+    async def content(
+        self, key: str, length: int, part: tuple[int, int] | None = None
+    ) -> AsyncIterator[bytes]:
         """See the base."""
         self._perhaps_fail()
-        found = await super().content(key, length)
+        found = await super().content(key, length, part)
         self._perhaps_fail()
         return found
