@@ -163,15 +163,15 @@ class _Host:
         )
 
     def kvm_runs(self) -> HostCheck:
-        """Whether a guest gets through its firmware."""
+        """Whether a guest truly runs."""
         qemu = self._probes.find(_QEMU)
         name = "KVM runs a guest"
         if qemu is None:
             return HostCheck(name, passed=False, found="not tried: no QEMU", remedy="install QEMU")
         return _asked(
             name,
-            lambda: self._probes.firmware_speaks(qemu),
-            lambda _: (True, "its firmware ran"),
+            lambda: self._probes.guest_runs(qemu),
+            lambda _: (True, "it ran"),
             "use a host where KVM is not nested, or is nested with all it needs;"
             " guests are emulated otherwise",
         )

@@ -60,7 +60,7 @@ def _refuse(*_: object) -> Any:
 PROBES = Probes(
     snp_firmware=lambda _: _FIRMWARE,
     vm_types=lambda _: 0b111111,
-    firmware_speaks=lambda _: None,
+    guest_runs=lambda _: None,
     find=lambda name: f"/usr/bin/{name}",
     output=_output,
 )
@@ -136,7 +136,7 @@ def _old_qemu(command: list[str]) -> str:
         (replace(PROBES, vm_types=lambda _: 0b1), "KVM makes snp machines", "0b1"),
         (replace(PROBES, output=_no_object), "QEMU object sev-snp-guest", "not known"),
         (replace(PROBES, output=_old_qemu), "QEMU 9.1 or later", "7.2.19"),
-        (replace(PROBES, firmware_speaks=_refuse), "KVM runs a guest", "No such device"),
+        (replace(PROBES, guest_runs=_refuse), "KVM runs a guest", "No such device"),
     ],
     ids=["old firmware", "no RMP", "silent", "other machines", "object", "old QEMU", "stuck"],
 )
@@ -183,7 +183,7 @@ def test_a_tdx_host_and_a_confidential_guest_and_the_enclaves(tmp_path: Path) ->
 
 def test_emulation_does_where_kvm_runs_nothing(tmp_path: Path) -> None:
     machine = _machine(tmp_path, "fpu", {"dev/kvm": ""})
-    report = _report("kvm", inspect_host(machine, replace(PROBES, firmware_speaks=_refuse)))
+    report = _report("kvm", inspect_host(machine, replace(PROBES, guest_runs=_refuse)))
     assert report.available
     assert "emulated" in report.checks[1].found
     assert "KVM runs a guest: No such device" in report.checks[1].found
@@ -196,16 +196,22 @@ def _program(tmp_path: Path, script: str) -> str:
     return str(path)
 
 
-def test_a_guest_whose_firmware_speaks_runs(tmp_path: Path) -> None:
-    host_probe.firmware_speaks(_program(tmp_path, "printf 'Sea'; sleep .1; printf BIOS; sleep 60"))
+def test_a_guest_that_says_its_word_runs(tmp_path: Path) -> None:
+    script = "printf 'SeaBIOS GARRI'; sleep .1; printf 'SON *'; exec sleep 60"
+    host_probe.guest_runs(_program(tmp_path, script))
 
 
 @pytest.mark.parametrize(
-    ("script", "said"), [("sleep 60", "said nothing"), ("exit 1", "QEMU ended"), ("yes", "nothing")]
+    ("script", "said"),
+    [
+        ("exec sleep 60", "did not run"),
+        ("exit 1", "QEMU ended"),
+        ("exec yes GARRISON", "did not run"),
+    ],
 )
 def test_a_guest_that_is_stuck_does_not(tmp_path: Path, script: str, said: str) -> None:
     with pytest.raises(OSError, match=said):
-        host_probe.firmware_speaks(_program(tmp_path, f"exec {script}"), deadline=0.3)
+        host_probe.guest_runs(_program(tmp_path, script), deadline=0.3)
 
 
 def test_a_program_that_fails_has_no_output(tmp_path: Path) -> None:
