@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from garrison.errors import Malformed
+from garrison.errors import Malformed, Misuse, Unavailable
 from garrison.formats.ovmf import Firmware, SevSection
 from garrison.launch.host_probe import VM_TYPES, Probes, read_firmware
 
@@ -98,6 +98,29 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
         ),
         BackendReport("cvm", (host.confidential_guest(), host.evidence()), started=True),
     ]
+
+
+def require(backend: str, reports: list[BackendReport]) -> None:
+    """Refuse a backend that this host does not have all for.
+
+    Raises:
+        Misuse: there is no such backend.
+        Unavailable: something is missing; it says all that is.
+    """
+    for report in reports:
+        if report.backend == backend:
+            break
+    else:
+        known = ", ".join(report.backend for report in reports)
+        raise Misuse("no such backend", field="backend", found=backend, expected=known)
+    missing = [check for check in report.checks if not check.passed]
+    if missing:
+        raise Unavailable(
+            f"this machine cannot run keeps in {backend}",
+            field="backend",
+            found="; ".join(f"{check.name}: {check.found}" for check in missing),
+            hint="; ".join(check.remedy for check in missing if check.remedy),
+        )
 
 
 class _Host:

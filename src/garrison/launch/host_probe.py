@@ -46,7 +46,7 @@ _BOOT_SECTOR = (
         "31c08ed8fcba0204be367c"  # xor ax,ax; mov ds,ax; cld; mov dx,0x402; mov si,text
         "ac84c07403eeebf8"  # next: lodsb; test al,al; jz done; out dx,al; jmp next
         "0f20e0660d000600000f22e0"  # done: mov eax,cr4; or eax,OSFXSR|OSXMMEXCPT; mov cr4,eax
-        "66b815151515660f6ec0660ffcc0660f7ec0"  # mov eax,..; movd xmm0,eax; paddb xmm0,xmm0; movd back
+        "66b815151515660f6ec0660ffcc0660f7ec0"  # mov eax,..; movd; paddb xmm0,xmm0; movd
         "eefaf4ebfd"  # out dx,al; cli; stop: hlt; jmp stop
     )
     + b"GARRISON \0"
