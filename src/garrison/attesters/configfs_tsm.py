@@ -14,28 +14,22 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import Literal, Self
 
-from garrison.errors import Malformed, Misuse, Unavailable
-from garrison.formats.evidence import REPORT_DATA_SIZE, SNP_MEDIA_TYPE, Evidence, Tee
-from garrison.formats.snp import REPORT_SIZE
-from garrison.formats.snp_certificate_table import CertificateTable
-from garrison.formats.snp_evidence import SnpEvidence
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-T = TypeVar("T")
+from garrison.attesters._evidence import (
+    check_report_data,
+    patiently,
+    quote_evidence,
+    snp_evidence,
+)
+from garrison.errors import Misuse, Unavailable
+from garrison.formats.evidence import TDX_MEDIA_TYPE, Evidence, Tee
 
 ROOT = Path("/sys/kernel/config/tsm/report")
 
-_PROVIDERS = {"sev_guest": Tee.SNP}
-# A firmware that is asked too often, or by another guest just now, says so; then we wait.
-_BUSY = (errno.EBUSY, errno.EAGAIN, errno.EINTR)
-_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_PROVIDERS = {"sev_guest": Tee.SNP, "tdx_guest": Tee.TDX}
 
 
 def present(root: Path = ROOT) -> bool:
@@ -54,7 +48,11 @@ class ConfigfsTsm:
 
     root: Path
     tee: Tee
-    curve: Literal["P-384"] = field(default="P-384", init=False)
+
+    @property
+    def curve(self) -> Literal["P-256", "P-384"]:
+        """As strong as the TEE's own signature."""
+        return "P-384" if self.tee is Tee.SNP else "P-256"
 
     @classmethod
     def open(cls, root: Path = ROOT) -> ConfigfsTsm:
@@ -85,13 +83,7 @@ class ConfigfsTsm:
 
     def attest(self, report_data: bytes) -> Evidence:
         """See `garrison.attesters.base.Attester.attest`."""
-        if len(report_data) != REPORT_DATA_SIZE:
-            raise Misuse(
-                "wrong length",
-                field="report data",
-                found=f"{len(report_data)} bytes",
-                expected=f"{REPORT_DATA_SIZE} bytes",
-            )
+        check_report_data(report_data)
         with _Request(self.root) as request:
             request.write("inblob", report_data)
             report = request.read("outblob")
@@ -104,23 +96,9 @@ class ConfigfsTsm:
                 found=generation.decode("ascii", "replace"),
                 expected="1",
             )
-        return Evidence(SNP_MEDIA_TYPE, _snp(report, auxiliary).to_bytes())
-
-
-def _snp(report: bytes, auxiliary: bytes) -> SnpEvidence:
-    if len(report) != REPORT_SIZE:
-        raise Unavailable(
-            "the firmware made no report",
-            field="configfs-tsm: outblob",
-            found=f"{len(report)} bytes",
-            expected=f"{REPORT_SIZE} bytes",
-        )
-    try:
-        certificates = CertificateTable.from_bytes(auxiliary).chain()
-    except Malformed:
-        # The host's, and no more than a help: the steward has the vendor's own.
-        certificates = ()
-    return SnpEvidence(report, certificates)
+        if self.tee is Tee.SNP:
+            return snp_evidence(report, auxiliary, "configfs-tsm: outblob")
+        return quote_evidence(report, TDX_MEDIA_TYPE, "configfs-tsm: outblob")
 
 
 class _Request:
@@ -130,13 +108,13 @@ class _Request:
         self._directory = root / f"garrison-{secrets.token_hex(8)}"
 
     def __enter__(self) -> Self:
-        _patiently(self._directory.name, self._directory.mkdir)
+        patiently(f"configfs-tsm: {self._directory.name}", self._directory.mkdir)
         return self
 
     def __exit__(self, *_: object) -> None:
         # A configfs item goes with its attributes, although it looks like a directory that is
         # not empty.
-        _patiently(self._directory.name, self._directory.rmdir)
+        patiently(f"configfs-tsm: {self._directory.name}", self._directory.rmdir)
 
     def write(self, name: str, data: bytes) -> None:
         """Write an attribute at once, which is one generation."""
@@ -150,32 +128,11 @@ class _Request:
                 # The kernel takes what was written when it is closed, and may refuse it then.
                 os.close(descriptor)
 
-        _patiently(name, write)
+        patiently(f"configfs-tsm: {name}", write)
 
     def read(self, name: str, *, optional: bool = False) -> bytes:
         """Read an attribute; one that is `optional` is empty where it is not."""
         path = self._directory / name
         if optional and not path.exists():
             return b""
-        return _patiently(name, path.read_bytes)
-
-
-def _patiently(name: str, do: Callable[[], T]) -> T:
-    """Do it, again if the firmware is busy, for some seconds in all.
-
-    Raises:
-        Unavailable: it failed otherwise, or was busy all the time.
-    """
-    waits = iter(_WAITS)
-    while True:
-        try:
-            return do()
-        except OSError as error:
-            wait = next(waits, None)
-            if error.errno not in _BUSY or wait is None:
-                raise Unavailable(
-                    "the kernel gives no evidence",
-                    field=f"configfs-tsm: {name}",
-                    found=error.strerror,
-                ) from error
-        time.sleep(wait)
+        return patiently(f"configfs-tsm: {name}", path.read_bytes)

@@ -1,4 +1,4 @@
-"""The kernel's configfs-tsm, as a file system in user space, with a simulated SNP below it.
+"""The kernel's configfs-tsm, as a file system in user space, with a simulated SNP or TDX below it.
 
     python -m garrison.testing.tsm MOUNTPOINT SIMULATOR [FAULT]
 
@@ -20,6 +20,7 @@ import mfusepy  # type: ignore[import-untyped]  # it has no types
 from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
 from garrison.formats.snp_certificate_table import ARK, ASK, VCEK, CertificateTable
 from garrison.formats.snp_evidence import SnpEvidence
+from garrison.testing.dcap import FakeQuoter, td_report
 
 _ATTRIBUTES = {
     "inblob": 0o200,
@@ -30,8 +31,12 @@ _ATTRIBUTES = {
 }
 _INBLOB_MAX = 64
 # What goes wrong: the firmware is busy twice, the host adds nothing or rubbish, another process
-# writes too, the firmware fails, the provider is one that is not known.
-_FAULTS = ("busy", "no-table", "bad-table", "second-writer", "failing", "other-provider")
+# writes too, the firmware fails, the provider is one that is not known; or nothing, on TDX, or
+# with no quote there.
+_FAULTS = (
+    *("busy", "no-table", "bad-table", "second-writer", "failing", "other-provider"),
+    *("tdx", "tdx-no-quote"),
+)
 
 
 class _Entry:
@@ -50,6 +55,7 @@ class FakeTsm(mfusepy.Operations):  # type: ignore[misc]  # the library has no t
         self._fault = fault
         self._busy = 2 if fault == "busy" else 0
         self._entries: dict[str, _Entry] = {}
+        self._made: dict[tuple[str, int], bytes] = {}
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:  # noqa: ARG002
         """Directories for the root and the requests, files for attributes."""
@@ -94,7 +100,11 @@ class FakeTsm(mfusepy.Operations):  # type: ignore[misc]  # the library has no t
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:  # noqa: ARG002
         """Give an attribute."""
         entry, name = self._entry(path)
-        return self._content(entry, name)[offset : offset + size]
+        key = (path, entry.generation)
+        if key not in self._made:
+            # Made once: a signature made anew would not fit to the first part of the old one.
+            self._made[key] = self._content(entry, name)
+        return self._made[key][offset : offset + size]
 
     def _entry(self, path: str) -> tuple[_Entry, str]:
         directory, _, name = path.strip("/").partition("/")
@@ -106,12 +116,18 @@ class FakeTsm(mfusepy.Operations):  # type: ignore[misc]  # the library has no t
         if name == "generation":
             return f"{entry.generation}\n".encode()
         if name == "provider":
-            return b"other_guest\n" if self._fault == "other-provider" else b"sev_guest\n"
+            names = {"other-provider": "other_guest", "tdx": "tdx_guest"}
+            names["tdx-no-quote"] = names["tdx"]
+            return f"{names.get(self._fault or '', 'sev_guest')}\n".encode()
         if name == "inblob" or not entry.inblob or self._fault == "failing":
             raise mfusepy.FuseOSError(errno.EIO if self._fault == "failing" else errno.EINVAL)
         if self._busy:
             self._busy -= 1
             raise mfusepy.FuseOSError(errno.EBUSY)
+        if self._fault in {"tdx", "tdx-no-quote"}:
+            body = td_report(report_data=entry.inblob)
+            quote = FakeQuoter().quote(body, 4) if self._fault == "tdx" else b"no quote"
+            return quote if name == "outblob" else b""
         evidence = SnpEvidence.from_bytes(self._vendor.attest(entry.inblob).payload)
         if name == "outblob":
             return evidence.report

@@ -15,7 +15,8 @@ import pytest
 from garrison.attesters.configfs_tsm import ConfigfsTsm, present
 from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure, create_insecure
 from garrison.errors import Misuse, Unavailable
-from garrison.formats.evidence import SNP_MEDIA_TYPE, Tee
+from garrison.formats.dcap_quote import Quote
+from garrison.formats.evidence import SNP_MEDIA_TYPE, TDX_MEDIA_TYPE, Tee
 from garrison.formats.snp import Report
 from garrison.formats.snp_evidence import SnpEvidence
 
@@ -68,11 +69,28 @@ def test_the_report_is_bound_and_has_its_certificates(simulator: Path, tmp_path:
         assert present(root)
         attester = ConfigfsTsm.open(root)
         evidence = attester.attest(DATA)
-    assert attester.tee is Tee.SNP
+    assert (attester.tee, attester.curve) == (Tee.SNP, "P-384")
     assert evidence.media_type == SNP_MEDIA_TYPE
     snp = SnpEvidence.from_bytes(evidence.payload)
     assert Report.from_bytes(snp.report).report_data == DATA
     assert snp.certificates == SimulatedSnpInsecure.open(simulator).certificates
+
+
+def test_a_quote_of_a_td_is_bound(simulator: Path, tmp_path: Path) -> None:
+    with _mounted(simulator, tmp_path, "tdx") as root:
+        attester = ConfigfsTsm.open(root)
+        evidence = attester.attest(DATA)
+    assert (attester.tee, attester.curve) == (Tee.TDX, "P-256")
+    assert evidence.media_type == TDX_MEDIA_TYPE
+    assert Quote.from_bytes(evidence.payload).body.report_data == DATA
+
+
+def test_a_td_whose_host_quotes_nothing_has_no_evidence(simulator: Path, tmp_path: Path) -> None:
+    with (
+        _mounted(simulator, tmp_path, "tdx-no-quote") as root,
+        pytest.raises(Unavailable, match=r"outblob.*no report"),
+    ):
+        ConfigfsTsm.open(root).attest(DATA)
 
 
 def test_a_busy_firmware_is_asked_again(simulator: Path, tmp_path: Path) -> None:
