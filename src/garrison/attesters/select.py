@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from garrison.attesters.detect import OPENERS, detect
 from garrison.attesters.nil import NilAttester
 from garrison.errors import Misuse
 
@@ -18,7 +19,8 @@ def select(spec: Mapping[str, str]) -> Attester:
     """Make the attester that `spec` describes.
 
     Args:
-        spec: `{"kind": "nil"}`, `{"kind": "configfs-tsm"}`, or
+        spec: `{"kind": "nil"}`, `{"kind": "detect"}`, one of the kinds in
+            `garrison.attesters.detect.ORDER`, or
             `{"kind": "simulated-snp-insecure", "directory": <what create_insecure made>}`.
 
     Raises:
@@ -29,10 +31,10 @@ def select(spec: Mapping[str, str]) -> Attester:
     match dict(spec):
         case {"kind": "nil", **rest} if not rest:
             return NilAttester()
-        case {"kind": "configfs-tsm", **rest} if not rest:
-            from garrison.attesters.configfs_tsm import ConfigfsTsm
-
-            return ConfigfsTsm.open()
+        case {"kind": "detect", **rest} if not rest:
+            return detect()
+        case {"kind": kind, **rest} if kind in OPENERS and not rest:
+            return OPENERS[kind]()
         case {"kind": "simulated-snp-insecure", "directory": directory, **rest} if not rest:
             # Only a keep that simulates pays for what the simulator needs; so with each.
             from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
@@ -42,5 +44,6 @@ def select(spec: Mapping[str, str]) -> Attester:
         "unknown attester",
         field="attester",
         found=" ".join(f"{key}={value}" for key, value in spec.items())[:200] or "nothing",
-        expected="kind=nil | kind=configfs-tsm | kind=simulated-snp-insecure directory=DIR",
+        expected=" | ".join(f"kind={kind}" for kind in ("nil", "detect", *OPENERS))
+        + " | kind=simulated-snp-insecure directory=DIR",
     )

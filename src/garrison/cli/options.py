@@ -49,7 +49,7 @@ def identity_options(function: F) -> F:
             show_default=True,
             envvar=["GARRISON_BACKEND", "ENARX_BACKEND"],
             help="Where to run the keep, a process in both cases. nil: without any protection."
-            " cvm: this machine is a confidential VM, whose kernel gives the evidence.",
+            " cvm: this machine is a confidential VM or an enclave, and gives the evidence.",
         ),
     ):
         function = option(function)
@@ -63,7 +63,7 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
         Misuse: `--insecure-simulate` is not `snp=DIR`, or is given where there is a TEE.
     """
     if insecure_simulate is None:
-        return {"kind": "configfs-tsm" if backend == "cvm" else "nil"}
+        return {"kind": "detect" if backend == "cvm" else "nil"}
     if backend != "nil":
         raise Misuse(
             "a TEE is not simulated where there is one",

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from garrison.attesters.detect import ORDER
 from garrison.errors import Malformed, Misuse, Unavailable
 from garrison.formats.ovmf import Firmware, SevSection
 from garrison.launch.host_probe import VM_TYPES, Probes, read_firmware
@@ -349,26 +350,27 @@ class _Host:
         )
 
     def confidential_guest(self) -> HostCheck:
-        """Whether this is itself a confidential guest."""
-        for path in ("/dev/sev-guest", "/dev/tdx_guest"):
-            if self._path(path).exists():
-                return HostCheck("inside a confidential VM", passed=True, found=path)
+        """Whether this is itself a confidential guest or an enclave."""
+        name = "inside a confidential VM or an enclave"
+        devices = ("/dev/sev-guest", "/dev/tdx_guest", "/dev/nsm", "/dev/attestation")
+        found = next((path for path in devices if self._path(path).exists()), None)
         return HostCheck(
-            "inside a confidential VM",
-            passed=False,
-            found="neither /dev/sev-guest nor /dev/tdx_guest",
-            remedy="run Garrison inside an SEV-SNP or TDX guest",
+            name,
+            passed=found is not None,
+            found=found or "none of " + ", ".join(devices),
+            remedy=None if found else "run Garrison inside a guest or an enclave of a TEE",
         )
 
     def evidence(self) -> HostCheck:
-        """Whether the kernel gives evidence of this guest."""
-        path = "/sys/kernel/config/tsm/report"
-        there = self._path(path).is_dir()
+        """What gives evidence here, as `garrison.attesters.detect` looks for it."""
+        kind = next((kind for kind, path in ORDER if self._path(str(path)).exists()), None)
         return HostCheck(
-            "evidence from the kernel",
-            passed=there,
-            found=path if there else f"no {path}",
-            remedy=None if there else "boot a kernel of 6.7 or later, with configfs mounted",
+            "evidence",
+            passed=kind is not None,
+            found=kind or "none of " + ", ".join(str(path) for _, path in ORDER),
+            remedy=None
+            if kind
+            else "boot a kernel of 6.7 or later with configfs mounted, or with its TEE's device",
         )
 
 
