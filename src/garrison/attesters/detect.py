@@ -2,8 +2,10 @@
 
 1. Gramine's files: only an enclave has them, whatever its host is.
 2. The security module of a Nitro enclave, which has nothing else.
-3. configfs-tsm, the kernel's own interface to all TEEs of virtual machines.
-4. The devices of SNP guests and TDs, for kernels before 6.7.
+3. Azure's virtual TPM, where the machine says that it is Azure's: a paravisor stands between its
+   guests and the hardware, and the kernel's interfaces lead nowhere there.
+4. configfs-tsm, the kernel's own interface to all TEEs of virtual machines.
+5. The devices of SNP guests and TDs, for kernels before 6.7.
 
 What is there and does not answer is an error, not a reason to go on: evidence of another kind than
 the machine's would prove something else. Nothing is ever simulated here.
@@ -26,10 +28,15 @@ if TYPE_CHECKING:
 ORDER = (
     ("gramine", Path("/dev/attestation")),
     ("nsm", Path("/dev/nsm")),
+    ("azure-vtpm", Path("/dev/tpmrm0")),
     ("configfs-tsm", Path("/sys/kernel/config/tsm/report")),
     ("sev-guest", Path("/dev/sev-guest")),
     ("tdx-guest", Path("/dev/tdx_guest")),
 )
+
+# What Azure has as the asset tag of every machine's chassis.
+_ASSET_TAG_FILE = "sys/class/dmi/id/chassis_asset_tag"
+_ASSET_TAG = "7783-7084-3265-9085-8269-3286-77"
 
 
 def detect() -> Attester:
@@ -49,7 +56,7 @@ def present(root: Path = Path("/")) -> str:
         Misuse: none is.
     """
     for kind, path in ORDER:
-        if (root / path.relative_to("/")).exists():
+        if (root / path.relative_to("/")).exists() and (kind != "azure-vtpm" or _on_azure(root)):
             return kind
     raise Misuse(
         "this machine gives no evidence",
@@ -58,6 +65,14 @@ def present(root: Path = Path("/")) -> str:
         expected="one of " + ", ".join(str(path) for _, path in ORDER),
         hint="run in a confidential VM with Linux 6.7 or later and configfs mounted, or an enclave",
     )
+
+
+def _on_azure(root: Path) -> bool:
+    """Whether the machine says so; most machines have a TPM that is no paravisor's."""
+    try:
+        return (root / _ASSET_TAG_FILE).read_text().strip() == _ASSET_TAG
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _gramine() -> Attester:
@@ -70,6 +85,12 @@ def _nsm() -> Attester:
     from garrison.attesters.nsm import Nsm
 
     return Nsm.open()
+
+
+def _azure_vtpm() -> Attester:
+    from garrison.attesters.azure_vtpm import AzureVtpm
+
+    return AzureVtpm.open()
 
 
 def _configfs_tsm() -> Attester:
@@ -93,6 +114,7 @@ def _tdx_guest() -> Attester:
 OPENERS: dict[str, Callable[[], Attester]] = {
     "gramine": _gramine,
     "nsm": _nsm,
+    "azure-vtpm": _azure_vtpm,
     "configfs-tsm": _configfs_tsm,
     "sev-guest": _sev_guest,
     "tdx-guest": _tdx_guest,

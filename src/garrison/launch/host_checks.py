@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from garrison.attesters.detect import ORDER
+from garrison.attesters.detect import ORDER, present
 from garrison.errors import Malformed, Misuse, Unavailable
 from garrison.formats.ovmf import Firmware, SevSection
 from garrison.launch.host_probe import VM_TYPES, Probes, read_firmware
@@ -353,7 +353,8 @@ class _Host:
         """Whether this is itself a confidential guest or an enclave."""
         name = "inside a confidential VM or an enclave"
         devices = ("/dev/sev-guest", "/dev/tdx_guest", "/dev/nsm", "/dev/attestation")
-        found = next((path for path in devices if self._path(path).exists()), None)
+        found = "Azure's paravisor" if self._evidence_kind() == "azure-vtpm" else None
+        found = found or next((path for path in devices if self._path(path).exists()), None)
         return HostCheck(
             name,
             passed=found is not None,
@@ -361,9 +362,15 @@ class _Host:
             remedy=None if found else "run Garrison inside a guest or an enclave of a TEE",
         )
 
+    def _evidence_kind(self) -> str | None:
+        try:
+            return present(self._root)
+        except Misuse:
+            return None
+
     def evidence(self) -> HostCheck:
         """What gives evidence here, as `garrison.attesters.detect` looks for it."""
-        kind = next((kind for kind, path in ORDER if self._path(str(path)).exists()), None)
+        kind = self._evidence_kind()
         return HostCheck(
             "evidence",
             passed=kind is not None,
