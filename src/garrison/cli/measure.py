@@ -69,6 +69,11 @@ Examples:
     help="snp: the digest after the firmware's pages, where --ovmf is not all of it.",
 )
 @click.option(
+    "--signatures",
+    type=_FILE,
+    help="snp: what `garrison sign` made of this image; the policy demands its keys then.",
+)
+@click.option(
     "--event-log",
     type=_FILE,
     help="tdx: the event log (CCEL) of a guest on the same machine, which gives RTMR0.",
@@ -92,6 +97,7 @@ def command(
     guest_policy: str,
     vmm: str,
     firmware_digest: str | None,
+    signatures: Path | None,
     event_log: Path | None,
     sigstruct: Path | None,
     eif: Path | None,
@@ -128,6 +134,7 @@ def command(
                 guest_policy=guest_policy,
                 vmm=vmm,
                 firmware_digest=firmware_digest,
+                signatures=signatures,
             )
     _print(prediction, as_json, as_policy)
 
@@ -137,7 +144,7 @@ _BOOT_OPTIONS = {"ovmf", "kernel", "initrd", "append"}
 _OPTIONS = {
     "snp": _BOOT_OPTIONS
     | {"vcpus", "vcpu_type", "vcpu_signature", "guest_features", "guest_policy", "vmm"}
-    | {"firmware_digest"},
+    | {"firmware_digest", "signatures"},
     "tdx": _BOOT_OPTIONS | {"event_log"},
     "sgx": {"sigstruct"},
     "nitro": {"eif"},
@@ -204,6 +211,7 @@ def _snp(
     guest_policy: str,
     vmm: str,
     firmware_digest: str | None,
+    signatures: Path | None,
 ) -> Prediction:
     from garrison.measure import snp, snp_policy
 
@@ -229,7 +237,13 @@ def _snp(
         if firmware_digest is None
         else parse_hex(firmware_digest, snp.DIGEST_SIZE, "--firmware-digest"),
     )
-    return snp_policy.predict(digest, parse_integer(guest_policy, "--guest-policy"))
+    policy = parse_integer(guest_policy, "--guest-policy")
+    if signatures is None:
+        return snp_policy.predict(digest, policy)
+    from garrison.measure.signatures import MAX_SIGNATURES, Signatures
+
+    auth = Signatures.from_json(read_file(signatures, MAX_SIGNATURES)).of_snp(digest, policy)
+    return snp_policy.predict(digest, policy, id_key=auth.id_key, author_key=auth.author.author_key)
 
 
 def _tdx(

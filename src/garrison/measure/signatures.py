@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from garrison.errors import Malformed
+from garrison.errors import Malformed, Unverified
 from garrison.formats.sgx_sigstruct import Sigstruct
 from garrison.formats.snp_id_block import IdAuth, IdBlock
 from garrison.measure import sev_keys, sgx_keys
@@ -62,6 +62,25 @@ class Signatures:
         if found.sgx is not None:
             sgx_keys.check(found.sgx)
         return found
+
+    def of_snp(self, launch_digest: bytes, policy: int) -> IdAuth:
+        """What authenticates the image with this digest, launched with this guest policy.
+
+        Raises:
+            Unverified: the signature is for another image, for another guest policy, or for SGX.
+        """
+        if self.sev is None:
+            raise Unverified("there is none", field="signature for SEV-SNP")
+        block, auth = self.sev
+        for field, signed, wanted in (
+            ("launch digest", block.launch_digest.hex(), launch_digest.hex()),
+            ("guest policy", hex(block.policy), hex(policy)),
+        ):
+            if signed != wanted:
+                raise Unverified(
+                    "another one is signed", field=field, found=signed, expected=wanted
+                )
+        return auth
 
     def to_json(self) -> str:
         """Write the file, as compactly as the original does."""

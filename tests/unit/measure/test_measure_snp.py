@@ -16,7 +16,9 @@ from tests.vectors import vectors
 from garrison.cli.main import main
 from garrison.errors import Malformed, Misuse
 from garrison.formats.ovmf import Firmware, SevSection
-from garrison.measure import snp
+from garrison.formats.snp_id_block import IdBlock
+from garrison.measure import sev_keys, snp
+from garrison.measure.signatures import Signatures
 from garrison.testing.firmware import SEV_SECTIONS, fake_firmware
 
 if TYPE_CHECKING:
@@ -247,6 +249,32 @@ def test_the_command_in_its_three_forms(tmp_path: Path, capsys: pytest.CaptureFi
     # A host that may read the guest is never admitted by what a command wrote.
     assert main(_command(tmp_path, "--policy", "--guest-policy=0xb0000")) == 0
     assert "\n# debug = true" in capsys.readouterr().out
+
+
+def test_the_policy_demands_the_keys_that_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_command(tmp_path)) == 0
+    digest = capsys.readouterr().out.strip()
+    author, id_key = (sev_keys.load(sev_keys.create(), "key") for _ in range(2))
+    vouched = sev_keys.sign_id_key(author, id_key)
+
+    def signatures(measurement: str, policy: int = 0x30000) -> str:
+        block = IdBlock(bytes.fromhex(measurement), bytes(16), bytes(16), 0, policy)
+        signed = Signatures("1", (block, sev_keys.sign_id_block(block, id_key, vouched)))
+        (tmp_path / "image.sig").write_text(signed.to_json())
+        return f"--signatures={tmp_path / 'image.sig'}"
+
+    assert main(_command(tmp_path, "--policy", signatures(digest))) == 0
+    section = capsys.readouterr().out
+    assert f'id_key_digests = ["{sev_keys.public(id_key).digest().hex()}"]' in section
+    assert f'author_key_digests = ["{sev_keys.public(author).digest().hex()}"]' in section
+    assert main(_command(tmp_path, "--policy", signatures("00" * 48))) == 76
+    assert "launch digest: another one is signed" in capsys.readouterr().err
+    assert main(_command(tmp_path, "--policy", signatures(digest, 0xB0000))) == 76
+    assert "guest policy: another one is signed" in capsys.readouterr().err
+    (tmp_path / "image.sig").write_text(Signatures("1").to_json())
+    assert main(_command(tmp_path, f"--signatures={tmp_path / 'image.sig'}")) == 76
 
 
 @pytest.mark.parametrize(
