@@ -299,8 +299,12 @@ def counted(
     except GarrisonError as error:
         _ATTESTATIONS.add(tee.value, title_of(error))
         raise
-    passed = all(check.passed for check in result.checks)
-    _ATTESTATIONS.add(tee.value, "admitted" if passed else "rejected")
+    try:
+        result.require()
+    except Rejected:
+        _ATTESTATIONS.add(tee.value, "rejected")
+    else:
+        _ATTESTATIONS.add(tee.value, "admitted")
     return result
 
 

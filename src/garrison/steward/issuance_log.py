@@ -7,6 +7,9 @@ So a line that was changed, removed, added or moved breaks the chain at a number
 tells. What a chain alone cannot show is an end cut off, or written anew: whoever wants to see that
 too keeps the last hash, which `verify` gives, somewhere else, and has `verify` look for it.
 
+Several processes of one steward share a log: each takes a lock on the file, reads what others have
+added, and adds its own line. A failed write of one ends the issuance of all.
+
 A start continues the chain, and refuses a file whose chain is broken. A last line without
 newline, a write that a loss of power cut short, was never answered: it too is refused, for a
 person to look at.
@@ -16,9 +19,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
+import mmap
 import os
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
@@ -43,6 +49,9 @@ class End:
     head: str
 
 
+_START = End(0, _FIRST)
+
+
 def verify(path: Path, *, expected_head: str | None = None) -> End:
     """Check the chain of the log `path` from its first line to its last.
 
@@ -65,7 +74,11 @@ def verify(path: Path, *, expected_head: str | None = None) -> End:
 
 
 class IssuanceLog:
-    """The log of one running steward; it holds a lock on the file, so that there is no second."""
+    """The log of one running steward; it holds a lock on the file, so that there is no second.
+
+    Open it before the steward's processes part: they share that lock. Among themselves they take
+    another, which the kernel gives back when one is killed.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open `path`, or make it, and check what it holds.
@@ -84,6 +97,7 @@ class IssuanceLog:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._end = verify(path)
+            self._size = os.fstat(self._file).st_size
             # The name itself must be on the disk before the first line counts.
             _sync_directory(path)
         except BlockingIOError as error:
@@ -96,7 +110,8 @@ class IssuanceLog:
         except BaseException:
             os.close(self._file)
             raise
-        self._broken = False
+        # One byte that all processes see: whether a write failed, in whichever of them.
+        self._broken = mmap.mmap(-1, 1)
 
     def append(self, now: datetime, fields: Mapping[str, object]) -> None:
         """Add one line; when this returns it is on the disk.
@@ -109,31 +124,69 @@ class IssuanceLog:
             Unavailable: it could not be written. Nothing is written after that, until a person
                 has looked at the file.
         """
-        with self._mutex:
-            line = _encode(
-                {
-                    **{name: _plain(value) for name, value in fields.items()},
-                    "seq": self._end.lines,
-                    "previous": self._end.head,
-                    "time": now.astimezone(UTC).isoformat(),
-                }
-            )
-            if self._broken:
+        # A POSIX lock is the whole process's: among its threads it takes the mutex.
+        with self._mutex, self._locked():
+            if self._broken[0]:
                 raise self._unavailable("an earlier write failed")
             try:
-                written = os.write(self._file, line + b"\n")
-                os.fsync(self._file)
-            except OSError as error:
-                self._broken = True
-                raise self._unavailable(error.strerror or str(error)) from error
-            if written != len(line) + 1:
-                self._broken = True
-                raise self._unavailable("the line was cut short")
-            self._end = End(self._end.lines + 1, hashlib.sha256(line).hexdigest())
+                self._follow()
+                self._add(now, fields)
+            except Unavailable:
+                self._broken[0] = 1
+                raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _follow(self) -> None:
+        """Take over the lines that other processes have added."""
+        try:
+            added = os.fstat(self._file).st_size - self._size
+            if added == 0:
+                return
+            text = os.pread(self._file, added, self._size) if added > 0 else b""
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+        if added < 0:
+            raise self._unavailable("its end was cut off")
+        try:
+            lines = iter(io.BytesIO(text).readline, b"")
+            self._end = _verify(lines, str(self._path), None, self._end)
+        except (Malformed, Unverified) as error:
+            raise self._unavailable(str(error)) from error
+        self._size += len(text)
+
+    def _add(self, now: datetime, fields: Mapping[str, object]) -> None:
+        line = _encode(
+            {
+                **{name: _plain(value) for name, value in fields.items()},
+                "seq": self._end.lines,
+                "previous": self._end.head,
+                "time": now.astimezone(UTC).isoformat(),
+            }
+        )
+        try:
+            written = os.write(self._file, line + b"\n")
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._unavailable(error.strerror or str(error)) from error
+        if written != len(line) + 1:
+            raise self._unavailable("the line was cut short")
+        self._end = End(self._end.lines + 1, hashlib.sha256(line).hexdigest())
+        self._size += written
 
     def close(self) -> None:
         """Give the file back."""
         os.close(self._file)
+        self._broken.close()
 
     def _unavailable(self, why: str) -> Unavailable:
         return Unavailable(
@@ -143,10 +196,9 @@ class IssuanceLog:
         )
 
 
-def _verify(lines: Iterator[bytes], name: str, expected_head: str | None) -> End:
-    end = End(0, _FIRST)
+def _verify(lines: Iterator[bytes], name: str, expected_head: str | None, end: End = _START) -> End:
     seen = expected_head in (None, end.head)
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, end.lines + 1):
         where = f"{name}:{number}"
         if not line.endswith(b"\n"):
             raise Malformed("cut short, or too long", field=where, expected="a whole line")

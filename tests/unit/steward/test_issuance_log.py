@@ -154,6 +154,55 @@ def test_a_failed_write_ends_all_issuance(path: Path, monkeypatch: pytest.Monkey
     log.close()
 
 
+def _append_in_a_process(log: IssuanceLog, who: int, count: int) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for number in range(count):
+                log.append(NOW, {"outcome": "issued", "who": who, "number": number})
+            code = 0
+        except Unavailable:
+            code = 7
+        finally:
+            os._exit(code)
+    return child
+
+
+def _codes(children: list[int]) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def test_processes_of_one_steward_share_a_chain(path: Path) -> None:
+    log = IssuanceLog(path)
+    assert _codes([_append_in_a_process(log, who, 25) for who in range(4)]) == [0] * 4
+    log.append(NOW, {"outcome": "issued", "who": 4})
+    log.close()
+    assert verify(path).lines == 6 + 4 * 25 + 1
+    entries = [json.loads(line) for line in path.read_text().splitlines()[6:-1]]
+    for who in range(4):
+        assert [e["number"] for e in entries if e["who"] == who] == list(range(25))
+
+
+@pytest.mark.parametrize("damage", ["partial", "cut", "forged"])
+def test_damage_by_one_process_ends_the_issuance_of_all(path: Path, damage: str) -> None:
+    """A process that was killed within a write; a file that somebody changed."""
+    log = IssuanceLog(path)
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        if damage == "partial":
+            file.write(b'{"seq":6,"prev')
+        elif damage == "forged":
+            file.write(whole.splitlines(keepends=True)[3])
+        else:
+            file.truncate(len(whole) - 10)
+    assert _codes([_append_in_a_process(log, 0, 1)]) == [7]
+    path.write_bytes(whole)
+    with pytest.raises(Unavailable, match="an earlier write failed"):
+        log.append(NOW, {})
+    log.close()
+
+
 def test_the_command(path: Path) -> None:
     done = CliRunner().invoke(command, ["log", "verify", str(path)])
     assert done.exit_code == 0
