@@ -94,6 +94,7 @@ _LIMITS: list[tuple[str, str, click.ParamType[Any], float, str]] = [
         "Seconds that requests under way may still take after SIGTERM.",
     ),
 ]
+_OWN = ("host", "port", "tls_cert", "tls_key", "workers", "as_json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class ServiceOptions:
     as_json: bool
     limits: dict[str, Any]
     metrics: tuple[str, int] | None
+    workers: int
 
     def settings(
         self, name: str, certificate: Path, key: Path, client_ca: Path | None = None
@@ -125,6 +127,7 @@ class ServiceOptions:
             json_output=self.as_json,
             limits=Limits(**self.limits),
             metrics=self.metrics,
+            workers=self.workers,
         )
 
 
@@ -156,6 +159,13 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
             for field, name, kind, default, text in _LIMITS
         ),
         click.option(
+            "--workers",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1, 64),
+            help="Processes that serve; one that dies is started again.",
+        ),
+        click.option(
             "--metrics",
             metavar="HOST:PORT",
             help="Serve Prometheus metrics at /metrics there, and /ready and /live, without TLS and"
@@ -168,19 +178,15 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
         @functools.wraps(function)
         def command(**given: Any) -> Any:
             limits = {field: given.pop(field) for field, *_ in _LIMITS}
-            own = {field: given.pop(field) for field in ("host", "port", "tls_cert", "tls_key")}
+            own = {field: given.pop(field) for field in _OWN}
             if (own["tls_cert"] is None) != (own["tls_key"] is None):
                 raise Misuse(
                     "given without the other",
                     field="--tls-cert, --tls-key",
                     expected="both, or neither",
                 )
-            service = ServiceOptions(
-                **own,
-                as_json=given.pop("as_json"),
-                limits=limits,
-                metrics=_metrics(given.pop("metrics")),
-            )
+            metrics = _metrics(given.pop("metrics"))
+            service = ServiceOptions(**own, limits=limits, metrics=metrics)
             return function(service=service, **given)
 
         decorated: Any = command

@@ -173,14 +173,15 @@ class Frontend:
     ) -> None:
         """Make the handshake; from its end on the connection has a life of its own."""
         context = self._context()
-        patience = None if context is None else self._limits.handshake_seconds
+        limits = self._limits
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 protocol,
                 accepted,
                 ssl=context,
-                ssl_handshake_timeout=patience,
-                ssl_shutdown_timeout=patience,
+                ssl_handshake_timeout=None if context is None else limits.handshake_seconds,
+                # The last of an answer may still be on its way.
+                ssl_shutdown_timeout=None if context is None else limits.idle_seconds,
             )
         except OSError:  # ssl.SSLError and TimeoutError are some
             if context is not None:

@@ -16,11 +16,11 @@ class Limits:
     Attributes:
         connections: open at once, those in their handshake too.
         connections_per_address: of those, from one IPv4 address or one IPv6 network of 64 bits.
-        handshake_seconds: for the TLS handshake, and for TLS's goodbye.
+        handshake_seconds: for the TLS handshake.
         head_seconds: from the first byte of a request to the end of its head.
         head_bytes: of a request's line and headers, and of trailers.
         head_fields: headers and trailers of a request.
-        idle_seconds: that a connection may stay open between two requests.
+        idle_seconds: that a connection may stay open between two requests, and after the last.
         pause_seconds: that a body may stop arriving.
         request_seconds: from the end of a request's head to the end of its answer.
         drain_seconds: for what is under way when the service is told to end.

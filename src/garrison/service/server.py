@@ -1,23 +1,31 @@
-"""Serving an ASGI application over TLS: one line when ready, a clean end."""
+"""Serving an ASGI application over TLS: one line when ready, a clean end.
+
+One process serves, or several (`garrison.service.supervisor`) from the same socket.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import signal
 import socket
-from contextlib import ExitStack
+import tempfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.errors import Unavailable
 from garrison.service import log, metrics
 from garrison.service.limits import DEFAULTS, Limits
+from garrison.service.supervisor import Calling, Supervisor
 from garrison.service.tls import Tls
 from garrison.service.worker import Hosted, Watched, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 # Connections that wait to be accepted.
 _BACKLOG = 512
@@ -37,6 +45,7 @@ class Settings:
         json_output: say the line in JSON.
         limits: what clients may take.
         metrics: address and port for `/metrics`, `/ready` and `/live`; None for none.
+        workers: how many processes serve.
     """
 
     name: str
@@ -48,6 +57,7 @@ class Settings:
     json_output: bool = False
     limits: Limits = DEFAULTS
     metrics: tuple[str, int] | None = None
+    workers: int = 1
 
 
 def serve(build: Callable[[], Hosted], settings: Settings) -> None:
@@ -61,16 +71,58 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
         Unavailable: the address cannot be listened on.
     """
     tls = Tls(settings.certificate, settings.key, settings.client_ca)
+    # Until a worker hears it, it must not end the process.
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(settings.host, settings.port))
         url = f"https://{_address(settings.host, listener)}"
         watched = metrics_url = None
         if settings.metrics is not None:
-            watched = Watched(stack.enter_context(_listen(*settings.metrics)), metrics.start(None))
+            directory = None
+            if settings.workers > 1:
+                directory = stack.enter_context(_directory_of_this_process())
+            watched = Watched(
+                stack.enter_context(_listen(*settings.metrics)), metrics.start(directory)
+            )
             metrics_url = f"http://{_address(settings.metrics[0], watched.listener)}/metrics"
         log.configure(settings.name)
-        worker = Worker(build(), listener, tls, settings.limits, watched)
-        asyncio.run(worker.run(lambda: _announce(settings, url, metrics_url)))
+
+        def work(calling: Calling) -> None:
+            worker = Worker(build(), listener, tls, settings.limits, watched, calling.lifeline)
+            asyncio.run(worker.run(calling.ready))
+
+        def announce() -> None:
+            _announce(settings, url, metrics_url)
+
+        def close() -> None:
+            listener.close()
+            if watched is not None:
+                watched.listener.close()
+
+        if settings.workers == 1:
+            work(Calling(announce, None))
+            return
+        code = Supervisor(
+            settings.workers,
+            work,
+            announce=announce,
+            close=close,
+            forget=metrics.forget_worker,
+            drain_seconds=settings.limits.drain_seconds,
+        ).run()
+        if code:
+            raise SystemExit(code)
+
+
+@contextmanager
+def _directory_of_this_process() -> Iterator[Path]:
+    """A directory that is removed at the end, though not at that of a process which parted."""
+    directory, owner = Path(tempfile.mkdtemp(prefix="garrison-metrics-")), os.getpid()
+    try:
+        yield directory
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(directory)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # How often it looks whether the last connection has gone.
 _DRAIN_STEP_SECONDS = 0.05
+# For the last bytes of answers, and what was sent just before a client saw the end.
+_GOODBYE_SECONDS = 2.0
 # How often it looks whether the TLS files have changed: three calls of stat.
 _LOOK_SECONDS = 10.0
 
@@ -106,7 +108,20 @@ class Worker:
         tls: Tls,
         limits: Limits,
         watched: Watched | None = None,
+        lifeline: int | None = None,
     ) -> None:
+        """Prepare; `run` begins.
+
+        Args:
+            hosted: what is served.
+            listener: listens already; other workers may share it.
+            tls: its TLS.
+            limits: what clients may take.
+            watched: the port for those who watch over the service, if there is one.
+            lifeline: a descriptor that can be read when the worker's supervisor has gone; None
+                where there is no supervisor.
+        """
+        self._lifeline = lifeline
         self._hosted = hosted
         self._tls = tls
         self._limits = limits
@@ -134,9 +149,12 @@ class Worker:
             ready: called when connections are accepted.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._terminate)
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._lifeline is None:
+            loop.add_signal_handler(signal.SIGINT, self._terminate)
+        else:
+            loop.add_reader(self._lifeline, self._bereave, self._lifeline)
         tasks = [loop.create_task(self._tell_the_date()), loop.create_task(self._look_at_tls())]
         self._frontend.open()
         if self._admin is not None:
@@ -149,6 +167,10 @@ class Worker:
             self._admin.abort()
         for task in tasks:
             task.cancel()
+
+    def _bereave(self, lifeline: int) -> None:
+        asyncio.get_running_loop().remove_reader(lifeline)
+        self._terminate()
 
     def _terminate(self) -> None:
         self._told += 1
@@ -184,6 +206,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._frontend.close()
         deadline = loop.time() + self._limits.drain_seconds
+        answered_by = loop.time()
         drained: set[object] = set()
         while not self._frontend.is_empty and self._told == 1 and loop.time() < deadline:
             # Those whose handshake ends only now are told too, each once.
@@ -191,6 +214,11 @@ class Worker:
                 drained.add(connection)
                 connection.shutdown()
             await asyncio.sleep(_DRAIN_STEP_SECONDS)
+            if self._state.tasks:
+                answered_by = loop.time()
+            elif loop.time() > answered_by + _GOODBYE_SECONDS:
+                # A client that holds its connection does not hold the service.
+                break
         self._frontend.abort()
         # An answer may still end, in its task: it is heard by nobody.
         for task in list(self._state.tasks):

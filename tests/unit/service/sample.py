@@ -69,7 +69,14 @@ limits = Limits(**options.pop("limits", {}))
 worker._LOOK_SECONDS = options.pop("look", worker._LOOK_SECONDS)
 if "metrics" in options:
     options["metrics"] = tuple(options["metrics"])
-serve(lambda: Hosted(app, ready, ["/"]), Settings(
+fail = options.pop("fail", False)
+
+def build():
+    if fail:
+        raise RuntimeError("cannot be built")
+    return Hosted(app, ready, ["/"])
+
+serve(build, Settings(
     name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),
     client_ca=Path(root), limits=limits, **options,
 ))
@@ -83,7 +90,8 @@ class Server:
         self.process = process
         self.line = line
         told = json.loads(line) if line.startswith("{") else {"url": line.rpartition(" ")[2]}
-        self.port = int(told["url"].rpartition(":")[2])
+        # No line, where it cannot start.
+        self.port = int(told["url"].rpartition(":")[2] or 0)
         self.metrics: str | None = told.get("metrics")
         self._pki = pki
 

@@ -70,7 +70,7 @@ endorsements = "{simulator}"
 class Running:
     """A steward that serves, and a keep's side of it."""
 
-    def __init__(self, base: Path, measurement: str) -> None:
+    def __init__(self, base: Path, measurement: str, *more: str) -> None:
         self.simulator = base / "simulator"
         self.directory = base / "steward"
         for arguments in (
@@ -93,6 +93,7 @@ class Running:
                 "0",
                 "--json",
                 *MORE,
+                *more,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
