@@ -94,7 +94,7 @@ _LIMITS: list[tuple[str, str, click.ParamType[Any], float, str]] = [
         "Seconds that requests under way may still take after SIGTERM.",
     ),
 ]
-_OWN = ("host", "port", "tls_cert", "tls_key", "workers", "as_json")
+_OWN = ("host", "port", "tls_cert", "tls_key", "workers", "otel_endpoint", "as_json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,7 @@ class ServiceOptions:
     limits: dict[str, Any]
     metrics: tuple[str, int] | None
     workers: int
+    otel_endpoint: str | None
 
     def settings(
         self, name: str, certificate: Path, key: Path, client_ca: Path | None = None
@@ -128,6 +129,7 @@ class ServiceOptions:
             limits=Limits(**self.limits),
             metrics=self.metrics,
             workers=self.workers,
+            otel_endpoint=self.otel_endpoint,
         )
 
 
@@ -170,6 +172,13 @@ def service_options(port: int, tls_default: str = "") -> Callable[[F], F]:
             metavar="HOST:PORT",
             help="Serve Prometheus metrics at /metrics there, and /ready and /live, without TLS and"
             " for whoever can reach it; port 0 takes a free one.",
+        ),
+        click.option(
+            "--otel-endpoint",
+            metavar="URL",
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="Send OpenTelemetry traces to the collector there, OTLP over HTTP; needs"
+            " garrison[otel]. Also OTEL_EXPORTER_OTLP_ENDPOINT.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Say where it listens in JSON."),
     ]

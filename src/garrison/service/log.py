@@ -39,7 +39,7 @@ def configure(service: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
-    for name in ("garrison.service", "uvicorn"):
+    for name in ("garrison.service", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

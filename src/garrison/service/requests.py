@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 
 from garrison.errors import Unavailable
-from garrison.service import log, metrics
+from garrison.service import log, metrics, tracing
 from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.problem import TooLarge, TooSlow, problem
 
@@ -86,7 +86,11 @@ class Requests:
         level = logging.INFO
         _IN_FLIGHT.add(1)
         try:
-            await self._within_time(scope, receive, send, exchange)
+            with tracing.request(scope["headers"]) as tell:
+                try:
+                    await self._within_time(scope, receive, send, exchange)
+                finally:
+                    tell(*self._labels(scope), exchange.status, request_id)
         except ClientDisconnect:
             level = logging.WARNING
         except Exception:
@@ -110,11 +114,15 @@ class Requests:
                 level=level,
             )
 
-    def _count(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+    def _labels(self, scope: Scope) -> tuple[str, str]:
+        """Method and route, each out of a small set."""
         path, method = scope["path"], scope["method"]
         default = path if path in self._paths else _OTHER
         route: str = scope["state"].get("route", default)
-        method = method if method in _METHODS else _OTHER
+        return method if method in _METHODS else _OTHER, route
+
+    def _count(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+        method, route = self._labels(scope)
         _IN_FLIGHT.add(-1)
         _REQUESTS.add(route, method, str(exchange.status))
         _SECONDS.observe(seconds, route, method)

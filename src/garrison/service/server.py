@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.errors import Unavailable
-from garrison.service import log, metrics
+from garrison.service import log, metrics, tracing
 from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.supervisor import Calling, Supervisor
 from garrison.service.tls import Tls
@@ -46,6 +46,7 @@ class Settings:
         limits: what clients may take.
         metrics: address and port for `/metrics`, `/ready` and `/live`; None for none.
         workers: how many processes serve.
+        otel_endpoint: base URL of the collector of traces; None for no traces.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Settings:
     limits: Limits = DEFAULTS
     metrics: tuple[str, int] | None = None
     workers: int = 1
+    otel_endpoint: str | None = None
 
 
 def serve(build: Callable[[], Hosted], settings: Settings) -> None:
@@ -67,9 +69,11 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
     with `json_output` an object with `event`, `url`, and `metrics` if that is asked for.
 
     Raises:
-        Misuse: the certificate, key or CA file cannot be used.
+        Misuse: the certificate, key or CA file cannot be used; or traces cannot be sent.
         Unavailable: the address cannot be listened on.
     """
+    if settings.otel_endpoint is not None:
+        tracing.check(settings.otel_endpoint)
     tls = Tls(settings.certificate, settings.key, settings.client_ca)
     # Until a worker hears it, it must not end the process.
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
@@ -89,7 +93,14 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
 
         def work(calling: Calling) -> None:
             worker = Worker(build(), listener, tls, settings.limits, watched, calling.lifeline)
-            asyncio.run(worker.run(calling.ready))
+            end_traces = None
+            if settings.otel_endpoint is not None:
+                end_traces = tracing.start(settings.name, settings.otel_endpoint)
+            try:
+                asyncio.run(worker.run(calling.ready))
+            finally:
+                if end_traces is not None:
+                    end_traces()
 
         def announce() -> None:
             _announce(settings, url, metrics_url)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 # `/` tells who asks, `/large` reads 10 bytes at most, `/broken` fails,
 # `/slow` takes as long as it is told. It is not ready while the file `trouble` exists.
 APP = """
-import asyncio, json, sys
+import asyncio, contextlib, json, sys
 from pathlib import Path
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from garrison.errors import GarrisonError, Unavailable
@@ -31,6 +32,7 @@ from garrison.service.problem import problem
 from garrison.service.limits import Limits
 from garrison.service.requests import read_limited
 from garrison.service.server import Settings, serve
+from garrison.service.stages import stage
 from garrison.service import worker
 from garrison.service.worker import Hosted
 
@@ -56,12 +58,22 @@ async def ready():
     if Path(sys.argv[4]).exists():
         raise Unavailable("told not to be", field="sample", found=checks)
 
+async def staged(request):
+    def work():
+        with stage("count"):
+            sum(range(1000))
+        with contextlib.suppress(Unavailable), stage("fail"):
+            raise Unavailable("s3cret")
+    await run_in_threadpool(work)
+    return JSONResponse({"id": request.state.request_id})
+
 async def broken(request):
     raise RuntimeError("a defect")
 
 app = Starlette(routes=[
     Route("/", who), Route("/large", large, methods=["POST"]), Route("/broken", broken),
     Route("/slow", slow),
+    Route("/staged", staged),
 ])
 root, certificate, key, _, options = sys.argv[1:]
 options = json.loads(options)
