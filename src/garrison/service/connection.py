@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from garrison.errors import GarrisonError, Malformed, Unavailable
+from garrison.service import metrics
 from garrison.service.problem import HeadTooLarge, TooSlow, problem
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _UNWANTED_SECONDS = 5
 # When the service ends, a request may already be on its way on a connection that seems idle.
 _LAST_REQUEST_SECONDS = 0.5
+_REFUSED = metrics.Counter(
+    "garrison_heads_refused", "What was refused before there was a request.", "status"
+)
 # Requests that may wait for the answers to those before them, on one connection.
 _SENT_AHEAD = 32
 
@@ -222,6 +226,7 @@ class Connection(HttpToolsProtocol):
             return
         self._cancel_deadline()
         answer = problem(error)
+        _REFUSED.add(str(answer.status_code))
         head = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         lines = (b"%s: %s\r\n" % (name, value) for name, value in head)
         text = b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)))

@@ -104,13 +104,12 @@ class Frontend:
                 accepted, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionError:
-                continue
             except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
-                    raise
-                self._pause(error)
-                return
+                if error.errno in _OUT_OF_FILES:
+                    self._pause(error)
+                    return
+                # That of one connection, which broke before it was accepted: accept(2).
+                continue
             accepted.settimeout(0)
             self._admit(accepted, place_of(address[0]))
 

@@ -119,11 +119,16 @@ class Supervisor:
             self._bury()
             for place in self._places:
                 self._hear_ready(place)
-            if not self._is_announced and all(place.is_ready for place in self._places):
-                self._is_announced = True
-                self._announce()
+            self._announce_once()
             if self._ends_by is not None and time.monotonic() >= self._ends_by:
                 self._tell(signal.SIGKILL)
+
+    def _announce_once(self) -> None:
+        if self._is_announced or self._ends_by is not None:
+            return
+        if all(place.is_ready for place in self._places):
+            self._is_announced = True
+            self._announce()
 
     def _start_due(self, mask: set[int] | set[signal.Signals]) -> bool:
         """Start those that are due; True in a worker that has done its work."""

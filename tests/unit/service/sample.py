@@ -25,7 +25,7 @@ import asyncio, contextlib, json, sys
 from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from garrison.errors import GarrisonError, Unavailable
 from garrison.service.problem import problem
@@ -58,6 +58,12 @@ async def ready():
     if Path(sys.argv[4]).exists():
         raise Unavailable("told not to be", field="sample", found=checks)
 
+async def big(request):
+    async def pieces():
+        for _ in range(300):
+            yield bytes(1 << 20)
+    return StreamingResponse(pieces())
+
 async def staged(request):
     def work():
         with stage("count"):
@@ -74,6 +80,7 @@ app = Starlette(routes=[
     Route("/", who), Route("/large", large, methods=["POST"]), Route("/broken", broken),
     Route("/slow", slow),
     Route("/staged", staged),
+    Route("/big", big),
 ])
 root, certificate, key, _, options = sys.argv[1:]
 options = json.loads(options)

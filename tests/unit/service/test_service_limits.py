@@ -153,6 +153,17 @@ def test_request_that_takes_too_long_is_503(pki: Pki) -> None:
             assert problem_of(read_all(tls))[0] == 408
 
 
+def test_client_that_does_not_read_is_cut_off(pki: Pki) -> None:
+    """An answer that is not whole does not look like one, and holds nothing."""
+    with running(pki, {"request_seconds": 0.5}) as server, server.raw() as tls:
+        tls.sendall(ASK.replace(b"/ HTTP", b"/big HTTP"))
+        time.sleep(1)
+        answer = read_all(tls)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert len(answer) < 100 << 20
+        assert not answer.endswith(b"0\r\n\r\n")
+
+
 def test_connections_beyond_the_limit_are_told_and_others_live(pki: Pki) -> None:
     """Forty idle connections: ten have a place, nine are told so, the others are closed."""
     with running(pki, {"connections": 10}) as server, contextlib.ExitStack() as stack:

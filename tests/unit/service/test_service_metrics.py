@@ -75,6 +75,10 @@ def test_connections_and_failed_handshakes_are_counted(server: Server, pki: Pki)
         stranger.getresponse()
     counted = server.counted()
     assert counted["garrison_tls_handshake_failures_total"] == 2
+    with server.raw() as tls:
+        tls.sendall(b"\x00\r\n\r\n")
+        assert tls.recv(4096).startswith(b"HTTP/1.1 400 ")
+    assert server.counted()['garrison_heads_refused_total{status="400"}'] == 1
 
 
 def test_live_and_ready(server: Server, pki: Pki) -> None:
