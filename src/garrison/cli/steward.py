@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,6 +228,51 @@ def convert(original: Path, trust_domain: str, drawbridges: tuple[str, ...]) -> 
         read_file(original), str(original), trust_domain=trust_domain, drawbridges=drawbridges
     )
     ui.out(text.rstrip("\n"))
+
+
+@policy.command(
+    epilog="""\b
+Examples:
+  garrison steward policy corim vendor.corim
+  garrison steward policy corim vendor.corim --json
+"""
+)
+@click.argument("file", metavar="CORIM", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def corim(file: Path, as_json: bool) -> None:
+    """Print the reference values in CORIM, an unsigned CoRIM, as lists for a policy.
+
+    Nobody's signature is checked: take it from where you would take the values themselves.
+    """
+    from garrison.errors import Rejected
+    from garrison.formats.corim import Corim
+    from garrison.steward.keys import read_file
+
+    document = Corim.from_bytes(read_file(file))
+    end, now = document.not_after, datetime.now(UTC)
+    if end is not None and end < now:
+        raise Rejected(
+            "the reference values are out of date",
+            field=str(file),
+            found=f"good until {end:%FT%TZ}",
+            expected=f"good at {now:%FT%TZ}",
+        )
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for value in document.values:
+        key = (value.vendor, value.model, value.name, value.algorithm)
+        groups.setdefault(key, []).append(value.digest.hex())
+    if as_json:
+        names = ("vendor", "model", "name", "algorithm")
+        ui.emit_json(
+            [
+                dict(zip(names, key, strict=True)) | {"digests": found}
+                for key, found in groups.items()
+            ]
+        )
+        return
+    for key, found in groups.items():
+        ui.out(f"# {', '.join(part for part in key if part)}")
+        ui.out("[" + ", ".join(f'"{digest}"' for digest in found) + "]")
 
 
 @command.group(name="log")
