@@ -149,11 +149,16 @@ class Process:
 
 @dataclass
 class Stack:
-    """The services, and what is needed to use them. Use it as a context manager."""
+    """The services, and what is needed to use them. Use it as a context manager.
+
+    `steward_init` and `steward_serve` are further options of these commands.
+    """
 
     directory: Path
     local_workloads: bool = False
     lifetime_minutes: int = 60
+    steward_init: tuple[str, ...] = ()
+    steward_serve: tuple[str, ...] = ()
     processes: list[Process] = field(default_factory=list)
     registry: str = ""
     steward_url: str = ""
@@ -245,8 +250,9 @@ class Stack:
         self.command("platform", "insecure-simulator", "--name", "demo", str(self.simulator))
         self.measurement = self.command("image", "measure").strip()
         self.command(
-            "steward", "init", str(self.directory / "steward"), "--trust-domain", "demo.test"
-        )
+            "steward", "init", str(self.directory / "steward"), "--trust-domain", "demo.test",
+            *self.steward_init,
+        )  # fmt: skip
         drawbridge = self.start(
             "the drawbridge", "drawbridge", "serve", "--insecure-dev", "--port", "0",
             "--store", str(self.directory / "drawbridge"),
@@ -268,6 +274,7 @@ class Stack:
             "the steward", "steward", "serve", "--port", str(port),
             "--dir", str(self.directory / "steward"),
             "--policy", str(policy),
+            *self.steward_serve,
         )  # fmt: skip
         url = self.steward.expect("listening on https://").rpartition(" ")[2]
         self.steward_url = f"https://localhost:{url.rpartition(':')[2]}"
