@@ -13,7 +13,8 @@ from garrison.errors import GarrisonError, Misuse
 
 if TYPE_CHECKING:
     from garrison.appraisal.result import Check
-    from garrison.steward.offline import Found, Judgement
+    from garrison.steward.offline import Judgement
+    from garrison.steward.offline_read import Found
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -81,13 +82,8 @@ def command(
 ) -> None:
     """Verify EVIDENCE offline: a file, or a directory with its certificates or collateral."""
     from garrison.formats.evidence import Tee
-    from garrison.steward.offline import (
-        judge,
-        load_collateral,
-        load_policies,
-        load_trust_anchors,
-        read,
-    )
+    from garrison.steward.offline import judge, load_policies
+    from garrison.steward.offline_read import load_collateral, load_trust_anchors, read
 
     now = _time(at)
     bound = _report_data(report_data)
