@@ -48,7 +48,7 @@ from garrison.formats.csr import (
 from garrison.formats.dcap_quote import TeeType
 from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence, bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
-from garrison.service.server import AccessLog
+from garrison.service.requests import Requests
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.challenge import LIFETIME
 from garrison.steward.http import application
@@ -75,7 +75,7 @@ class Target:
         steward, _ = open_steward(
             home / "steward", home / "policy.toml", home / "steward" / SERVER_PEM
         )
-        self.app = AccessLog(application(steward, FakeRegistry(), clock=lambda: self.now))
+        self.app = Requests(application(steward, FakeRegistry(), clock=lambda: self.now))
 
     def ask(
         self, method: str, body: bytes = b"", path: str = "/", media: str = PKCS10_MEDIA_TYPE
@@ -212,7 +212,14 @@ def claiming(target: Target, keep: Keep, slug: str | None, subject: str | None =
     extensions = [(csr.CMW_OID, asn1.encode_der(csr._Wrapper(cmw=cmw.encode(evidence))))]
     if slug is not None:
         asked = identity._WorkloadIdentity(
-            version=1, slug=slug, digest=DIGEST, tee="", measurement=b"", tcb_status=""
+            version=1,
+            slug=slug,
+            digest=DIGEST,
+            tee="",
+            measurement=b"",
+            tcb_status="",
+            policy=None,
+            platform=None,
         )
         extensions.append((identity.WORKLOAD_IDENTITY_OID, asn1.encode_der(asked)))
     names = [] if subject is None else [x509.NameAttribute(NameOID.COMMON_NAME, subject)]

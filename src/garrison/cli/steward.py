@@ -76,9 +76,10 @@ def serve(
 ) -> None:
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
+    from garrison.errors import Misuse
     from garrison.service.server import serve as serve_app
     from garrison.service.worker import Hosted
-    from garrison.steward.authority import SERVER_KEY, SERVER_PEM
+    from garrison.steward.authority import ISSUER_TOKEN, SERVER_KEY, SERVER_PEM, home_of
     from garrison.steward.http import PATHS, application, check_ready
     from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.keys import read_secret
@@ -90,6 +91,9 @@ def serve(
     def reopen() -> tuple[Steward, Drawbridges]:
         return open_steward(directory, policy, certificate, secret)
 
+    if service.workers > 1 and (home_of(directory) / ISSUER_TOKEN).exists():
+        # A token's session does not survive the fork that makes a worker.
+        raise Misuse("a key in a token has one worker", field="--workers", found=service.workers)
     steward, registry = reopen()
     _warn_of_simulators(steward)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
@@ -196,7 +200,7 @@ def check(
         from garrison.errors import Misuse
 
         raise Misuse("given without evidence", field=", ".join(given), expected="both, or neither")
-    admitted = load_policies(policy_file).tees()
+    admitted = load_policies(policy_file)[0].tees()
     if as_json:
         ui.emit_json({"tees": admitted})
     else:

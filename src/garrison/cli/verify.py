@@ -82,12 +82,13 @@ def command(
 ) -> None:
     """Verify EVIDENCE offline: a file, or a directory with its certificates or collateral."""
     from garrison.formats.evidence import Tee
+    from garrison.steward.deny import Deny
     from garrison.steward.offline import judge, load_policies
     from garrison.steward.offline_read import load_collateral, load_trust_anchors, read
 
     now = _time(at)
     bound = _report_data(report_data)
-    policies = None if policy is None else load_policies(policy)
+    policies, deny = (None, Deny()) if policy is None else load_policies(policy)
     given = None if collateral is None else load_collateral(collateral)
     platforms = () if trust_anchors is None else load_trust_anchors(trust_anchors)
     found = read(evidence, certificates=certificates, tee=None if tee == "auto" else Tee(tee))
@@ -98,6 +99,7 @@ def command(
         judgement = judge(
             found,
             policies,
+            deny,
             now=now,
             endorsements=endorsements,
             report_data=bound,

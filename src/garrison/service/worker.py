@@ -87,7 +87,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         app,
         http=HttpToolsProtocol,
         ws="none",
-        lifespan="off",
+        lifespan="auto",
         interface="asgi3",
         log_config=None,
         access_log=False,
@@ -156,6 +156,11 @@ class Worker:
         else:
             loop.add_reader(self._lifeline, self._bereave, self._lifeline)
         tasks = [loop.create_task(self._tell_the_date()), loop.create_task(self._look_at_tls())]
+        # What the application does besides answering, for as long as it is served.
+        lifespan = self._config.lifespan_class(self._config)
+        await lifespan.startup()
+        if lifespan.should_exit:
+            raise RuntimeError("the application does not start")
         self._frontend.open()
         if self._admin is not None:
             self._admin.open()
@@ -165,6 +170,7 @@ class Worker:
         if self._admin is not None:
             self._admin.close()
             self._admin.abort()
+        await lifespan.shutdown()
         for task in tasks:
             task.cancel()
 

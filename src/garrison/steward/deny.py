@@ -16,9 +16,10 @@ within `poll_seconds`, and end their connections with whom it denies.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from garrison.appraisal.result import Check
 from garrison.errors import Rejected
 from garrison.formats.deny_list import LONGEST_POLL
 from garrison.formats.evidence import Tee
@@ -80,6 +81,21 @@ class Deny:
         )
         table.done()
         return deny
+
+    def judge(self, result: AttestationResult) -> AttestationResult:
+        """The result with one more check, that failed, if it shows what is denied."""
+        try:
+            self.check(result, None)
+        except Rejected as error:
+            denied = Check(
+                name="deny list",
+                found=error.message if error.found is None else f"{error.field}: {error.found}",
+                wanted="nothing that the policy denies",
+                passed=False,
+                remedy=error.hint,
+            )
+            return replace(result, checks=(*result.checks, denied))
+        return result
 
     def check(self, result: AttestationResult, slug: Slug | None) -> None:
         """Refuse what is denied.

@@ -27,7 +27,7 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,8 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from garrison import __version__
 from garrison.appraisal.reference import ANY
-from garrison.appraisal.result import Check
-from garrison.errors import Malformed, Rejected
+from garrison.errors import Malformed
 from garrison.formats import cmw
 from garrison.formats.evidence import REPORT_DATA_SIZE, Evidence
 from garrison.steward.authority import hash_for
@@ -138,18 +137,7 @@ def appraise(question: Question, steward: Steward, now: datetime) -> Attestation
     """
     tee, appraiser = appraiser_for(question.evidence, steward)
     result = counted(appraiser, tee, question.evidence, question.report_data, now)
-    try:
-        steward.policy.deny.check(result, None)
-    except Rejected as error:
-        denied = Check(
-            name="deny list",
-            found=error.message if error.found is None else f"{error.field}: {error.found}",
-            wanted="nothing that the policy denies",
-            passed=False,
-            remedy=error.hint,
-        )
-        result = replace(result, checks=(*result.checks, denied))
-    return result
+    return steward.policy.deny.judge(result)
 
 
 def claims_set(

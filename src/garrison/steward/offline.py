@@ -17,6 +17,7 @@ from garrison.errors import Rejected, Unverified
 from garrison.formats.azure import AzureEvidence
 from garrison.formats.evidence import Tee
 from garrison.formats.nitro import NitroDocument
+from garrison.steward.deny import Deny
 from garrison.steward.offline_kinds import Kind, Means, judge_kind
 from garrison.steward.policy import Policy, TeePolicies, read_policy_file
 from garrison.verification import nitro, snp
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _NO_DOMAIN = "offline.invalid"
 
 
-def load_policies(path: Path) -> TeePolicies:
+def load_policies(path: Path) -> tuple[TeePolicies, Deny]:
     """Read a steward's policy, an original's, or a document of the TEEs' sections alone.
 
     Raises:
@@ -46,10 +47,11 @@ def load_policies(path: Path) -> TeePolicies:
     """
     table = read_policy_file(path, _NO_DOMAIN)
     if "trust_domain" in table:
-        return Policy.load(path, _NO_DOMAIN).tees
+        policy = Policy.load(path, _NO_DOMAIN)
+        return policy.tees, policy.deny
     found = TeePolicies.from_table(table, path.parent)
     table.done()
-    return found
+    return found, Deny()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Judgement:
 def judge(
     found: Found,
     policies: TeePolicies | None,
+    deny: Deny,
     *,
     now: datetime,
     endorsements: Sequence[Path] = (),
@@ -86,6 +89,7 @@ def judge(
     Args:
         found: the evidence.
         policies: what is admitted; None to verify alone.
+        deny: what is not, whatever the rest says.
         now: the time.
         endorsements: directories of endorsements, beside those of evidence and policy.
         report_data: what the evidence must be bound to, 64 bytes. It goes before what a
@@ -119,9 +123,10 @@ def judge(
         )
     else:
         judged = _judge_snp(found, found.evidence, policies, wanted, (now, endorsements))
-    if judged.result is not None and wanted is None:
-        return replace(judged, result=_without_binding(judged.result))
-    return judged
+    if judged.result is None:
+        return judged
+    result = judged.result if wanted is not None else _without_binding(judged.result)
+    return replace(judged, result=deny.judge(result))
 
 
 def _judge_nitro(

@@ -229,3 +229,22 @@ def test_policy_check_takes_what_verify_takes(policy: Path) -> None:
     alone = judged(policy, *anchors)
     assert isinstance(alone.exception, Misuse)
     assert alone.exception.field == "--trust-anchors"
+
+
+def test_what_a_policy_denies_is_rejected_offline_too(tmp_path: Path) -> None:
+    """Of the original's policy as well: its black list is enforced wherever it is read."""
+    directory = next(
+        path
+        for path in sorted(vectors("sgx").iterdir())
+        if (path / "collateral.json").exists()
+        and json.loads((path / "vector.json").read_text())["expect"] == "accept"
+    )
+    claims = json.loads(verify(directory, *at(directory), "--json").stdout)["claims"]
+    path = tmp_path / "steward.toml"
+    path.write_text(f"[sgx]\nhash_blacklist = ['{claims['mr enclave']}']\n")
+    done = verify(directory, *at(directory), "--policy", path, "--json")
+    assert isinstance(done.exception, Rejected)
+    document = json.loads(done.stdout)
+    assert document["verdict"] == "rejected"
+    failed = [item["check"] for item in document["checks"] if not item["passed"]]
+    assert "deny list" in failed
