@@ -81,8 +81,9 @@ def revocation_list(
         .last_update(now - BACKDATE)
         .next_update(now + CRL_LIFETIME)
         .add_extension(authority_key_identifier(certificate), critical=False)
-        # RFC 5280, section 5.2.3: never falls, without a memory of the last one.
-        .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+        # RFC 5280, section 5.2.3: it never falls, without a memory of the last one, and a list
+        # that is made after a change has another number than the one before it.
+        .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
     )
     by_hand = {item.serial: item for item in revoked}
     for serial in dict.fromkeys((*denied, *by_hand)):

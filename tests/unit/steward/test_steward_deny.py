@@ -139,7 +139,7 @@ def test_revocation_list(steward: Steward) -> None:
     assert sorted(entry.serial_number for entry in crl) == [0x01, 0x0A0B]
     assert crl.next_update_utc == NOW + timedelta(days=1)
     number = crl.extensions.get_extension_for_class(x509.CRLNumber).value
-    assert number.crl_number == int(NOW.timestamp())
+    assert number.crl_number == int(NOW.timestamp() * 1000)
     empty = get(application(steward, FakeRegistry(), clock=lambda: NOW), "/crl")
     assert len(list(x509.load_der_x509_crl(empty.body))) == 0
 
