@@ -305,3 +305,14 @@ def test_token_that_fails_is_unavailable(
     monkeypatch.setattr(authority.key, "_handle", Broken())
     with pytest.raises(Unavailable, match="the token fails: DeviceError"):
         leaf_of(authority)
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What importing a module gives that is not installed.
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    with pytest.raises(Misuse, match="the library for PKCS#11 is not installed") as caught:
+        make(tmp_path / "steward", Custody(token=TokenReference(MODULE, "t", "k"), secret=PIN))
+    assert caught.value.hint == "pip install 'garrison[pkcs11]'"
+    assert list(tmp_path.iterdir()) == []
