@@ -28,6 +28,7 @@ _PAGE_INFO_SIZE = 0x70
 _NORMAL, _VMSA, _ZERO, _UNMEASURED, _SECRETS, _CPUID = 1, 2, 3, 4, 5, 6
 # Firmware knows VMSA pages by this address: the highest page of 52 bits.
 _VMSA_ADDRESS = 0xFFFFFFFFF000
+_FIRMWARE_HINT = "use an OVMF of the AmdSev kind (EDK II, OvmfPkg/AmdSev), often OVMF.amdsev.fd"
 # SEV_FEATURES: SNP active, nothing else, as QEMU has it.
 DEFAULT_GUEST_FEATURES = 1
 # More than any machine has, so that a slip of the finger does not compute for hours.
@@ -154,7 +155,7 @@ def launch_digest(
             "this firmware cannot launch an SNP guest",
             field="--ovmf",
             found="no SEV metadata",
-            hint="use OVMF's AmdSev build, in Debian OVMF.amdsev.fd of the package ovmf",
+            hint=_FIRMWARE_HINT,
         )
     ld = (
         _pages(_ZEROS, firmware.address, firmware.image)
@@ -227,7 +228,7 @@ def _unbound() -> Misuse:
         "nothing would bind the kernel to the measurement",
         field="--ovmf",
         found="no page for the kernel's hashes",
-        hint="use OVMF's AmdSev build, in Debian OVMF.amdsev.fd of the package ovmf",
+        hint=_FIRMWARE_HINT,
     )
 
 

@@ -38,6 +38,7 @@ _ACTIONS = (
     b"Exit Boot Services Invocation",
     b"Exit Boot Services Returned with Success",
 )
+_RTMR1_NOTE = "for EDK II from 2025.05 and QEMU from 10.1"
 _START = b"Calling EFI Application from Boot Option"
 
 
@@ -121,7 +122,7 @@ def predict(
         registers,
         _policy(registers, unknown),
         unknown,
-        {"rtmr1": "for EDK II from 2025.05 and QEMU from 10.1"} if kernel is not None else {},
+        {"rtmr1": _RTMR1_NOTE} if kernel is not None else {},
     )
 
 
@@ -142,7 +143,8 @@ def _policy(registers: dict[str, bytes], unknown: dict[str, str]) -> str:
     for index in range(3):
         name = f"rtmr{index}"
         if name in registers:
-            lines.append(f"{index} = {toml_list(registers[name])}")
+            note = f"  # {_RTMR1_NOTE}" if index == 1 else ""
+            lines.append(f"{index} = {toml_list(registers[name])}{note}")
         else:
             lines.append(f'# {index} = ["<96 hex digits>"]  # {unknown[name]}')
     lines.append('3 = "zero"')
