@@ -101,6 +101,7 @@ def test_what_a_registry_lists_cannot_steer_a_terminal(attack: Attack, *, as_jso
     _answer(attack, "/api/v0.1.0/demo/plain", json.dumps(config).encode())
     _answer(attack, "/api/v0.1.0/demo/plain/_tag", json.dumps([ESCAPES]).encode())
     _answer(attack, "/api/v0.1.0/demo", json.dumps({"subject": ESCAPES}).encode())
+    _answer(attack, "/api/v0.1.0/demo?repositories", json.dumps([ESCAPES]).encode())
     options = ["--json"] if as_json else []
     shown = [
         _ask(attack, "repo", "info", *options, "demo/plain"),
