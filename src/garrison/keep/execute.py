@@ -4,7 +4,8 @@ The guest sees what it is given here and nothing else: no environment, file or d
 host goes to it by itself.
 """
 
-from garrison.errors import GarrisonError
+from garrison.errors import GarrisonError, Rejected
+from garrison.formats.limits import Limits
 from garrison.keep.engine.cache import compiled_module
 from garrison.keep.engine.runtime import Engine, Instance, Module
 from garrison.keep.vfs.descriptor import Late
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
-
-
-class Limits:
-    """How much of the keep a guest may take.
-
-    Args:
-        memory: bytes of its linear memory; by default all that 32 bits can name.
-        files: bytes of the files that it makes.
-        descriptors: how many it may have open.
-    """
-
-    __slots__ = ("descriptors", "files", "memory")
-
-    def __init__(
-        self, *, memory: int = 1 << 32, files: int = 1 << 28, descriptors: int = 4096
-    ) -> None:
-        self.memory = memory
-        self.files = files
-        self.descriptors = descriptors
 
 
 def execute(
@@ -76,9 +58,14 @@ def execute(
         Malformed: it is no module, or not one for WASI preview 1.
         Trap: it did what WebAssembly forbids.
         Interrupted: SIGINT or SIGTERM came.
+        OutOfTime: it ran for longer than it may.
+        Rejected: it has more files, or more open, from the start than it may ever have.
         Unavailable: the engine is missing, or the guest wants more memory than it may have.
     """
     limits = limits or Limits()
+    _check_limits(limits, files, len(descriptors) + len({"/", *(directories or ())}))
+    engine = Engine(limits.stack)
+    interrupts = Interrupts(engine.interrupt, limits.run_seconds)
     table = Table(limits.descriptors)
     for name, opened in descriptors:
         if opened is None or isinstance(opened, int):
@@ -89,20 +76,22 @@ def execute(
     def root() -> "Descriptor":
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
 
-        return root_directory(files, network, table, limits.files).open(read=True, write=False)
+        made = root_directory(files, network, table, limits, interrupts.wait)
+        return made.open(read=True, write=False)
 
     if not directories or "/" not in directories:
         table.insert(Late("/", root))
     for name, directory in (directories or {}).items():
         directory.preopened = name
         table.insert(directory)
-    engine = Engine()
     try:
         module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
         try:
-            with Interrupts(engine.interrupt) as interrupts:
+            with interrupts:
                 host = Host(list(args), dict(env), table, interrupts)
-                instance = Instance(engine, module, memory_limit=limits.memory)
+                instance = Instance(
+                    engine, module, memory=limits.memory, table_elements=limits.table_elements
+                )
                 try:
                     return _run(instance, module, host)
                 finally:
@@ -112,6 +101,26 @@ def execute(
     finally:
         engine.close()
         table.close()
+
+
+def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        Rejected: the package, or what is open from the start, is more than may ever be.
+    """
+    size = sum(map(len, files.values()))
+    for name, found, most in (
+        ("files", size, limits.files),
+        ("descriptors", opened, limits.descriptors),
+    ):
+        if found > most:
+            raise Rejected(
+                "the workload starts with more than it may ever have",
+                field=f"limits.{name}",
+                found=found,
+                expected=f"at most {most}",
+            )
 
 
 def _standard(number: int | None) -> "Descriptor":

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from garrison.errors import Malformed, Rejected, Unavailable
+from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
-from garrison.keep.execute import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,9 +83,12 @@ class FakeListener:
 
 class FakeNetwork:
     def __init__(self, connect: Callable[[str], FakeStream], listener: FakeListener | None) -> None:
-        self.connect = connect
+        self._connect = connect
         self._listener = listener
         self.listened: list[str] = []
+
+    def connect(self, target: str, _wait: object) -> FakeStream:
+        return self._connect(target)
 
     def listen(self, target: str) -> FakeListener:
         self.listened.append(target)
@@ -140,7 +143,7 @@ def test_exit_codes_come_out(guest: Guest, code: int) -> None:
 
 
 def test_files_end_at_the_quota_and_give_it_back(guest: Guest) -> None:
-    assert guest.run("fill", limits=Limits(files=1 << 20)) == ["No space left on device"]
+    assert guest.run("fill", limits=Limits(tmp=1 << 20)) == ["No space left on device"]
 
 
 def test_memory_grows_under_the_host(guest: Guest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,3 +123,26 @@ def test_a_closed_standard_stream_is_null(probe: Path, environment: dict[str, st
     command = [sys.executable, "-m", "garrison", "run", str(probe), "exit", "4"]
     found = subprocess.run(command, env=environment, preexec_fn=close, check=False)
     assert found.returncode == 4
+
+
+def test_a_signal_ends_a_connection_that_is_being_made(
+    probe: Path, environment: dict[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = f"/net/con/127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "garrison", "run", str(probe), "talk", target],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        ) as process:
+            server.settimeout(60)
+            client, _ = server.accept()
+            with client:
+                # The guest has begun its handshake, and nobody answers.
+                client.settimeout(60)
+                assert client.recv(1) == b"\x16"
+                process.send_signal(signal.SIGTERM)
+                _, said = process.communicate(timeout=9)
+    assert process.returncode == 143
+    assert said == b"error: terminated\n"

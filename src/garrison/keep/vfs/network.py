@@ -7,6 +7,7 @@
 """
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.keep.engine.failures import Ended
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.streams import Listener, Stream
 
+    # `Interrupts.wait`: what to wait for (descriptor, poll(2) events), and for how many seconds.
+    Wait = Callable[[list[tuple[int, int]], float | None], Mapping[int, int]]
+
     class Network(Protocol):
         """What the workload can reach, and who can reach it (`garrison.keep.net`)."""
 
-        def connect(self, target: str) -> Stream: ...  # noqa: D102
+        def connect(self, target: str, wait: Wait) -> Stream: ...  # noqa: D102
         def listen(self, target: str) -> Listener: ...  # noqa: D102
         def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None: ...  # noqa: D102
 
@@ -76,16 +80,19 @@ class _Dynamic(Directory):
         return self._node(name)
 
 
-def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]") -> Directory:
+def network_directory(
+    network: "Network", descriptors: "Mapping[int, Descriptor]", wait: "Wait"
+) -> Directory:
     """Make `/net`.
 
     Args:
         network: what does the work.
         descriptors: those of the guest, for `peer/fd`.
+        wait: waits for a connection.
     """
 
     def connect(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: Socket(_told(network.connect, name)))
+        return _Opened(d.STREAM, lambda: Socket(_told(network.connect, name, wait)))
 
     def listen(name: str) -> Node:
         return _Opened(d.STREAM, lambda: ListeningSocket(_told(network.listen, name)))
@@ -115,10 +122,12 @@ def _json(value: "dict[str, Any]") -> File:
     return File(None, json.dumps(value, separators=(",", ":")).encode())
 
 
-def _told(ask: "Callable[[str], T]", name: str) -> "T":
+def _told(ask: "Callable[..., T]", name: str, *given: object) -> "T":
     try:
-        return ask(name)
+        return ask(name, *given)
     except GarrisonError as error:
+        if isinstance(error, Ended):
+            raise
         import logging  # late: it costs a start 5 ms
 
         logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", name, error)
