@@ -41,6 +41,8 @@ LIMITS: "dict[str, tuple[int | None, int, int]]" = {
     # Seconds to reach a host, and to finish a TLS handshake.
     "connect_seconds": (10, 1, 3600),
     "handshake_seconds": (10, 1, 3600),
+    # Keys of its own and of others that it trusts.
+    "keys": (1024, 0, 1 << 16),
     # Bytes of what is below /tmp, and of that and the package together.
     "tmp": (256 << 20, 0, 1 << 36),
     "files": (1 << 30, 0, 1 << 36),
@@ -62,6 +64,7 @@ class Limits:
     handshakes: int
     connect_seconds: float
     handshake_seconds: float
+    keys: int
     tmp: int
     files: int
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.keys import Bearer
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
 
@@ -32,6 +33,7 @@ def execute(
     network: "Network | None",
     limits: Limits | None = None,
     directories: "Mapping[str, Descriptor] | None" = None,
+    bearer: "Bearer | None" = None,
     cached: bool = False,
 ) -> int:
     """Run a module until it ends.
@@ -48,6 +50,7 @@ def execute(
         limits: how much it may take.
         directories: more of them, each under the name that the guest finds it by; `/` takes the
             place of the root directory.
+        bearer: whose keep it is, for `/key/identity` and `/attest`; without it they are not there.
         cached: use this user's cache of compiled modules. Only for development: in a TEE what
             is stored outside is the host's, and compiled code is run as it is.
 
@@ -76,7 +79,7 @@ def execute(
     def root() -> "Descriptor":
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
 
-        made = root_directory(files, network, table, limits, interrupts.wait)
+        made = root_directory(files, network, table, limits, interrupts.wait, bearer)
         return made.open(read=True, write=False)
 
     if not directories or "/" not in directories:

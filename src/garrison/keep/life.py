@@ -19,6 +19,7 @@ from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.limits import Limits
 from garrison.formats.slug import Slug
+from garrison.keep.bearer import Bearer
 from garrison.keep.execute import execute
 from garrison.keep.identity import Certified, Credentials, StewardClient
 from garrison.keep.net.network import Identity, Network
@@ -154,6 +155,11 @@ def run(
     given = {**config.limits, **(limits or {})}
     most = Limits.narrowed(given, {} if tenant is None else tenant.limits)
     network = Network(config, identity, trusted, tenant=tenant, limits=most)
+    bearer = (
+        None
+        if credentials is None or workload is None
+        else Bearer(credentials, workload, network.chain)
+    )
     with watched(network, steward), renewed(network, credentials, certified, workload):
         return execute(
             files[MAIN],
@@ -164,6 +170,7 @@ def run(
             network=network,
             limits=most,
             directories=directories,
+            bearer=bearer,
             # An attested keep compiles for itself: what is stored outside is the host's.
             cached=credentials is None,
         )

@@ -7,6 +7,7 @@ import os
 import posix
 import socket
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_files_in_memory_work(guest: Guest) -> None:
 
 
 def test_the_root_holds_what_the_keep_gives(guest: Guest) -> None:
-    assert guest.run("list", "/") == [".", "..", "dev", "pkg", "tmp"]
+    assert guest.run("list", "/") == [".", "..", "dev", "pkg", "tmp", "key"]
 
 
 def test_devices_work(guest: Guest) -> None:
@@ -252,3 +253,13 @@ def test_a_preopened_listener_is_descriptor_3_and_the_root_is_found(guest: Guest
 
 def test_without_a_network_there_is_no_net(guest: Guest) -> None:
     assert guest.run("talk", "/net/con/x", code=1) == ["No such file or directory"]
+
+
+def test_a_guest_uses_keys_that_it_never_sees(guest: Guest) -> None:
+    *_, generate, trust, own = guest.run("keys")
+    assert (generate, trust) == ("generate", "trust")
+    assert str(uuid.UUID(own)) == own
+    assert guest.run("list", "/key") == [".", "..", "generate", "trust"]
+    assert guest.run("ask", "/key/generate", "none", code=1) == ["Invalid argument"]
+    for path in ("/key/identity/sign", "/attest/report"):
+        assert guest.run("ask", path, "x", code=1) == ["No such file or directory"]

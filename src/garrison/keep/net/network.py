@@ -74,6 +74,10 @@ class Network:
         self._places = Places(self._limits.connections)
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
 
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """The certificate chain that it shows now, leaf first; empty if it has none."""
+        return () if self._identity is None else self._identity.chain
+
     def replace_identity(self, identity: Identity) -> None:
         """Use a renewed certificate for new connections; open ones go on. Safe in any thread."""
         self._identity = identity

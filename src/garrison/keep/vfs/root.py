@@ -2,6 +2,7 @@
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs.ceiling import Ceiling
+from garrison.keep.vfs.keys import attest_directory, key_directory
 from garrison.keep.vfs.nodes import Directory, File, Node, Quota
 from garrison.keep.vfs.streams import Null, Random, Zero
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from garrison.formats.limits import Limits
     from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.keys import Bearer
     from garrison.keep.vfs.network import Network, Wait
 
 
@@ -32,6 +34,7 @@ def root_directory(
     descriptors: "Mapping[int, Descriptor]",
     limits: "Limits",
     wait: "Wait",
+    bearer: "Bearer | None" = None,
 ) -> Directory:
     """Make `/`.
 
@@ -41,6 +44,7 @@ def root_directory(
         descriptors: those of the guest, for `/net/peer/fd`.
         limits: how much `/tmp` may hold, and that with the package.
         wait: waits for what the host has to do, and not for longer than the guest may live.
+        bearer: whose keep it is, for `/key` and `/attest`; None if it has no identity.
     """
     devices = [("null", _Device(Null)), ("zero", _Device(Zero)), ("urandom", _Device(Random))]
     entries: list[tuple[str, Node]] = [
@@ -48,6 +52,9 @@ def root_directory(
         ("pkg", _package(files)),
         ("tmp", Directory(_room(files, limits))),
     ]
+    entries.append(("key", key_directory(bearer, limits.keys)))
+    if bearer is not None:
+        entries.append(("attest", attest_directory(bearer)))
     if network is not None:
         from garrison.keep.vfs.network import network_directory  # late: it needs logging
 
