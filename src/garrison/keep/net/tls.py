@@ -5,9 +5,10 @@ certificate is read and judged in OpenSSL's verification callback, so that a ref
 TLS alert and the workload never sees a byte of it. The alert says little on purpose; the keep's
 log has one line with the rule, what was presented and what was wanted.
 
-Keys come from memory. There is no resumption: each connection is verified anew. Validity is
-judged by OpenSSL at the system's time, the one place where a verification reads the clock,
-for it happens inside the library.
+Keys come from memory. There is no resumption: each connection is verified anew. OpenSSL sends
+tickets all the same, for the binding has no way to say that there shall be none; they name sessions
+of a cache that is off. Validity is judged by OpenSSL at the system's time, the one place where a
+verification reads the clock, for it happens inside the library.
 """
 
 from __future__ import annotations
