@@ -6,6 +6,7 @@ Whole commands, in processes of their own, under limits of `garrison run --limit
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,10 @@ def test_a_memory_bomb_gets_no_more_than_its_limit(
     words = done.stdout.split()
     assert words[:3] == ["Out", "of", "memory"]
     assert 16 <= int(words[-2]) < 64
+    assert re.fullmatch(
+        r"garrison.keep: the workload failed with \d+ bytes of memory; limits.memory is 67108864\n",
+        done.stderr,
+    )
 
 
 def test_a_module_of_giant_tables_and_memories_is_not_started(

@@ -7,6 +7,7 @@ host goes to it by itself.
 from garrison.errors import GarrisonError, Rejected
 from garrison.formats.limits import Limits
 from garrison.keep.engine.cache import compiled_module
+from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.runtime import Engine, Instance, Module
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
@@ -96,7 +97,14 @@ def execute(
                     engine, module, memory=limits.memory, table_elements=limits.table_elements
                 )
                 try:
-                    return _run(instance, module, host)
+                    code = _run(instance, module, host)
+                    if code:
+                        _note_memory(instance, limits.memory)
+                except Trap:
+                    _note_memory(instance, limits.memory)
+                    raise
+                else:
+                    return code
                 finally:
                     instance.close()
         finally:
@@ -124,6 +132,21 @@ def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> 
                 found=found,
                 expected=f"at most {most}",
             )
+
+
+def _note_memory(instance: Instance, most: int) -> None:
+    """Log how much memory a guest had that failed, if that may be why.
+
+    The engine does not tell that it refused more. Allocators ask for more than they are asked
+    for, so that with half of it taken a guest can be at its end.
+    """
+    taken = instance.memory_size()
+    if taken * 2 >= most:
+        import logging  # late: it costs a start 5 ms
+
+        logging.getLogger("garrison.keep").warning(
+            "the workload failed with %d bytes of memory; limits.memory is %d", taken, most
+        )
 
 
 def _standard(number: int | None) -> "Descriptor":

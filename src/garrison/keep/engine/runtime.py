@@ -188,6 +188,7 @@ class Instance:
         self._linker: int = lib.wasmtime_linker_new(engine.handle)
         self._callbacks: list[object] = []
         self._value = _InstanceValue()
+        self._linked = False
 
     def define(
         self,
@@ -258,6 +259,8 @@ class Instance:
                 hint="what it may have stands in [limits] of Enarx.toml: memory, table_elements",
             )
 
+        self._linked = True
+
     def call(self, name: str) -> None:
         """Call an exported function without parameters or results.
 
@@ -286,6 +289,18 @@ class Instance:
             raise _trap(trap.value)
         # A trap that a host function made is told as an error.
         check(error, Trap, "the guest failed")
+
+    def memory_size(self) -> int:
+        """How many bytes of memory it has; 0 if it exports none, or was not made."""
+        lib = library()
+        found = _Extern()
+        there = self._linked and lib.wasmtime_instance_export_get(
+            self.context, c.byref(self._value), b"memory", 6, c.byref(found)
+        )
+        if not there or found[0] & 0xFF != _MEMORY:
+            return 0
+        memory = c.addressof(found) + _EXTERN_VALUE
+        return int(lib.wasmtime_memory_data_size(self.context, memory))
 
     def close(self) -> None:
         """Give the instance and its memory back."""

@@ -271,8 +271,9 @@ class Directory(Node):
             raise Errno(errno.XDEV)
         quota.take(_NODE_COST)
         try:
-            # A file's content was charged as it grew; a link's target never grows.
-            if isinstance(node, Symlink):
+            # A file's content was charged as it grew; a link's target never grows, and is charged
+            # with the first of its names.
+            if isinstance(node, Symlink) and not node.links:
                 quota.take(node.size())
         except Errno:
             quota.take(-_NODE_COST)
