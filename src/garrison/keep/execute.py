@@ -4,10 +4,12 @@ The guest sees what it is given here and nothing else: no environment, file or d
 host goes to it by itself.
 """
 
+import posix  # the part of `os` that is used here, and no file to load
+
 from garrison.errors import GarrisonError, Rejected
 from garrison.formats.limits import Limits
 from garrison.keep.engine.cache import compiled_module
-from garrison.keep.engine.failures import Trap
+from garrison.keep.engine.failures import Ended, Trap
 from garrison.keep.engine.runtime import Engine, Instance, Module
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
@@ -69,7 +71,16 @@ def execute(
     limits = limits or Limits()
     _check_limits(limits, files, len(descriptors) + len({"/", *(directories or ())}))
     engine = Engine(limits.stack)
-    interrupts = Interrupts(engine.interrupt, limits.run_seconds)
+    running = False
+
+    def stop() -> None:
+        if running:
+            engine.interrupt()
+        else:
+            # The compiler cannot be interrupted, and takes half a minute for a large module.
+            _end(interrupts)
+
+    interrupts = Interrupts(stop, limits.run_seconds)
     table = Table(limits.descriptors)
     for name, opened in descriptors:
         if opened is None or isinstance(opened, int):
@@ -89,14 +100,18 @@ def execute(
         directory.preopened = name
         table.insert(directory)
     try:
-        module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
-        try:
-            with interrupts:
+        with interrupts:
+            module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+            try:
+                running = True
                 host = Host(list(args), dict(env), table, interrupts)
                 instance = Instance(
                     engine, module, memory=limits.memory, table_elements=limits.table_elements
                 )
                 try:
+                    # What came before the instance knew of its deadline.
+                    interrupts.check()
+                    interrupts.start_clock()
                     code = _run(instance, module, host)
                     if code:
                         _note_memory(instance, limits.memory)
@@ -107,8 +122,8 @@ def execute(
                     return code
                 finally:
                     instance.close()
-        finally:
-            module.close()
+            finally:
+                module.close()
     finally:
         engine.close()
         table.close()
@@ -132,6 +147,15 @@ def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> 
                 found=found,
                 expected=f"at most {most}",
             )
+
+
+def _end(interrupts: Interrupts) -> None:
+    """End the process, from any thread, as the error would that waits to be raised."""
+    try:
+        interrupts.check()
+    except Ended as error:
+        posix.write(2, f"error: {error}\n".encode())
+        posix._exit(error.exit_code)  # noqa: SLF001  (as `os._exit`)
 
 
 def _note_memory(instance: Instance, most: int) -> None:

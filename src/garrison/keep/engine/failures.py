@@ -14,7 +14,13 @@ class Trap(GarrisonError):
 
 
 class Ended(GarrisonError):
-    """Somebody else ends the guest, wherever it is: no call of it may take this for its own."""
+    """Somebody else ends the guest, wherever it is: no call of it may take this for its own.
+
+    Attributes:
+        exit_code: what a command ends with.
+    """
+
+    exit_code: int
 
 
 class Interrupted(Ended):

@@ -66,7 +66,10 @@ class Engine:
         self.handle: int = lib.wasm_engine_new_with_config(config)
         if not self.handle:
             raise Unavailable("the WebAssembly engine does not start", field="wasmtime")
-        self.interrupt = lambda: lib.wasmtime_engine_increment_epoch(self.handle)
+
+    def interrupt(self) -> None:
+        """End the guest that runs; from any thread."""
+        library().wasmtime_engine_increment_epoch(self.handle)
 
     def close(self) -> None:
         """Give the engine back."""

@@ -26,6 +26,8 @@ else:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOP = b"\0"
+# As no signal is written.
+_START = b"\xff"
 # No descriptor, and not -1, which stands for none.
 _NOT_SET = -2
 
@@ -37,7 +39,7 @@ class Interrupts:
 
     Args:
         stop: stops the guest; called in another thread.
-        seconds: how long it may run; None is for ever.
+        seconds: how long it may run, from `start_clock` on; None is for ever.
 
     Attributes:
         number: the signal that came, 0 if none did.
@@ -87,6 +89,11 @@ class Interrupts:
         for descriptor in self._pipes:
             posix.close(descriptor)
 
+    def start_clock(self) -> None:
+        """Let the guest's time begin."""
+        if self._seconds is not None:
+            posix.write(self._pipes[1], _START)
+
     def check(self) -> None:
         """Raise if the run is to end.
 
@@ -134,7 +141,7 @@ class Interrupts:
         self.number = number
 
     def _watch(self, signals: int, tell: int) -> None:
-        end = None if self._seconds is None else time.monotonic() + self._seconds
+        end: float | None = None
         while True:
             if end is not None and not _readable(signals, end):
                 end = None
@@ -142,6 +149,9 @@ class Interrupts:
                 received = _STOP
             elif (received := posix.read(signals, 1)) == _STOP:
                 break
+            elif received == _START:
+                end = time.monotonic() + (self._seconds or 0)
+                continue
             elif received[0] not in _SIGNALS:
                 continue
             else:
