@@ -38,7 +38,7 @@ class Bearer:
     ) -> None:
         if workload.digest is None:
             raise RuntimeError("a workload has a digest")
-        self._attester = credentials.attester
+        self._credentials = credentials
         self._digest = workload.digest
         self._chain = chain
         private = credentials.key
@@ -62,7 +62,7 @@ class Bearer:
             Errno: there is no TEE.
             Unavailable: it does not answer.
         """
-        evidence = self._attester.attest(workload_report_data(self._digest, data))
+        evidence = self._credentials.attest(workload_report_data(self._digest, data))
         if evidence is None:
             raise Errno(errno.NOTSUP)
         return cmw.encode(evidence)

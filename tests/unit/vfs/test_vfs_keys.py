@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -243,3 +244,32 @@ def test_any_bytes_are_a_key_or_malformed(data: bytes) -> None:
     except Malformed:
         return
     assert jwk.decode(jwk.encode(algorithm, key)) == (algorithm, key)
+
+
+def test_evidence_is_made_for_one_after_the_other() -> None:
+    class Slow(NilAttester):
+        """It would mix up two requests at once."""
+
+        asked: bytes | None = None
+
+        def attest(self, report_data: bytes) -> None:
+            assert self.asked is None
+            self.asked = report_data
+            threading.Event().wait(0.01)
+            self.asked = None
+
+    asking = bearer(Slow())
+    failed: list[int] = []
+
+    def ask_often() -> None:
+        for _ in range(5):
+            with pytest.raises(Errno) as caught:
+                asking.report(b"nonce")
+            failed.append(caught.value.number)
+
+    threads = [threading.Thread(target=ask_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == [errno.NOTSUP] * 20
