@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import subprocess
@@ -39,8 +38,6 @@ def inside(tmp_path: Path) -> Path:
 
 
 def _open_descriptors() -> int:
-    # What other tests left for the collector shall not go in the middle of this one.
-    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
