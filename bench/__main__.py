@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 # In this order; each with its title.
 BENCHES = {
     "start": "Start of a hello world, whole process, warm cache",
+    "large": "Start of a large module, to the refusal of its imports",
     "hostcalls": "Calls from the guest into the host, the median of 5 runs",
     "echo": "TLS echo: requests per second, and megabytes per second each way",
     "web": "HTTP: the Go example over TLS under `wrk`",

@@ -5,8 +5,10 @@ python bench/web.py
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,17 @@ def requests(port: int, connections: int) -> float:
     return float(found[1])
 
 
+def wait_for_answer(port: int) -> None:
+    """Wait until the server answers: a keep listens before its guest is compiled."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=120, context=context)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    connection.close()
+
+
 def main() -> int:
     """Measure and print a table; there is no goal."""
     with tempfile.TemporaryDirectory() as name:
@@ -65,6 +78,7 @@ def main() -> int:
             peers.running(peers.keep_command(made, guest, port, folder), port),
             peers.running([str(native), str(other), *identity], other),
         ):
+            wait_for_answer(port)
             found = [(n, requests(port, n), requests(other, n)) for n in _CONNECTIONS]
     print("| connections | garrison, requests/s | native Go, requests/s | ratio |")
     print("|---|---|---|---|")

@@ -122,6 +122,21 @@ def _assemblyscript(program: str, out: Path) -> None:
     _run(compiler, source, "--config", relative, "-O", "-o", out, folder=HERE)
 
 
+def _javascript(program: str, out: Path) -> None:
+    quickjs = _MODULES / "qjsc/deps/quickjs_2021_03_27"
+    if not quickjs.is_dir():
+        raise MissingError("no QuickJS: npm install --prefix examples/languages")
+    sources = [quickjs / f"{name}.c" for name in ("quickjs", "cutils", "libregexp", "libunicode")]
+    # As for Emscripten: no threads, and none of the rounding modes that WebAssembly lacks.
+    options = ("-DEMSCRIPTEN", "-D_GNU_SOURCE", "-DFE_DOWNWARD=0", "-DFE_UPWARD=0")
+    names = ('-DCONFIG_VERSION="2021-03-27"', f'-DSCRIPT="{program}.js"')
+    _run(
+        *_ZIG, "cc", "-target", "wasm32-wasi", "-O2", "-s", "-std=gnu23", "-w", *options, *names,
+        "-I", quickjs, "--embed-dir=.", "keep.c", *sources, "-o", out,
+        folder=HERE / "javascript",
+    )  # fmt: skip
+
+
 LANGUAGES = {
     "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
     "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
@@ -135,6 +150,12 @@ LANGUAGES = {
         "AssemblyScript",
         "`asc` with `@assemblyscript/wasi-shim` (npm)",
         _assemblyscript,
+        slow=True,
+    ),
+    "javascript": Language(
+        "JavaScript",
+        "QuickJS (npm `qjsc`) with the script inside, by `zig cc -target wasm32-wasi`",
+        _javascript,
         slow=True,
     ),
 }

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from garrison.keep.net.dial import Wait
     from garrison.keep.net.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
 
@@ -99,9 +100,9 @@ class _LateNetwork:
             self._network = Network(Config.default(), None, [])
         return self._network
 
-    def connect(self, target: str) -> "Stream":
+    def connect(self, target: str, wait: "Wait") -> "Stream":
         """Connect to `host[:port]`."""
-        return self._made().connect(target)
+        return self._made().connect(target, wait)
 
     def listen(self, target: str) -> "Listener":
         """Listen on `port` or `addr:port`."""

@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     CANNOT_WRITE = 73
     UNVERIFIED = 76
     REJECTED = 77
+    OUT_OF_TIME = 124
     INTERRUPTED = 130
     TRAP = 134
     TERMINATED = 143

@@ -207,6 +207,16 @@ def test_hello_without_anything(package: Callable[[str, str, str], Path], tmp_pa
     )
 
 
+def test_a_tenant_s_limit_ends_a_workload(published: Stack, tmp_path: Path) -> None:
+    policy = tmp_path / "limits.toml"
+    policy.write_text("[limits]\nrun_seconds = 1\nmemory = '64MiB'\n")
+    arguments = published.deploy_arguments("spin:0.1.0")
+    done = published.run(arguments[0], "--policy", str(policy), *arguments[1:])
+    assert done.returncode == 124, done.stderr
+    assert done.stdout == "spinning\n"
+    assert "limits.run_seconds: the workload's time is over" in done.stderr
+
+
 def _children(process: Process) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(pid) for pid in children.split()]

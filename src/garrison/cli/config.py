@@ -12,6 +12,7 @@ import click
 from garrison.cli import ui
 from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats.enarx_toml import MAX_SIZE, STREAMS, TEMPLATE, Config, Rule
+from garrison.formats.limits import DEFAULTS, Limits
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -95,6 +96,7 @@ def explain(config: Config) -> dict[str, Any]:
         "steward": config.steward,
         "args": list(config.args),
         "env": sorted(config.environment()),
+        "limits": Limits.narrowed(config.limits, {}).as_dict(),
         "stdio": {name: config.stdio[name] for name in STREAMS},
         "incoming": {
             key: _rule(Policy(key, rule, incoming=True)) for key, rule in incoming.items()
@@ -193,6 +195,7 @@ def _rule(policy: Policy) -> dict[str, Any]:
         "host_checked": policy.checks_host,
         "anonymous": not policy.needs_certificate,
         "peers": None if policy.rule.peers is None else [str(peer) for peer in policy.rule.peers],
+        "alpn": list(policy.alpn),
     }
 
 
@@ -203,6 +206,9 @@ def _text(explained: dict[str, Any]) -> str:
         f"args     {' '.join(map(repr, explained['args'])) or 'none'}",
         f"env      {' '.join(explained['env']) or 'none'}",
     ]
+    own = {name: most for name, most in explained["limits"].items() if most != DEFAULTS[name]}
+    limits = ", ".join(f"{name} {most}" for name, most in own.items())
+    lines.append(f"limits   {limits or 'the defaults'}")
     lines += [f"{name:8} {kind}" for name, kind in explained["stdio"].items()]
     for file in explained.get("files", []):
         what = f" {file['endpoint']}: {_words(file, file['kind'])}" if "endpoint" in file else ""
@@ -226,9 +232,10 @@ def _words(rule: dict[str, Any], kind: str) -> str:
     if rule["prot"] == "tcp":
         return "plain TCP, in the clear; every peer is anonymous"
     roots = _roots(rule["trust"])
+    alpn = f"; speaks {' or '.join(rule['alpn'])}" if rule["alpn"] else ""
     if rule["peers"] is not None:
         peers = " or ".join(rule["peers"]) or "nobody"
-        return f"TLS; admits {peers}, certified under {roots}"
+        return f"TLS; admits {peers}, certified under {roots}{alpn}"
     if kind == "listen":
-        return f"TLS; admits anybody; who shows a certificate must be under {roots}"
-    return f"TLS; admits the host by its name, certified under {roots}"
+        return f"TLS; admits anybody; who shows a certificate must be under {roots}{alpn}"
+    return f"TLS; admits the host by its name, certified under {roots}{alpn}"

@@ -26,6 +26,7 @@ With one, peers know it by its digest alone.
 Examples:
   garrison run hello.wasm
   garrison run --wasmcfgfile Enarx.toml server.wasm
+  garrison run --limit memory=64MiB --limit run_seconds=60 job.wasm
   garrison run server.wasm -- --its-own-option
 """
 
@@ -47,6 +48,14 @@ Examples:
     " (the same by default; / takes the place of the virtual root), with :ro to read only."
     " Whoever owns the host reads and changes what is there. Can be given often.",
 )
+@click.option(
+    "--limit",
+    "limits",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="What the workload may take of its keep, in place of [limits] in its Enarx.toml: memory,"
+    " run_seconds, tmp, ... (docs/reference/enarx-toml.md). Can be given often.",
+)
 @click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("arguments", nargs=-1)
 def command(
@@ -58,12 +67,15 @@ def command(
     insecure_simulate: str | None,
     wasmcfgfile: Path | None,
     directories: tuple[str, ...],
+    limits: tuple[str, ...],
 ) -> int:
     """Run MODULE, a WebAssembly file, with ARGUMENTS."""
     # Late, and after the options were read: a keep's parts take a while to import.
+    from garrison.formats.limits import parse_limit
     from garrison.keep import life
     from garrison.keep.identity import StewardClient, load_roots
 
+    most = dict(parse_limit(text, field="--limit") for text in limits)
     files = {life.MAIN: module.read_bytes()}
     if wasmcfgfile is not None:
         files[life.CONFIG] = wasmcfgfile.read_bytes()
@@ -78,6 +90,7 @@ def command(
             arguments=arguments,
             roots=load_roots(pem) if pem else (),
             directories=_opened(directories),
+            limits=most,
         )
     if directories:
         raise Misuse(
@@ -95,6 +108,7 @@ def command(
         steward=StewardClient(steward, roots),
         attester=attester_spec(backend, insecure_simulate),
         arguments=arguments,
+        limits=most,
     )
 
 

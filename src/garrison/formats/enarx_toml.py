@@ -4,9 +4,9 @@
 - FOSDEM: `steward`, `args`, `[env]`, `[stdin]`, `[stdout]`, `[stderr]` and `[network]`.
 
 A file with any of `stdin`, `stdout`, `stderr` and `network` is of the second schema, any other
-of the first. Each network entry of both may also say `peers` (who may be there) and `trust`
-(whose certificates count); a rule of `[network]` may say `prot = "deny"`. The reference is
-`docs/reference/enarx-toml.md`.
+of the first. Each network entry of both may also say `peers` (who may be there), `trust` (whose
+certificates count) and `alpn` (which protocols); a rule of `[network]` may say `prot = "deny"`.
+`[limits]` is for both. The reference is `docs/reference/enarx-toml.md`.
 
 Refused, with key and line: unknown keys, wrong types, a mix of the schemas, two spellings of one
 host, and whatever could not be enforced, such as `peers` on a connection without TLS.
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from garrison.errors import Malformed
 from garrison.formats.endpoint import Endpoint, parse_address, parse_host, parse_port
+from garrison.formats.limits import read_limits
 from garrison.formats.peer_rule import PeerRule
 from garrison.formats.strict_toml import Table
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # The limit of the original, for the same file.
 MAX_SIZE = 1_000_000
+# More than anybody offers; as many of the longest fit into the extension.
+_MAX_ALPN = 32
 
 Prot = Literal["tls", "tcp", "deny"]
 Stdio = Literal["host", "null"]
@@ -48,11 +51,14 @@ class Rule:
         prot: `tls`, `tcp` (plain, in the clear), or `deny`.
         peers: who may be there; None where the configuration does not ask.
         trust: `steward`, `web` or PEM certificates; None for the default of the direction.
+        alpn: the protocols of which both sides must agree on one, the best first; none for no
+            such demand.
     """
 
     prot: Prot = "tls"
     peers: tuple[PeerRule, ...] | None = None
     trust: str | None = None
+    alpn: tuple[str, ...] = ()
 
     @property
     def default_port(self) -> int:
@@ -102,6 +108,7 @@ class Config:
         files: the descriptors in order (released schema); None in the FOSDEM schema.
         incoming: port (in decimal) or `default` to rule.
         outgoing: `host:port`, `host` or `default` to rule.
+        limits: how much of the keep it may take, where it sets that (`garrison.formats.limits`).
     """
 
     steward: str | None = None
@@ -112,6 +119,7 @@ class Config:
     files: tuple[File, ...] | None = _STANDARD_FILES
     incoming: Mapping[str, Rule] = field(default_factory=dict)
     outgoing: Mapping[str, Rule] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def default(cls) -> Config:
@@ -133,6 +141,7 @@ class Config:
         if any("\0" in argument for argument in args):
             raise table.malformed("args", "has a NUL character", expected="text")
         env = _env(table.table("env"))
+        limits = read_limits(table.table("limits"))
         for key in ("files", *_FOSDEM_KEYS):
             # Known in every file, so that the error on an unknown key can list them all.
             table.value(key)
@@ -147,7 +156,7 @@ class Config:
                     found=" and ".join(name for name in _FD_VARIABLES if name in env),
                     expected="other variables",
                 )
-            return cls(steward, at_expiry, args, env, _stdio_of(files), files)
+            return cls(steward, at_expiry, args, env, _stdio_of(files), files, limits=limits)
         if "files" in table:
             raise Malformed(
                 "two schemas in one file",
@@ -162,7 +171,7 @@ class Config:
         outgoing = outgoing_rules(network.table("outgoing"))
         network.done()
         table.done()
-        return cls(steward, at_expiry, args, env, stdio, None, incoming, outgoing)
+        return cls(steward, at_expiry, args, env, stdio, None, incoming, outgoing, limits)
 
     def environment(self) -> dict[str, str]:
         """The workload's environment: `env`, and what tells it of its `files`."""
@@ -306,7 +315,7 @@ def _rule(
 ) -> Rule:
     chosen = table.string("prot", "tls", choices=prots)
     prot = next(prot for prot in prots if prot == chosen)
-    for key in ("peers", "trust"):
+    for key in ("peers", "trust", "alpn"):
         if key in table and prot != "tls":
             raise table.malformed(
                 key, f'means nothing with prot = "{prot}"', expected='prot = "tls"'
@@ -322,7 +331,17 @@ def _rule(
         raise table.malformed("trust", f"cannot go with {why}", expected='"steward" or PEM')
     if trust is not None and trust not in ("steward", "web"):
         _check_pem(table, trust)
-    return Rule(prot, peers, trust)
+    return Rule(prot, peers, trust, _alpn(table) if "alpn" in table else ())
+
+
+def _alpn(table: Table) -> tuple[str, ...]:
+    """The names of protocols, in order (RFC 7301, section 3.1: 1 to 255 bytes each)."""
+    names = tuple(table.strings("alpn"))
+    if not 0 < len(names) <= _MAX_ALPN or len(set(names)) != len(names):
+        raise table.malformed("alpn", "not a choice", expected=f"1 to {_MAX_ALPN} names, all other")
+    if not all(0 < len(name) < 256 and name.isascii() and name.isprintable() for name in names):
+        raise table.malformed("alpn", "not a protocol's name", expected="1 to 255 ASCII characters")
+    return names
 
 
 def _check_pem(table: Table, text: str) -> None:
@@ -354,6 +373,11 @@ args = []
 [env]
 # RUST_LOG = "info"
 
+# How much of the keep the workload may take; the rest has defaults. A size may have a unit.
+[limits]
+# memory = "256MiB"
+# run_seconds = 3600
+
 # The standard streams: "host" connects one to the host, which can read and write it; "null" to
 # nothing. Without this file all three are "host"; in a file of this schema they are "null".
 [stdin]
@@ -372,6 +396,7 @@ kind = "host"
 #          "host/user/*", "sha256:<digest>", or "any" attested workload, each perhaps with
 #          "; tee=snp|tdx" and "; tcb=UpToDate"; an empty list admits nobody
 #   trust  whose certificates count: "steward", "web" (outgoing only), or PEM text
+#   alpn   the protocols of which both sides must agree on one: ["h2", "http/1.1"]
 # The most exact rule holds: host:port before host before default, a port before default.
 
 # [network.incoming.8443]

@@ -37,6 +37,7 @@ CCA_MEDIA_TYPE = "application/vnd.garrison.cca-token.v1+cbor"
 
 # What a TEE's report data can hold (SNP, TDX and SGX: 64 bytes; Nitro's user data is longer).
 REPORT_DATA_SIZE = 64
+_WORKLOAD_REPORT = b"garrison: asked for by a workload\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,20 @@ class Evidence:
 
     media_type: str
     payload: bytes
+
+
+def workload_report_data(digest: bytes, data: bytes) -> bytes:
+    """The report data (64 bytes) that binds what a workload asks for to its keep's evidence.
+
+    The keep that is measured says which workload asks; another cannot have it say so. What stands
+    in front keeps this apart from what a steward binds, which begins with a key in DER (0x30):
+    nothing that a workload asks for can be taken for a request of a certificate.
+
+    Args:
+        digest: the workload's digest, SHA-256.
+        data: what the workload asks for, any bytes.
+    """
+    return hashlib.sha512(_WORKLOAD_REPORT + digest + data).digest()
 
 
 def bound_report_data(spki: bytes, challenge: bytes) -> bytes:

@@ -4,8 +4,12 @@ The guest sees what it is given here and nothing else: no environment, file or d
 host goes to it by itself.
 """
 
-from garrison.errors import GarrisonError
+import posix  # the part of `os` that is used here, and no file to load
+
+from garrison.errors import GarrisonError, Rejected
+from garrison.formats.limits import Limits
 from garrison.keep.engine.cache import compiled_module
+from garrison.keep.engine.failures import Ended, Trap
 from garrison.keep.engine.runtime import Engine, Instance, Module
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
@@ -17,27 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.keys import Bearer
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import Listener, Stream
-
-
-class Limits:
-    """How much of the keep a guest may take.
-
-    Args:
-        memory: bytes of its linear memory; by default all that 32 bits can name.
-        files: bytes of the files that it makes.
-        descriptors: how many it may have open.
-    """
-
-    __slots__ = ("descriptors", "files", "memory")
-
-    def __init__(
-        self, *, memory: int = 1 << 32, files: int = 1 << 28, descriptors: int = 4096
-    ) -> None:
-        self.memory = memory
-        self.files = files
-        self.descriptors = descriptors
 
 
 def execute(
@@ -50,6 +36,7 @@ def execute(
     network: "Network | None",
     limits: Limits | None = None,
     directories: "Mapping[str, Descriptor] | None" = None,
+    bearer: "Bearer | None" = None,
     cached: bool = False,
 ) -> int:
     """Run a module until it ends.
@@ -66,6 +53,7 @@ def execute(
         limits: how much it may take.
         directories: more of them, each under the name that the guest finds it by; `/` takes the
             place of the root directory.
+        bearer: whose keep it is, for `/key/identity` and `/attest`; without it they are not there.
         cached: use this user's cache of compiled modules. Only for development: in a TEE what
             is stored outside is the host's, and compiled code is run as it is.
 
@@ -76,9 +64,23 @@ def execute(
         Malformed: it is no module, or not one for WASI preview 1.
         Trap: it did what WebAssembly forbids.
         Interrupted: SIGINT or SIGTERM came.
+        OutOfTime: it ran for longer than it may.
+        Rejected: it has more files, or more open, from the start than it may ever have.
         Unavailable: the engine is missing, or the guest wants more memory than it may have.
     """
     limits = limits or Limits()
+    _check_limits(limits, files, len(descriptors) + len({"/", *(directories or ())}))
+    engine = Engine(limits.stack)
+    running = False
+
+    def stop() -> None:
+        if running:
+            engine.interrupt()
+        else:
+            # The compiler cannot be interrupted, and takes half a minute for a large module.
+            _end(interrupts)
+
+    interrupts = Interrupts(stop, limits.run_seconds)
     table = Table(limits.descriptors)
     for name, opened in descriptors:
         if opened is None or isinstance(opened, int):
@@ -89,29 +91,86 @@ def execute(
     def root() -> "Descriptor":
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
 
-        return root_directory(files, network, table, limits.files).open(read=True, write=False)
+        made = root_directory(files, network, table, limits, interrupts.wait, bearer)
+        return made.open(read=True, write=False)
 
     if not directories or "/" not in directories:
         table.insert(Late("/", root))
     for name, directory in (directories or {}).items():
         directory.preopened = name
         table.insert(directory)
-    engine = Engine()
     try:
-        module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
-        try:
-            with Interrupts(engine.interrupt) as interrupts:
+        with interrupts:
+            module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+            try:
+                running = True
                 host = Host(list(args), dict(env), table, interrupts)
-                instance = Instance(engine, module, memory_limit=limits.memory)
+                instance = Instance(
+                    engine, module, memory=limits.memory, table_elements=limits.table_elements
+                )
                 try:
-                    return _run(instance, module, host)
+                    # What came before the instance knew of its deadline.
+                    interrupts.check()
+                    interrupts.start_clock()
+                    code = _run(instance, module, host)
+                    if code:
+                        _note_memory(instance, limits.memory)
+                except Trap:
+                    _note_memory(instance, limits.memory)
+                    raise
+                else:
+                    return code
                 finally:
                     instance.close()
-        finally:
-            module.close()
+            finally:
+                module.close()
     finally:
         engine.close()
         table.close()
+
+
+def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        Rejected: the package, or what is open from the start, is more than may ever be.
+    """
+    size = sum(map(len, files.values()))
+    for name, found, most in (
+        ("files", size, limits.files),
+        ("descriptors", opened, limits.descriptors),
+    ):
+        if found > most:
+            raise Rejected(
+                "the workload starts with more than it may ever have",
+                field=f"limits.{name}",
+                found=found,
+                expected=f"at most {most}",
+            )
+
+
+def _end(interrupts: Interrupts) -> None:
+    """End the process, from any thread, as the error would that waits to be raised."""
+    try:
+        interrupts.check()
+    except Ended as error:
+        posix.write(2, f"error: {error}\n".encode())
+        posix._exit(error.exit_code)  # noqa: SLF001  (as `os._exit`)
+
+
+def _note_memory(instance: Instance, most: int) -> None:
+    """Log how much memory a guest had that failed, if that may be why.
+
+    The engine does not tell that it refused more. Allocators ask for more than they are asked
+    for, so that with half of it taken a guest can be at its end.
+    """
+    taken = instance.memory_size()
+    if taken * 2 >= most:
+        import logging  # late: it costs a start 5 ms
+
+        logging.getLogger("garrison.keep").warning(
+            "the workload failed with %d bytes of memory; limits.memory is %d", taken, most
+        )
 
 
 def _standard(number: int | None) -> "Descriptor":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from garrison.attesters.base import Attester
+    from garrison.formats.evidence import Evidence
 
 log = logging.getLogger("garrison.keep")
 
 # What a deny list may have; certificates, a problem document, a challenge are far smaller.
 _MAX_ANSWER = deny_list.MAX_SIZE
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
+_ATTESTING = threading.Lock()
 _CURVES = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1}
 
 
@@ -209,6 +212,17 @@ class Credentials:
         """Make a key on the curve that the TEE's own signatures have."""
         return cls(ec.generate_private_key(_CURVES[attester.curve]()), attester, steward)
 
+    def attest(self, report_data: bytes) -> Evidence | None:
+        """Obtain evidence, from any thread: of one request after the other.
+
+        Some TEEs take the request and give the answer by files, which two at once would mix up.
+
+        Raises:
+            Unavailable: the TEE does not answer.
+        """
+        with _ATTESTING:
+            return self.attester.attest(report_data)
+
     def certify(self, workload: WorkloadIdentity | None = None) -> Certified:
         """Attest, and get a certificate: for the keep, or for the `workload` that it runs.
 
@@ -221,7 +235,7 @@ class Credentials:
         """
         challenge = self.steward.challenge()
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        evidence = self.attester.attest(bound_report_data(spki, challenge))
+        evidence = self.attest(bound_report_data(spki, challenge))
         request = build_request(self.key, evidence=evidence, challenge=challenge, workload=workload)
         chain = self.steward.certify(request)
         now = datetime.now(UTC)

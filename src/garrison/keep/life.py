@@ -17,7 +17,9 @@ from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.limits import Limits
 from garrison.formats.slug import Slug
+from garrison.keep.bearer import Bearer
 from garrison.keep.execute import execute
 from garrison.keep.identity import Certified, Credentials, StewardClient
 from garrison.keep.net.network import Identity, Network
@@ -96,6 +98,7 @@ def run_local(
     steward: StewardClient,
     attester: Mapping[str, str],
     arguments: tuple[str, ...] = (),
+    limits: Mapping[str, int] | None = None,
 ) -> int:
     """Run a local workload, with a certificate that names its digest only.
 
@@ -111,6 +114,7 @@ def run_local(
         certified=certified,
         workload=workload,
         arguments=arguments,
+        limits=limits,
     )
 
 
@@ -124,12 +128,14 @@ def run(
     roots: Sequence[x509.Certificate] = (),
     tenant: DeploymentPolicy | None = None,
     directories: Mapping[str, Descriptor] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> int:
     """Run the package `files` and return the guest's exit code.
 
     Without credentials the workload has no identity: its TLS connections are anonymous. It can
-    still verify its peers, under `roots`. `tenant` narrows its network. `directories` are the
-    host's, by the guest's path (`vfs.host_directory_insecure`): for development only.
+    still verify its peers, under `roots`. `tenant` narrows its network and its limits.
+    `directories` are the host's, by the guest's path (`vfs.host_directory_insecure`): for
+    development only. `limits` take the place of those that its configuration sets.
 
     Raises:
         Misuse: directories of the host in a keep that has an identity.
@@ -146,7 +152,14 @@ def run(
     identity = None if certified is None else Identity(certified.chain, certified.key)
     steward = None if credentials is None else credentials.steward
     trusted = list(roots if steward is None else steward.roots)
-    network = Network(config, identity, trusted, tenant=tenant)
+    given = {**config.limits, **(limits or {})}
+    most = Limits.narrowed(given, {} if tenant is None else tenant.limits)
+    network = Network(config, identity, trusted, tenant=tenant, limits=most)
+    bearer = (
+        None
+        if credentials is None or workload is None
+        else Bearer(credentials, workload, network.chain)
+    )
     with watched(network, steward), renewed(network, credentials, certified, workload):
         return execute(
             files[MAIN],
@@ -155,7 +168,9 @@ def run(
             descriptors=descriptors(config, network),
             files=files,
             network=network,
+            limits=most,
             directories=directories,
+            bearer=bearer,
             # An attested keep compiles for itself: what is stored outside is the host's.
             cached=credentials is None,
         )

@@ -56,8 +56,10 @@ def test_check_explains(tmp_path: Path) -> None:
     pem = Authority().root_pem
     path.write_text(
         "args = ['a']\n[env]\nSECRET = 'hush'\n"
+        "[limits]\nmemory = '64 MiB'\nrun_seconds = 60\n"
         "[network.incoming.8443]\npeers = ['drawbridge.test/jane/chat:^1.0']\n"
         "[network.incoming.80]\nprot = 'tcp'\n"
+        "[network.outgoing.'web.test']\nalpn = ['h2']\n"
         "[network.outgoing.'db.test:5432']\npeers = []\n"
         f"[network.outgoing.'pem.test']\ntrust = '''{pem}'''\n"
         "[network.outgoing.default]\nprot = 'deny'\n"
@@ -66,6 +68,8 @@ def test_check_explains(tmp_path: Path) -> None:
     for line in (
         "schema   fosdem",
         "stdin    null",
+        "limits   memory 67108864, run_seconds 60",
+        "  web.test: TLS; admits the host by its name, certified under the web's roots; speaks h2",
         "  default: TLS; admits anybody; who shows a certificate must be under the steward's roots",
         "  8443: TLS; admits drawbridge.test/jane/chat:^1.0, certified under the steward's roots",
         "  80: plain TCP, in the clear; every peer is anonymous",
@@ -77,6 +81,7 @@ def test_check_explains(tmp_path: Path) -> None:
     assert "hush" not in text
     explained = json.loads(CliRunner().invoke(command, ["check", "--json", str(path)]).stdout)
     assert explained["env"] == ["SECRET"]
+    assert explained["limits"]["tmp"] == 256 << 20
     assert explained["outgoing"]["default"] == {"prot": "deny"}
     assert explained["incoming"]["8443"] == {
         "prot": "tls",
@@ -84,6 +89,7 @@ def test_check_explains(tmp_path: Path) -> None:
         "host_checked": False,
         "anonymous": False,
         "peers": ["drawbridge.test/jane/chat:^1.0"],
+        "alpn": [],
     }
     assert "BEGIN" not in json.dumps(explained)
 

@@ -167,7 +167,10 @@ def test_what_the_template_comments_out_is_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("a = 1", "Enarx.toml:1: a: unknown key; expected args, at_expiry, env, files, network"),
+        (
+            "a = 1",
+            "Enarx.toml:1: a: unknown key; expected args, at_expiry, env, files, limits, network",
+        ),
         ("\nsteward = 1", "Enarx.toml:2: steward: wrong type; found 1; expected a string"),
         ("steward = 'http://a.example'", "Enarx.toml:1: steward: not an https URL"),
         ("steward = 'a.example'", "Enarx.toml:1: steward: not an https URL"),

@@ -11,6 +11,7 @@ import pytest
 from garrison.errors import Rejected
 from garrison.formats.enarx_toml import Config, File, Rule
 from garrison.formats.endpoint import Endpoint
+from garrison.formats.limits import Limits
 from garrison.formats.peer_rule import PeerRule
 from garrison.keep.net.listener import Listener
 from garrison.keep.net.network import Network
@@ -29,7 +30,7 @@ PRESENTED = f"presented {OLD} (tee snp, TCB OutOfDate); wanted "
 
 def network(config: Config, who: WorkloadIdentity) -> Network:
     leaf = AUTHORITY.issue(who, hosts=("localhost",))
-    return Network(config, identity(leaf), [AUTHORITY.root], connect_seconds=5)
+    return Network(config, identity(leaf), [AUTHORITY.root], limits=Limits(connect_seconds=5))
 
 
 def asks(text: str) -> Rule:

@@ -15,6 +15,7 @@ import pytest
 
 from garrison.errors import Malformed, Rejected
 from garrison.formats.enarx_toml import Config, Rule
+from garrison.formats.limits import Limits
 from garrison.formats.peer_rule import PeerRule
 from garrison.keep.net import network as network_module
 from garrison.keep.net.listener import Listener
@@ -42,7 +43,11 @@ STEWARD = Rule(trust="steward")
 
 
 def network(
-    *, incoming: Rule | None = None, outgoing: Rule = STEWARD, handshake_seconds: float = 5
+    *,
+    incoming: Rule | None = None,
+    outgoing: Rule = STEWARD,
+    handshake_seconds: float = 5,
+    **limits: int,
 ) -> Network:
     config = Config(
         incoming={} if incoming is None else {"default": incoming}, outgoing={"default": outgoing}
@@ -51,8 +56,7 @@ def network(
         config,
         identity(LEAF),
         [AUTHORITY.root],
-        connect_seconds=2,
-        handshake_seconds=handshake_seconds,
+        limits=Limits(connect_seconds=2, handshake_seconds=handshake_seconds, **limits),
     )
 
 
@@ -246,14 +250,7 @@ def test_a_late_handshake_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_of_too_many_handshakes_the_oldest_goes() -> None:
-    raw = socket.create_server(("127.0.0.1", 0), backlog=100)
-    raw.settimeout(0)
-    inner = network().listen("127.0.0.1:0")
-    with (
-        closing(inner),
-        closing(Listener(raw, inner._start, lambda *_: None, max_handshakes=8)) as listener,
-        ExitStack() as stack,
-    ):
+    with listening(network(handshakes=8)) as listener, ExitStack() as stack:
         clients = [stack.enter_context(dial(listener)) for _ in range(12)]
         assert not serve_until(listener, lambda: len(listener._pending) == 8)
         gone = [client for client in clients if select.select([client], [], [], 0.05)[0]]

@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unverified
 from garrison.formats.enarx_toml import Config, Rule
+from garrison.formats.limits import Limits
 from garrison.formats.peer_rule import PeerRule
 from garrison.keep.net.network import Network
 from garrison.testing.tls import Authority, Leaf, keep, workload
@@ -49,7 +50,7 @@ def network(
         outgoing={} if outgoing is None else {"default": outgoing},
     )
     who = None if leaf is None else identity(leaf)
-    return Network(config, who, list(roots), connect_seconds=5, handshake_seconds=5)
+    return Network(config, who, list(roots), limits=Limits(connect_seconds=5, handshake_seconds=5))
 
 
 def peers(*texts: str, trust: str | None = None) -> Rule:

@@ -53,7 +53,7 @@ def test_the_file_is_read_and_digested() -> None:
         ("[network.incoming.99999]", "99999"),
         ("[network.incoming.default]\nprot = 'udp'", "prot"),
         ("[network.incoming.default]\nprot = 'tcp'\npeers = []", "peers"),
-        ("[limits]", "limits"),
+        ("[limit]", "limit"),
         ("#" * (MAX_SIZE + 1), "deployment policy"),
     ],
     ids=["args", "host", "port", "prot", "peers", "table", "size"],

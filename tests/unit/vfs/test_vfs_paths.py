@@ -185,6 +185,17 @@ def test_a_name_that_is_taken_over_gives_room_back_once() -> None:
     assert quota.left == before
 
 
+def test_a_second_name_of_a_link_costs_no_second_target() -> None:
+    folder, quota = _tmp()
+    before = quota.left
+    link = Symlink(quota, "f" * 100)
+    for name in ("a", "b"):
+        folder.add(name, link)
+    for name in ("a", "b"):
+        folder.remove(name)
+    assert quota.left == before
+
+
 def test_a_second_name_costs_no_second_content() -> None:
     folder, quota = _tmp()
     before = quota.left

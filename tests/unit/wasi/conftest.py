@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from garrison.keep.execute import Limits, execute
+from garrison.formats.limits import Limits
+from garrison.keep.execute import execute
 
 _GUESTS = Path(__file__).parents[2] / "guests"
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.errors import Malformed
+from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
-from garrison.keep.execute import Limits, execute
+from garrison.keep.execute import execute
 from garrison.keep.vfs import errno
 from garrison.keep.wasi import abi
 

@@ -7,14 +7,15 @@ import os
 import posix
 import socket
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from garrison.errors import Malformed, Rejected, Unavailable
+from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
-from garrison.keep.execute import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,9 +84,12 @@ class FakeListener:
 
 class FakeNetwork:
     def __init__(self, connect: Callable[[str], FakeStream], listener: FakeListener | None) -> None:
-        self.connect = connect
+        self._connect = connect
         self._listener = listener
         self.listened: list[str] = []
+
+    def connect(self, target: str, _wait: object) -> FakeStream:
+        return self._connect(target)
 
     def listen(self, target: str) -> FakeListener:
         self.listened.append(target)
@@ -115,7 +119,7 @@ def test_files_in_memory_work(guest: Guest) -> None:
 
 
 def test_the_root_holds_what_the_keep_gives(guest: Guest) -> None:
-    assert guest.run("list", "/") == [".", "..", "dev", "pkg", "tmp"]
+    assert guest.run("list", "/") == [".", "..", "dev", "pkg", "tmp", "key"]
 
 
 def test_devices_work(guest: Guest) -> None:
@@ -140,7 +144,7 @@ def test_exit_codes_come_out(guest: Guest, code: int) -> None:
 
 
 def test_files_end_at_the_quota_and_give_it_back(guest: Guest) -> None:
-    assert guest.run("fill", limits=Limits(files=1 << 20)) == ["No space left on device"]
+    assert guest.run("fill", limits=Limits(tmp=1 << 20)) == ["No space left on device"]
 
 
 def test_memory_grows_under_the_host(guest: Guest) -> None:
@@ -249,3 +253,13 @@ def test_a_preopened_listener_is_descriptor_3_and_the_root_is_found(guest: Guest
 
 def test_without_a_network_there_is_no_net(guest: Guest) -> None:
     assert guest.run("talk", "/net/con/x", code=1) == ["No such file or directory"]
+
+
+def test_a_guest_uses_keys_that_it_never_sees(guest: Guest) -> None:
+    *_, generate, trust, own = guest.run("keys")
+    assert (generate, trust) == ("generate", "trust")
+    assert str(uuid.UUID(own)) == own
+    assert guest.run("list", "/key") == [".", "..", "generate", "trust"]
+    assert guest.run("ask", "/key/generate", "none", code=1) == ["Invalid argument"]
+    for path in ("/key/identity/sign", "/attest/report"):
+        assert guest.run("ask", path, "x", code=1) == ["No such file or directory"]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -122,3 +123,74 @@ def test_a_closed_standard_stream_is_null(probe: Path, environment: dict[str, st
     command = [sys.executable, "-m", "garrison", "run", str(probe), "exit", "4"]
     found = subprocess.run(command, env=environment, preexec_fn=close, check=False)
     assert found.returncode == 4
+
+
+def test_a_signal_ends_a_connection_that_is_being_made(
+    probe: Path, environment: dict[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = f"/net/con/127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "garrison", "run", str(probe), "talk", target],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        ) as process:
+            server.settimeout(60)
+            client, _ = server.accept()
+            with client:
+                # The guest has begun its handshake, and nobody answers.
+                client.settimeout(60)
+                assert client.recv(1) == b"\x16"
+                process.send_signal(signal.SIGTERM)
+                _, said = process.communicate(timeout=9)
+    assert process.returncode == 143
+    assert said == b"error: terminated\n"
+
+
+def _slow_to_compile(path: Path) -> None:
+    """A program that takes the compiler long, and then never ends."""
+
+    def number(value: int) -> bytes:
+        low, rest = value & 0x7F, value >> 7
+        return bytes([low | 0x80]) + number(rest) if rest else bytes([low])
+
+    def section(kind: int, data: bytes) -> bytes:
+        return bytes([kind]) + number(len(data)) + data
+
+    def body(code: bytes) -> bytes:
+        return number(len(code) + 2) + b"\0" + code + b"\x0b"
+
+    count = 3000
+    # local.get 0, i64.const 77, i64.mul, i64.popcnt, local.get 0, i64.xor, local.set 0
+    work = body(b"\x20\0\x42\xcd\0\x7e\x7b\x20\0\x85\x21\0" * 400)
+    path.write_bytes(
+        b"\0asm\1\0\0\0"
+        + section(1, b"\2\x60\0\0\x60\1\x7e\0")
+        + section(3, number(count + 1) + b"\0" + b"\1" * count)
+        + section(7, b"\1\6_start\0\0")
+        + section(10, number(count + 1) + body(b"\3\x40\x0c\0\x0b") + work * count)
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_compilation(
+    tmp_path: Path, environment: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    _slow_to_compile(tmp_path / "slow.wasm")
+    cache = tmp_path / "cache"
+    with subprocess.Popen(
+        [sys.executable, "-m", "garrison", "run", str(tmp_path / "slow.wasm")],
+        stderr=subprocess.PIPE,
+        env={**environment, "XDG_CACHE_HOME": str(cache)},
+    ) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+        # The thread that waits for signals, and then the compiler's.
+        while len(list(tasks.iterdir())) < 3 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said in {b"error: interrupted\n", b"error: terminated\n"}
+    # It never came to an end, or there would be an entry.
+    assert [path.name for path in (cache / "garrison/modules").iterdir()] == ["key"]

@@ -13,7 +13,17 @@ class Trap(GarrisonError):
     exit_code = 134
 
 
-class Interrupted(GarrisonError):
+class Ended(GarrisonError):
+    """Somebody else ends the guest, wherever it is: no call of it may take this for its own.
+
+    Attributes:
+        exit_code: what a command ends with.
+    """
+
+    exit_code: int
+
+
+class Interrupted(Ended):
     """A signal asked us to end.
 
     Args:
@@ -26,3 +36,24 @@ class Interrupted(GarrisonError):
     def __init__(self, number: int) -> None:
         super().__init__({2: "interrupted", 15: "terminated"}.get(number, f"signal {number}"))
         self.exit_code = 128 + number
+
+
+class OutOfTime(Ended):
+    """The guest ran for longer than it may.
+
+    Args:
+        seconds: how long it may.
+
+    Attributes:
+        exit_code: what a command ends with, as timeout(1).
+    """
+
+    exit_code = 124
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(
+            "the workload's time is over",
+            field="limits.run_seconds",
+            found="still running",
+            expected=f"an end within {seconds} seconds",
+        )

@@ -49,6 +49,7 @@ _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "wasm_valtype_new": (_P, (c.Byte,)),
     "wasm_valtype_vec_new": (None, (_P, _N, _P)),
     # wasmtime/config.h
+    "wasmtime_config_async_stack_size_set": (None, (_P, _N)),
     "wasmtime_config_epoch_interruption_set": (None, (_P, _B)),
     "wasmtime_config_max_wasm_stack_set": (None, (_P, _N)),
     "wasmtime_config_memory_may_move_set": (None, (_P, _B)),

@@ -14,11 +14,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How much stack a guest may use: what it needs is on its own, in linear memory; this is for its
-# calls. The rest of the thread's usual 8 MiB is for the host functions that it calls.
-_MAX_STACK = 1 << 20
-# Changes whenever compiled code of one configuration cannot run under another.
-CONFIGURATION = "epochs, fixed memory, 1 MiB stack"
+# How much of the thread's stack is not the guest's: the host functions that it calls need it.
+_OWN_STACK = 2 << 20
+# One instance is what a program is. Modules have one memory and rarely more than one table.
+_MAX_INSTANCES = 1
+_MAX_MEMORIES = 1
+_MAX_TABLES = 8
+# Changes whenever compiled code of one configuration cannot run under another. The stack is a
+# number that the code compares with when it runs, and so no part of it.
+CONFIGURATION = "epochs, fixed memory"
 
 # wasm.h, wasm_externkind_t, and wasmtime/extern.h, wasmtime_extern_kind_t: the same number.
 _FUNCTION = 0
@@ -38,20 +42,34 @@ _InstanceValue = c.Size * 2
 
 
 class Engine:
-    """One engine; everything that is made with it ends before it does."""
+    """One engine; everything that is made with it ends before it does.
 
-    def __init__(self) -> None:
+    Args:
+        stack: how many bytes of the thread's stack the guest's calls may take. What else a guest
+            calls its stack is in its linear memory.
+
+    Raises:
+        Unavailable: the thread has no such stack, or the engine does not start.
+    """
+
+    def __init__(self, stack: int = 1 << 20) -> None:
+        _check_stack(stack)
         lib = library()
         config = lib.wasm_config_new()
         lib.wasmtime_config_epoch_interruption_set(config, True)  # noqa: FBT003  (C)
         lib.wasmtime_config_memory_may_move_set(config, False)  # noqa: FBT003  (C)
         lib.wasmtime_config_wasm_threads_set(config, False)  # noqa: FBT003  (C)
         lib.wasmtime_config_wasm_memory64_set(config, False)  # noqa: FBT003  (C)
-        lib.wasmtime_config_max_wasm_stack_set(config, _MAX_STACK)
+        lib.wasmtime_config_max_wasm_stack_set(config, stack)
+        # Stacks for asynchronous calls, of which there are none: yet they may not be smaller.
+        lib.wasmtime_config_async_stack_size_set(config, stack + _OWN_STACK)
         self.handle: int = lib.wasm_engine_new_with_config(config)
         if not self.handle:
             raise Unavailable("the WebAssembly engine does not start", field="wasmtime")
-        self.interrupt = lambda: lib.wasmtime_engine_increment_epoch(self.handle)
+
+    def interrupt(self) -> None:
+        """End the guest that runs; from any thread."""
+        library().wasmtime_engine_increment_epoch(self.handle)
 
     def close(self) -> None:
         """Give the engine back."""
@@ -152,24 +170,28 @@ class Instance:
         context: what the library calls the store from inside.
     """
 
-    def __init__(self, engine: Engine, module: Module, *, memory_limit: int) -> None:
+    def __init__(self, engine: Engine, module: Module, *, memory: int, table_elements: int) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             engine: the engine that compiled `module`.
             module: what to run.
-            memory_limit: how many bytes of linear memory it may have.
+            memory: how many bytes of linear memory it may have.
+            table_elements: how many elements each of its tables may have.
         """
         lib = library()
         self._module = module
         self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
         self.context: int = lib.wasmtime_store_context(self._store)
-        lib.wasmtime_store_limiter(self._store, memory_limit, -1, -1, -1, -1)
+        lib.wasmtime_store_limiter(
+            self._store, memory, table_elements, _MAX_INSTANCES, _MAX_TABLES, _MAX_MEMORIES
+        )
         # One tick of `Engine.interrupt` ends it.
         lib.wasmtime_context_set_epoch_deadline(self.context, 1)
         self._linker: int = lib.wasmtime_linker_new(engine.handle)
         self._callbacks: list[object] = []
         self._value = _InstanceValue()
+        self._linked = False
 
     def define(
         self,
@@ -218,7 +240,7 @@ class Instance:
         Raises:
             Malformed: its imports have other types than what was defined.
             Trap: its start function trapped.
-            Unavailable: it wants more memory than it may have.
+            Unavailable: it wants more memory or tables than it may have.
         """
         trap = c.Pointer()
         error = library().wasmtime_linker_instantiate(
@@ -234,7 +256,13 @@ class Instance:
             text = message_of(error)
             if "incompatible import type" in text:
                 raise Malformed(f"the module does not fit its host: {text}", field="module")
-            raise Unavailable(f"the module cannot be started: {text}", field="module")
+            raise Unavailable(
+                f"the module cannot be started: {text}",
+                field="module",
+                hint="what it may have stands in [limits] of Enarx.toml: memory, table_elements",
+            )
+
+        self._linked = True
 
     def call(self, name: str) -> None:
         """Call an exported function without parameters or results.
@@ -265,12 +293,43 @@ class Instance:
         # A trap that a host function made is told as an error.
         check(error, Trap, "the guest failed")
 
+    def memory_size(self) -> int:
+        """How many bytes of memory it has; 0 if it exports none, or was not made."""
+        lib = library()
+        found = _Extern()
+        there = self._linked and lib.wasmtime_instance_export_get(
+            self.context, c.byref(self._value), b"memory", 6, c.byref(found)
+        )
+        if not there or found[0] & 0xFF != _MEMORY:
+            return 0
+        memory = c.addressof(found) + _EXTERN_VALUE
+        return int(lib.wasmtime_memory_data_size(self.context, memory))
+
     def close(self) -> None:
         """Give the instance and its memory back."""
         lib = library()
         lib.wasmtime_linker_delete(self._linker)
         lib.wasmtime_store_delete(self._store)
         self._callbacks.clear()
+
+
+def _check_stack(stack: int) -> None:
+    """Refuse what the thread does not have: beyond its end lies somebody else's memory.
+
+    Raises:
+        Unavailable: it is so.
+    """
+    import resource  # late: after the errors it is the only use
+
+    there, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if there != resource.RLIM_INFINITY and there < stack + _OWN_STACK:
+        raise Unavailable(
+            "the thread's stack is too small for the guest's",
+            field="limits.stack",
+            found=f"{there} bytes in all",
+            expected=f"{stack + _OWN_STACK}",
+            hint="raise it (ulimit -s), or lower limits.stack",
+        )
 
 
 def memory_of(caller: int) -> tuple[int, int]:

@@ -25,12 +25,11 @@ from garrison.keep.net.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from garrison.keep.net.places import Place, Places
     from garrison.keep.net.tls import Handshake
 
 log = logging.getLogger("garrison.keep")
 
-HANDSHAKE_SECONDS = 10.0
-MAX_HANDSHAKES = 256
 # Streams whose handshake is done and that the workload has not accepted yet.
 _MAX_READY = 128
 # What one call of `ready` does at most, so that the workload gets its turn.
@@ -46,6 +45,7 @@ class _Pending:
     socket: socket.socket
     address: str
     deadline: float
+    place: Place
 
 
 class Listener:
@@ -61,8 +61,9 @@ class Listener:
         start: Callable[[socket.socket], Handshake] | None,
         accepted: Callable[[str, dict[str, Any]], None],
         *,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
-        max_handshakes: int = MAX_HANDSHAKES,
+        places: Places,
+        handshake_seconds: float,
+        max_handshakes: int,
     ) -> None:
         """Take over `sock`, which listens and does not block.
 
@@ -71,6 +72,7 @@ class Listener:
             start: begins the handshake of a new connection, or refuses to with a
                 `GarrisonError`; None where there is none (`tcp`).
             accepted: told of each accepted stream, its address and peer.
+            places: what a connection takes one of before it is accepted.
             handshake_seconds: how long a handshake may take.
             max_handshakes: how many may be under way.
         """
@@ -78,11 +80,14 @@ class Listener:
         self._socket = sock
         self._start = start
         self._accepted = accepted
+        self._places = places
         self._handshake_seconds = handshake_seconds
         self._max_handshakes = max_handshakes
         self._pending: dict[int, _Pending] = {}
         self._ready: deque[tuple[Stream, str]] = deque()
         self._paused_until: float | None = None
+        # Since the last connection; a pause that comes again and again is told once.
+        self._paused = False
         self._epoll = select.epoll()
         self._epoll.register(sock, select.EPOLLIN)
 
@@ -140,11 +145,20 @@ class Listener:
         for _ in range(_MAX_EVENTS):
             if len(self._ready) >= _MAX_READY:
                 return
+            if self._places.full() and not _readable(self._socket):
+                # Nobody waits, and so nobody goes for it.
+                return
+            try:
+                place = self._places.take()
+            except OSError as error:
+                self._pause(now, error)
+                return
             try:
                 sock, address = self._socket.accept()
-            except BlockingIOError:
-                return
             except OSError as error:
+                place.free()
+                if isinstance(error, BlockingIOError):
+                    return
                 if error.errno in _EXHAUSTED:
                     self._pause(now, error)
                     return
@@ -154,23 +168,29 @@ class Listener:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             name = address_text(address)
             if self._start is None:
-                self._ready.append((Stream(sock, ANONYMOUS), name))
+                self._done(Stream(sock, ANONYMOUS), name, place)
                 continue
             try:
                 handshake = self._start(sock)
             except GarrisonError as error:
                 log_refusal(error, name)
                 end(sock)
+                place.free()
                 continue
             deadline = now + self._handshake_seconds
-            self._pending[sock.fileno()] = _Pending(handshake, sock, name, deadline)
+            self._pending[sock.fileno()] = _Pending(handshake, sock, name, deadline, place)
             self._epoll.register(sock, select.EPOLLIN)
             if len(self._pending) > self._max_handshakes:
                 self._drop(next(iter(self._pending)), "too many handshakes under way")
 
     def _pause(self, now: float, error: OSError) -> None:
         """Make room by the oldest handshake, and let the queue wait a little."""
-        log.warning("cannot accept connections for now: %s", error.strerror)
+        log.log(
+            logging.DEBUG if self._paused else logging.WARNING,
+            "cannot accept connections for now: %s",
+            error.strerror,
+        )
+        self._paused = True
         if self._pending:
             self._drop(next(iter(self._pending)), "its place is needed")
         self._paused_until = now + _PAUSE_SECONDS
@@ -191,7 +211,12 @@ class Listener:
                 return
             self._epoll.unregister(descriptor)
             del self._pending[descriptor]
-            self._ready.append((pending.handshake.stream(), pending.address))
+            self._done(pending.handshake.stream(), pending.address, pending.place)
+
+    def _done(self, stream: Stream, address: str, place: Place) -> None:
+        stream.place = place
+        self._ready.append((stream, address))
+        self._paused = False
 
     def _drop_late(self, now: float) -> None:
         for descriptor, pending in list(self._pending.items()):
@@ -206,6 +231,13 @@ class Listener:
             log.info("dropped a handshake: from %s: %s", pending.address, why)
         self._epoll.unregister(descriptor)
         end(pending.socket)
+        pending.place.free()
+
+
+def _readable(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def end(sock: socket.socket) -> None:

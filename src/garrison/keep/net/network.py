@@ -11,10 +11,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from garrison.errors import GarrisonError
-from garrison.formats.endpoint import Endpoint, bracketed, is_address, parse_listen
+from garrison.formats.endpoint import Endpoint, bracketed, parse_listen
+from garrison.formats.limits import Limits
+from garrison.keep.engine.failures import Ended
 from garrison.keep.net import policy as policies
+from garrison.keep.net.dial import dial, happens, wait_for
 from garrison.keep.net.guard import Guard
-from garrison.keep.net.listener import HANDSHAKE_SECONDS, Listener, end, log_refusal
+from garrison.keep.net.listener import Listener, end, log_refusal
+from garrison.keep.net.places import Places
 from garrison.keep.net.policy import ANONYMOUS, Policy
 from garrison.keep.net.stream import Stream
 from garrison.keep.net.tls import Contexts, Handshake, Identity
@@ -27,13 +31,13 @@ if TYPE_CHECKING:
 
     from garrison.formats.deployment_policy import DeploymentPolicy
     from garrison.formats.enarx_toml import Config
+    from garrison.keep.net.dial import Wait
     from garrison.keep.net.guard import Denial
 
 __all__ = ["Identity", "Network"]
 
 log = logging.getLogger("garrison.keep")
 
-CONNECT_SECONDS = 10.0
 # Events that the workload has not read; most workloads never read one.
 _MAX_EVENTS = 1024
 _BACKLOG = 512
@@ -49,8 +53,7 @@ class Network:
         roots: list[x509.Certificate],
         *,
         tenant: DeploymentPolicy | None = None,
-        connect_seconds: float = CONNECT_SECONDS,
-        handshake_seconds: float = HANDSHAKE_SECONDS,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare the network; nothing is opened yet.
 
@@ -59,8 +62,7 @@ class Network:
             identity: who the keep is; None if it has no certificate.
             roots: the steward's root certificates.
             tenant: what the deployment narrows it to.
-            connect_seconds: how long to try to reach a host.
-            handshake_seconds: how long a TLS handshake may take.
+            limits: how many connections and handshakes there may be, and how long they take.
         """
         self._config = config
         self._tenant = tenant
@@ -68,9 +70,13 @@ class Network:
         self._roots = tuple(roots)
         self._identity = identity
         self._contexts = Contexts(identity, self._roots)
-        self._connect_seconds = connect_seconds
-        self._handshake_seconds = handshake_seconds
+        self._limits = limits or Limits()
+        self._places = Places(self._limits.connections)
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
+
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """The certificate chain that it shows now, leaf first; empty if it has none."""
+        return () if self._identity is None else self._identity.chain
 
     def replace_identity(self, identity: Identity) -> None:
         """Use a renewed certificate for new connections; open ones go on. Safe in any thread."""
@@ -94,8 +100,12 @@ class Network:
         """Refuse peers that `denied` names, and end their connections. Safe in any thread."""
         self._guard.deny(denied)
 
-    def connect(self, target: str) -> Stream:
+    def connect(self, target: str, wait: Wait = wait_for) -> Stream:
         """Connect to `host[:port]`, and check who is there.
+
+        Args:
+            target: where to.
+            wait: waits; what it raises ends the attempt.
 
         Raises:
             Malformed: `target` is no endpoint.
@@ -106,7 +116,7 @@ class Network:
         """
         endpoint = Endpoint.parse(target, field="connection")
         policy, endpoint = policies.outgoing(self._config, endpoint)
-        return self._connect(policies.narrowed(policy, self._tenant, endpoint), endpoint)
+        return self._connect(policies.narrowed(policy, self._tenant, endpoint), endpoint, wait)
 
     def listen(self, target: str) -> Listener:
         """Listen on `port` or `addr:port`; on all addresses if there is none.
@@ -153,69 +163,50 @@ class Network:
         if len(events) < _MAX_EVENTS:
             events.append(event)
 
-    def _connect(self, policy: Policy, endpoint: Endpoint) -> Stream:
+    def _connect(self, policy: Policy, endpoint: Endpoint, wait: Wait = wait_for) -> Stream:
         policy.check_allowed(str(endpoint))
         tls = policy.rule.prot == "tls"
         if tls:
             self._guard.check_own()
             self._contexts.check_usable(policy)
         port = endpoint.port or policy.rule.default_port
-        sock = self._dial(endpoint.host, port)
+        place = self._places.take()
         try:
-            stream = self._secure(sock, policy, endpoint) if tls else Stream(sock, ANONYMOUS)
+            sock = dial(endpoint.host, port, seconds=self._limits.connect_seconds, wait=wait)
+            stream = self._secured(sock, policy, endpoint, wait) if tls else Stream(sock, ANONYMOUS)
+        except BaseException:
+            place.free()
+            raise
+        stream.place = place
+        self._record("con", {"host": endpoint.host, "port": port, "peer": stream.peer})
+        return stream
+
+    def _secured(
+        self, sock: socket.socket, policy: Policy, endpoint: Endpoint, wait: Wait
+    ) -> Stream:
+        """Do the client's side of the handshake, or close the socket."""
+        try:
+            return self._secure(sock, policy, endpoint, wait)
         except GarrisonError as error:
-            end(sock)
-            log_refusal(error, str(endpoint))
+            if isinstance(error, Ended):
+                sock.close()
+            else:
+                end(sock)
+                log_refusal(error, str(endpoint))
             raise
         except BaseException:
             sock.close()
             raise
-        self._record("con", {"host": endpoint.host, "port": port, "peer": stream.peer})
-        return stream
 
-    def _dial(self, host: str, port: int) -> socket.socket:
-        """Connect to the first of the host's addresses that answers."""
-        flags = socket.AI_NUMERICHOST if is_address(host) else 0
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-        except socket.gaierror as error:
-            raise OSError(
-                errno.EHOSTUNREACH, f"{host} cannot be resolved: {error.strerror}"
-            ) from error
-        deadline = time.monotonic() + self._connect_seconds
-        last: OSError = OSError(errno.EHOSTUNREACH, f"{host} has no address")
-        for index, (family, kind, protocol, _, address) in enumerate(found):
-            # The time that is left is for all that are left.
-            share = (deadline - time.monotonic()) / (len(found) - index)
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(max(share, 0.001))
-                sock.connect(address)
-                sock.settimeout(0)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except TimeoutError:
-                sock.close()
-                last = TimeoutError(errno.ETIMEDOUT, f"{host} port {port} does not answer")
-            except OSError as error:
-                sock.close()
-                last = error
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
-        raise last
-
-    def _secure(self, sock: socket.socket, policy: Policy, endpoint: Endpoint) -> Stream:
-        """Do the client's side of the handshake."""
+    def _secure(
+        self, sock: socket.socket, policy: Policy, endpoint: Endpoint, wait: Wait
+    ) -> Stream:
         context = self._contexts.get(policy)
         handshake = Handshake(sock, context, policy, self._guard, host=endpoint.host)
-        deadline = time.monotonic() + self._handshake_seconds
-        poller = select.poll()
+        deadline = time.monotonic() + self._limits.handshake_seconds
         while wanted := handshake.step():
-            poller.register(sock, select.POLLIN if wanted == select.EPOLLIN else select.POLLOUT)
-            left = deadline - time.monotonic()
-            if left <= 0 or not poller.poll(left * 1000):
+            mask = select.POLLIN if wanted == select.EPOLLIN else select.POLLOUT
+            if not happens(wait, sock.fileno(), mask, deadline):
                 raise TimeoutError(errno.ETIMEDOUT, f"{endpoint} does not finish the TLS handshake")
         return handshake.stream()
 
@@ -235,7 +226,9 @@ class Network:
             sock,
             start,
             lambda address, peer: self._record("lis", {"addr": address, "peer": peer}),
-            handshake_seconds=self._handshake_seconds,
+            places=self._places,
+            handshake_seconds=self._limits.handshake_seconds,
+            max_handshakes=self._limits.handshakes,
         )
 
 

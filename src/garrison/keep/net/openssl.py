@@ -17,8 +17,14 @@ from OpenSSL import SSL
 lib: Any = SSL._lib  # type: ignore[attr-defined]  # noqa: SLF001
 ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
 
-# OpenSSL, include/openssl/sslerr.h: the one reason code that is told apart and not exported.
+# OpenSSL, include/openssl/sslerr.h: the reason codes that are told apart and not exported.
 PEER_DID_NOT_RETURN_A_CERTIFICATE = 199
+NO_APPLICATION_PROTOCOL = 235
+
+# SSL_CTX_set_alpn_select_cb(3)
+_CHOOSE = (
+    "int (*)(SSL *, unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *)"
+)
 
 
 def handle(connection: SSL.Connection) -> Any:
@@ -29,6 +35,39 @@ def handle(connection: SSL.Connection) -> Any:
 def context_handle(context: SSL.Context) -> Any:
     """The library's own object for `context`."""
     return context._context  # noqa: SLF001  (as above)
+
+
+def offer_protocols(context: SSL.Context, names: tuple[str, ...], *, incoming: bool) -> None:
+    """Offer `names` to servers, or choose the first of them that a client offers (RFC 7301).
+
+    A client that offers others only is refused with the alert that is made for it. pyOpenSSL's
+    own callback cannot do that without keeping an exception for each such client.
+    """
+    if not names:
+        return
+    ours = [name.encode() for name in names]
+    if not incoming:
+        context.set_alpn_protos(ours)
+        return
+
+    def choose(_ssl: Any, out: Any, size: Any, offered: Any, length: int, _: Any) -> int:
+        # OpenSSL has checked that the names fill the list. The answer points into it.
+        place, found = 0, {}
+        while place < length:
+            count = offered[place]
+            found[bytes(ffi.buffer(offered + place + 1, count))] = place + 1
+            place += 1 + count
+        for name in ours:
+            if name in found:
+                out[0] = ffi.cast("unsigned char *", offered) + found[name]
+                size[0] = len(name)
+                return int(lib.SSL_TLSEXT_ERR_OK)
+        return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+
+    callback = ffi.callback(_CHOOSE, choose, error=lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+    lib.SSL_CTX_set_alpn_select_cb(context_handle(context), callback, ffi.NULL)
+    # The library keeps no reference.
+    context.set_app_data(callback)
 
 
 def verify_error(code: int) -> str:

@@ -73,6 +73,14 @@ class Policy:
         return "steward" if self.incoming or self._asks_for_peers else "web"
 
     @property
+    def alpn(self) -> tuple[str, ...]:
+        """The protocols of which one must be agreed on, the best first; none if any will do."""
+        tenant = () if self.tenant is None else self.tenant.alpn
+        if not tenant or not self.rule.alpn:
+            return self.rule.alpn or tenant
+        return tuple(name for name in self.rule.alpn if name in tenant)
+
+    @property
     def _asks_for_peers(self) -> bool:
         tenant = None if self.tenant is None else self.tenant.peers
         return self.rule.peers is not None or tenant is not None
@@ -125,6 +133,9 @@ class Policy:
         elif self.rule.prot == "tls" and self.trust != demanded:
             why = "the tenant's policy demands certificates that the workload does not"
             expected = "trust as there, or none in Enarx.toml"
+        elif self.rule.alpn and not self.alpn:
+            why = "the tenant's policy demands other protocols"
+            expected = f"in alpn one of {', '.join(self.tenant.alpn)}"
         else:
             return
         raise Rejected(why, field=f"{self.name} and the tenant's", found=target, expected=expected)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from OpenSSL import SSL
 
+    from garrison.keep.net.places import Place
+
 # RFC 8446, section 5.1: the plain text of a record has at most 2^14 bytes.
 _MAX_RECORD = 1 << 14
 # The library counts in a C int.
@@ -38,10 +40,12 @@ class Stream:
 
     Attributes:
         peer: who is at the other end, as the workload reads it.
+        place: what it has of the workload's connections, freed when it is closed.
     """
 
     def __init__(self, sock: socket.socket, peer: dict[str, Any]) -> None:
         self.peer = dict(peer)
+        self.place: Place | None = None
         self._socket = sock
 
     def fileno(self) -> int:
@@ -91,6 +95,11 @@ class Stream:
     def close(self) -> None:
         """Close the connection; again is nothing."""
         self._socket.close()
+        self._free()
+
+    def _free(self) -> None:
+        if self.place is not None:
+            self.place.free()
 
 
 class TlsStream(Stream):
@@ -281,6 +290,7 @@ class TlsStream(Stream):
             return
         self._closed = True
         self._on_close(self)
+        self._free()
         if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):
             self._socket.close()
             return

@@ -5,9 +5,10 @@ certificate is read and judged in OpenSSL's verification callback, so that a ref
 TLS alert and the workload never sees a byte of it. The alert says little on purpose; the keep's
 log has one line with the rule, what was presented and what was wanted.
 
-Keys come from memory. There is no resumption: each connection is verified anew. Validity is
-judged by OpenSSL at the system's time, the one place where a verification reads the clock,
-for it happens inside the library.
+Keys come from memory. There is no resumption: each connection is verified anew. OpenSSL sends
+tickets all the same, for the binding has no way to say that there shall be none; they name sessions
+of a cache that is off. Validity is judged by OpenSSL at the system's time, the one place where a
+verification reads the clock, for it happens inside the library.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import certifi
 from cryptography import x509
 from OpenSSL import SSL
 
-from garrison.errors import GarrisonError, Misuse, Unverified
+from garrison.errors import GarrisonError, Misuse, Rejected, Unverified
 from garrison.formats.endpoint import is_address
 from garrison.keep.net.openssl import (
+    NO_APPLICATION_PROTOCOL,
     PEER_DID_NOT_RETURN_A_CERTIFICATE,
     context_handle,
     failure,
     handle,
     lib,
+    offer_protocols,
     reason,
     verify_error,
 )
@@ -70,7 +73,7 @@ class Contexts:
     def __init__(self, identity: Identity | None, roots: Sequence[x509.Certificate]) -> None:
         self._identity = identity
         self._roots = tuple(roots)
-        self._made: dict[tuple[bool, str, bool], SSL.Context] = {}
+        self._made: dict[tuple[bool, str, bool, tuple[str, ...]], SSL.Context] = {}
 
     def check_usable(self, policy: Policy) -> None:
         """Refuse what could only fail later, peer by peer.
@@ -94,7 +97,7 @@ class Contexts:
 
     def get(self, policy: Policy) -> SSL.Context:
         """The context for connections under `policy`."""
-        key = (policy.incoming, policy.trust, policy.needs_certificate)
+        key = (policy.incoming, policy.trust, policy.needs_certificate, policy.alpn)
         if key not in self._made:
             self._made[key] = self._make(policy)
         return self._made[key]
@@ -117,6 +120,7 @@ class Contexts:
                 context.add_extra_chain_cert(certificate)
             context.use_privatekey(self._identity.key)
             context.check_privatekey()
+        offer_protocols(context, policy.alpn, incoming=policy.incoming)
         self._add_roots(context, policy)
         mode = SSL.VERIFY_PEER
         if policy.incoming and policy.needs_certificate:
@@ -255,6 +259,8 @@ class Handshake:
         if result == 1:
             if self._check.peer is None:
                 self._check.peer = self._without_callback()
+            if self.policy.alpn:
+                self._check.peer = {**self._check.peer, "alpn": self._protocol()}
             return 0
         code = lib.SSL_get_error(ssl, result)
         if code == lib.SSL_ERROR_WANT_READ:
@@ -267,6 +273,8 @@ class Handshake:
             raise self._check.failure
         if why == PEER_DID_NOT_RETURN_A_CERTIFICATE:
             self.policy.admit(None)
+        if why == NO_APPLICATION_PROTOCOL:
+            raise self._disagreement("none of these")
         raise error
 
     def _without_callback(self) -> dict[str, Any]:
@@ -274,6 +282,21 @@ class Handshake:
         if self._connection.get_peer_certificate(as_cryptography=True) is not None:
             raise Unverified("the peer's certificate was not verified", field=self.policy.name)
         return self.policy.admit(None)
+
+    def _protocol(self) -> str:
+        """The protocol that both sides agreed on."""
+        agreed = self._connection.get_alpn_proto_negotiated().decode(errors="replace")
+        if agreed not in self.policy.alpn:
+            raise self._disagreement(agreed or "none")
+        return agreed
+
+    def _disagreement(self, found: str) -> Rejected:
+        return Rejected(
+            "no protocol is agreed on",
+            field=f"{self.policy.name}.alpn",
+            found=found,
+            expected=", ".join(self.policy.alpn),
+        )
 
     def stream(self) -> TlsStream:
         """The connection, after `step` returned 0."""

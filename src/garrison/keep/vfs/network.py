@@ -6,89 +6,49 @@
 - `peer/fd/<n>`: who is at the other end of the guest's descriptor `n`, as JSON.
 """
 
-from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
+from garrison.keep.vfs.dynamic import Dynamic, Opened
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.nodes import Directory, File, Node
+from garrison.keep.vfs.refusals import told
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Literal, Protocol, TypeVar
+    from typing import Any, Literal, Protocol
 
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.streams import Listener, Stream
 
+    # `Interrupts.wait`: what to wait for (descriptor, poll(2) events), and for how many seconds.
+    Wait = Callable[[list[tuple[int, int]], float | None], Mapping[int, int]]
+
     class Network(Protocol):
         """What the workload can reach, and who can reach it (`garrison.keep.net`)."""
 
-        def connect(self, target: str) -> Stream: ...  # noqa: D102
+        def connect(self, target: str, wait: Wait) -> Stream: ...  # noqa: D102
         def listen(self, target: str) -> Listener: ...  # noqa: D102
         def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None: ...  # noqa: D102
 
-    T = TypeVar("T")
-    Opener = Callable[[], Descriptor]
 
-# What the guest is told of a refusal; the reason is in the keep's log.
-_REFUSALS: tuple[tuple[type[GarrisonError], int], ...] = (
-    (Rejected, errno.ACCES),
-    (Unverified, errno.ACCES),
-    (Malformed, errno.INVAL),
-    (Unavailable, errno.TIMEDOUT),
-    (Misuse, errno.ACCES),
-)
-
-
-class _Opened(Node):
-    """A node whose opening does the work."""
-
-    def __init__(self, filetype: int, opener: "Opener") -> None:
-        super().__init__(None)
-        self.filetype = filetype
-        self._opener = opener
-
-    def open(self, *, read: bool, write: bool) -> "Descriptor":  # noqa: ARG002  (both always can)
-        """Do it.
-
-        Raises:
-            Errno: it was refused.
-            OSError: the network failed.
-        """
-        return self._opener()
-
-
-class _Dynamic(Directory):
-    """A directory in which every name can be looked up, and none is listed."""
-
-    def __init__(self, node: "Callable[[str], Node | None]") -> None:
-        super().__init__(None)
-        self._node = node
-
-    def lookup(self, name: str) -> Node | None:
-        """Make what `name` stands for.
-
-        Raises:
-            Errno: it cannot be a name.
-        """
-        super().lookup(name)
-        return self._node(name)
-
-
-def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]") -> Directory:
+def network_directory(
+    network: "Network", descriptors: "Mapping[int, Descriptor]", wait: "Wait"
+) -> Directory:
     """Make `/net`.
 
     Args:
         network: what does the work.
         descriptors: those of the guest, for `peer/fd`.
+        wait: waits for a connection.
     """
 
     def connect(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: Socket(_told(network.connect, name)))
+        return Opened(d.STREAM, lambda: Socket(told(name, lambda: network.connect(name, wait))))
 
     def listen(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: ListeningSocket(_told(network.listen, name)))
+        return Opened(d.STREAM, lambda: ListeningSocket(told(name, lambda: network.listen(name))))
 
     def event(direction: 'Literal["con", "lis"]') -> Node:
         def take() -> "Descriptor":
@@ -97,7 +57,7 @@ def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]
                 raise Errno(errno.AGAIN)
             return _json(found).open(read=True, write=False)
 
-        return _Opened(d.REGULAR, take)
+        return Opened(d.REGULAR, take)
 
     def peer(name: str) -> Node | None:
         if not (name.isascii() and name.isdigit()):
@@ -105,22 +65,11 @@ def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]
         found = descriptors.get(int(name))
         return _json(found.stream.peer) if isinstance(found, Socket) else None
 
-    peers = Directory(None, [("con", event("con")), ("lis", event("lis")), ("fd", _Dynamic(peer))])
-    return Directory(None, [("con", _Dynamic(connect)), ("lis", _Dynamic(listen)), ("peer", peers)])
+    peers = Directory(None, [("con", event("con")), ("lis", event("lis")), ("fd", Dynamic(peer))])
+    return Directory(None, [("con", Dynamic(connect)), ("lis", Dynamic(listen)), ("peer", peers)])
 
 
 def _json(value: "dict[str, Any]") -> File:
     import json  # late: few guests ask who their peer is
 
     return File(None, json.dumps(value, separators=(",", ":")).encode())
-
-
-def _told(ask: "Callable[[str], T]", name: str) -> "T":
-    try:
-        return ask(name)
-    except GarrisonError as error:
-        import logging  # late: it costs a start 5 ms
-
-        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", name, error)
-        number = next((n for family, n in _REFUSALS if isinstance(error, family)), errno.ACCES)
-        raise Errno(number) from error

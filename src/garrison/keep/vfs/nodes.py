@@ -9,6 +9,7 @@ import time
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
+from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.descriptor import Descriptor, Stat
 from garrison.keep.vfs.errno import Errno
 
@@ -23,10 +24,16 @@ _MAX_NAME = 255
 
 
 class Quota:
-    """How many bytes files may still take."""
+    """How many bytes files may still take.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        size: as many.
+        ceiling: the limit that this comes from, if it is not that of `/tmp`.
+    """
+
+    def __init__(self, size: int, ceiling: Ceiling | None = None) -> None:
         self.left = size
+        self._ceiling = ceiling or Ceiling("tmp", size)
 
     def take(self, size: int) -> None:
         """Take `size` bytes; give them back if it is negative.
@@ -35,6 +42,7 @@ class Quota:
             Errno: there are not as many.
         """
         if size > self.left:
+            self._ceiling.reached()
             raise Errno(errno.NOSPC)
         self.left -= size
 
@@ -263,8 +271,9 @@ class Directory(Node):
             raise Errno(errno.XDEV)
         quota.take(_NODE_COST)
         try:
-            # A file's content was charged as it grew; a link's target never grows.
-            if isinstance(node, Symlink):
+            # A file's content was charged as it grew; a link's target never grows, and is charged
+            # with the first of its names.
+            if isinstance(node, Symlink) and not node.links:
                 quota.take(node.size())
         except Errno:
             quota.take(-_NODE_COST)

@@ -1,6 +1,8 @@
 """The root directory: what a guest finds in a keep."""
 
 from garrison.keep.vfs import descriptor as d
+from garrison.keep.vfs.ceiling import Ceiling
+from garrison.keep.vfs.keys import attest_directory, key_directory
 from garrison.keep.vfs.nodes import Directory, File, Node, Quota
 from garrison.keep.vfs.streams import Null, Random, Zero
 
@@ -8,8 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from garrison.formats.limits import Limits
     from garrison.keep.vfs.descriptor import Descriptor
-    from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.keys import Bearer
+    from garrison.keep.vfs.network import Network, Wait
 
 
 class _Device(Node):
@@ -28,7 +32,9 @@ def root_directory(
     files: "Mapping[str, bytes]",
     network: "Network | None",
     descriptors: "Mapping[int, Descriptor]",
-    room: int,
+    limits: "Limits",
+    wait: "Wait",
+    bearer: "Bearer | None" = None,
 ) -> Directory:
     """Make `/`.
 
@@ -36,19 +42,31 @@ def root_directory(
         files: the package's, by path; they are under `/pkg`, read-only.
         network: what `/net` reaches; without it there is no `/net`.
         descriptors: those of the guest, for `/net/peer/fd`.
-        room: how many bytes `/tmp` may hold.
+        limits: how much `/tmp` may hold, and that with the package.
+        wait: waits for what the host has to do, and not for longer than the guest may live.
+        bearer: whose keep it is, for `/key` and `/attest`; None if it has no identity.
     """
     devices = [("null", _Device(Null)), ("zero", _Device(Zero)), ("urandom", _Device(Random))]
     entries: list[tuple[str, Node]] = [
         ("dev", Directory(None, devices)),
         ("pkg", _package(files)),
-        ("tmp", Directory(Quota(room))),
+        ("tmp", Directory(_room(files, limits))),
     ]
+    entries.append(("key", key_directory(bearer, limits.keys)))
+    if bearer is not None:
+        entries.append(("attest", attest_directory(bearer)))
     if network is not None:
         from garrison.keep.vfs.network import network_directory  # late: it needs logging
 
-        entries.append(("net", network_directory(network, descriptors)))
+        entries.append(("net", network_directory(network, descriptors, wait)))
     return Directory(None, entries)
+
+
+def _room(files: "Mapping[str, bytes]", limits: "Limits") -> Quota:
+    left = limits.files - sum(map(len, files.values()))
+    if left < limits.tmp:
+        return Quota(left, Ceiling("files", limits.files))
+    return Quota(limits.tmp)
 
 
 def _package(files: "Mapping[str, bytes]") -> Directory:

@@ -12,6 +12,7 @@ from garrison.errors import Malformed
 from garrison.keep.engine.c import memory_at
 from garrison.keep.engine.runtime import new_trap
 from garrison.keep.vfs import errno
+from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.errno import Errno, of_host
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.memory import Memory
@@ -54,7 +55,7 @@ class Table(dict[int, "Descriptor"]):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self._limit = limit
+        self._ceiling = Ceiling("descriptors", limit)
         # No number below this one is free.
         self._lowest = 0
 
@@ -64,7 +65,8 @@ class Table(dict[int, "Descriptor"]):
         Raises:
             Errno: there are too many; it is closed.
         """
-        if len(self) >= self._limit:
+        if len(self) >= self._ceiling.most:
+            self._ceiling.reached()
             descriptor.close()
             raise Errno(errno.MFILE)
         number = self._lowest

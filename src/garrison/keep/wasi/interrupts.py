@@ -1,16 +1,17 @@
-"""Signals that end a run, wherever the guest is.
+"""Signals, and the end of its time, that end a run wherever the guest is.
 
 A guest can be in its own code for ever, where no Python runs. So the interpreter's C handler
 writes to a pipe, and a thread that reads it tells the engine, which stops the guest at its next
-loop or call. Python's own handlers raise nothing: an exception at the entry of a host function
-would be lost. Where the host waits, it waits for a second pipe too, so that no signal that comes
-just before the waiting is missed.
+loop or call; it does the same when the guest's time is over. Python's own handlers raise
+nothing: an exception at the entry of a host function would be lost. Where the host waits, it
+waits for a second pipe too, so that no signal that comes just before the waiting is missed.
 """
 
 import _thread
 import posix  # the part of `os` that is used here, and no file to load
+import time
 
-from garrison.keep.engine.failures import Interrupted
+from garrison.keep.engine.failures import Interrupted, OutOfTime
 from garrison.keep.vfs.streams import POLLIN
 
 TYPE_CHECKING = False
@@ -25,25 +26,32 @@ else:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STOP = b"\0"
+# As no signal is written.
+_START = b"\xff"
+# No descriptor, and not -1, which stands for none.
+_NOT_SET = -2
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into `Interrupted`, from `__enter__` to `__exit__`.
+    """Ends a run by `Interrupted` or `OutOfTime`, from `__enter__` to `__exit__`.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    Outside the main thread, where Python allows no handlers, signals do nothing.
 
     Args:
         stop: stops the guest; called in another thread.
+        seconds: how long it may run, from `start_clock` on; None is for ever.
 
     Attributes:
         number: the signal that came, 0 if none did.
     """
 
-    def __init__(self, stop: "Callable[[], None]") -> None:
+    def __init__(self, stop: "Callable[[], None]", seconds: int | None = None) -> None:
         self.number = 0
         self._stop = stop
+        self._seconds = seconds
+        self._late = False
         self._previous: dict[int, Any] = {}
-        self._previous_wakeup = -1
+        self._previous_wakeup = _NOT_SET
         self._ended = _thread.allocate_lock()
         self._pipes: list[int] = []
         self._poll: select.poll | None = None
@@ -56,12 +64,15 @@ class Interrupts:
         posix.set_blocking(wake, False)
         try:
             self._previous_wakeup = signal.set_wakeup_fd(wake)
+            heard: tuple[int, ...] = _SIGNALS
         except ValueError:
             # Not the main thread: signals go elsewhere.
-            return self
+            if self._seconds is None:
+                return self
+            heard = ()
         self._ended.acquire()
         _thread.start_new_thread(self._watch, (signals, tell))
-        for number in _SIGNALS:
+        for number in heard:
             # One that is ignored (nohup, a shell's background job) stays so.
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._note)
@@ -71,20 +82,29 @@ class Interrupts:
         if self._ended.locked():
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
-            signal.set_wakeup_fd(self._previous_wakeup)
+            if self._previous_wakeup != _NOT_SET:
+                signal.set_wakeup_fd(self._previous_wakeup)
             posix.write(self._pipes[1], _STOP)
             self._ended.acquire()
         for descriptor in self._pipes:
             posix.close(descriptor)
 
+    def start_clock(self) -> None:
+        """Let the guest's time begin."""
+        if self._seconds is not None:
+            posix.write(self._pipes[1], _START)
+
     def check(self) -> None:
-        """Raise if a signal came.
+        """Raise if the run is to end.
 
         Raises:
-            Interrupted: it did.
+            Interrupted: a signal came.
+            OutOfTime: the time is over.
         """
         if self.number:
             raise Interrupted(self.number)
+        if self._late:
+            raise OutOfTime(self._seconds or 0)
 
     def wait(self, events: list[tuple[int, int]], seconds: float | None) -> dict[int, int]:
         """Wait until one of `events` (descriptor, poll(2) events) happens, or the time is over.
@@ -94,6 +114,7 @@ class Interrupts:
 
         Raises:
             Interrupted: a signal came.
+            OutOfTime: the guest's own time is over.
         """
         # A guest that serves waits for the same again and again. The object holds numbers only,
         # so it stays right when one of them is closed and given to another.
@@ -120,9 +141,34 @@ class Interrupts:
         self.number = number
 
     def _watch(self, signals: int, tell: int) -> None:
-        while (received := posix.read(signals, 1)) != _STOP:
-            if received[0] in _SIGNALS:
+        end: float | None = None
+        while True:
+            if end is not None and not _readable(signals, end):
+                end = None
+                self._late = True
+                received = _STOP
+            elif (received := posix.read(signals, 1)) == _STOP:
+                break
+            elif received == _START:
+                end = time.monotonic() + (self._seconds or 0)
+                continue
+            elif received[0] not in _SIGNALS:
+                continue
+            else:
                 self.number = received[0]
-                posix.write(tell, received)
-                self._stop()
+            posix.write(tell, received)
+            self._stop()
         self._ended.release()
+
+
+def _readable(descriptor: int, end: float) -> bool:
+    """Whether something is to be read before the time `end`."""
+    from select import poll  # late: see `_poller`
+
+    poller = poll()
+    poller.register(descriptor, POLLIN)
+    while (left := end - time.monotonic()) > 0:
+        # poll(2) takes a C int of milliseconds.
+        if poller.poll(min(left * 1000 + 1, 1 << 30)):
+            return True
+    return False

@@ -1,0 +1,202 @@
+"""What becomes of a guest that reaches a limit: an errno or a trap, and one line in the log."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from garrison.errors import Rejected, Unavailable
+from garrison.formats.limits import Limits
+from garrison.keep.engine.failures import OutOfTime, Trap
+from garrison.keep.engine.library import wat2wasm
+from garrison.keep.execute import execute
+from garrison.keep.vfs import errno
+from garrison.keep.wasi import abi
+
+_TYPES = {"I": "i32", "Q": "i64", "q": "i64"}
+_OPEN = "(call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const %d) (i32.const %d)"
+
+
+def _import(name: str) -> str:
+    parameters = " ".join(_TYPES[letter] for letter in abi.SIGNATURES[name])
+    result = "" if name in abi.NO_RESULT else "(result i32)"
+    return f'(import "{abi.MODULE}" "{name}" (func ${name} (param {parameters}) {result}))'
+
+
+def _module(body: str, data: str = "", *, calls: tuple[str, ...] = (), extra: str = "") -> bytes:
+    """A program whose `body` leaves its exit code."""
+    imports = "\n".join(_import(name) for name in {*calls, "proc_exit"})
+    return wat2wasm(f"""(module {imports} (memory (export "memory") 1 100) {extra}
+      (data (i32.const 0) "{data}")
+      (func (export "_start") (local $e i32) (call $proc_exit {body})))""")
+
+
+def _execute(wasm: bytes, **limits: float) -> int:
+    return execute(
+        wasm,
+        args=["main.wasm"],
+        env={},
+        descriptors=[("", None)] * 3,
+        files={"a": bytes(5000)},
+        network=None,
+        limits=Limits(**limits),
+    )
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_memory_that_may_not_grow() -> None:
+    wasm = _module("(memory.grow (i32.const 1))")
+    assert _execute(wasm) == 1
+    assert _execute(wasm, memory=1 << 17) == 1
+    # -1, of which an exit code is the lowest byte or the whole.
+    assert _execute(wasm, memory=1 << 16) & 0xFF == 0xFF
+
+
+def test_a_table_that_may_not_grow() -> None:
+    table = "(table $t 1 1000000 funcref)"
+    wasm = _module("(table.grow $t (ref.null func) (i32.const 999))", extra=table)
+    assert _execute(wasm) == 1
+    assert _execute(wasm, table_elements=1000) == 1
+    assert _execute(wasm, table_elements=999) & 0xFF == 0xFF
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["(table 2000000 funcref)", "(table 1 funcref)" * 9, "(memory 1) (memory 1)"],
+    ids=["elements", "tables", "memories"],
+)
+def test_a_module_that_starts_with_too_much(extra: str) -> None:
+    with pytest.raises(Unavailable, match="cannot be started") as caught:
+        _execute(_module("(i32.const 0)", extra=extra))
+    assert "[limits]" in str(caught.value.hint)
+
+
+def test_the_stack_is_as_deep_as_it_may_be() -> None:
+    def deepest(**limits: int) -> int:
+        """The depth, in thousands, at which the guest still comes back."""
+        down = """(func $down (param $n i32) (result i32)
+          (if (result i32) (local.get $n)
+            (then (i32.add (i32.const 1) (call $down (i32.sub (local.get $n) (i32.const 1)))))
+            (else (i32.const 0))))"""
+        for thousands in (1, 4, 16, 64):
+            body = f"(i32.ne (call $down (i32.const {thousands}000)) (i32.const {thousands}000))"
+            try:
+                assert _execute(_module(body, extra=down), **limits) == 0
+            except Trap as trap:
+                said = str(trap)
+            else:
+                continue
+            assert "call stack exhausted" in said
+            return thousands
+        return 256
+
+    assert deepest(stack=1 << 16) < deepest() <= deepest(stack=4 << 20)
+
+
+def test_a_stack_that_the_thread_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1 << 20, 1 << 20))
+    with pytest.raises(Unavailable, match="stack is too small") as caught:
+        _execute(_module("(i32.const 0)"))
+    assert caught.value.field == "limits.stack"
+
+
+_FOREVER = "(loop $l (br $l)) (i32.const 0)"
+# One subscription to the monotonic clock, a day from now.
+_DAY = "\\00" * 16 + "\\01" + "\\00" * 7 + "\\00\\00\\00\\00\\00\\80\\4e\\00"
+_SLEEP = "(call $poll_oneoff (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128))"
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [(f"(block (result i32) {_FOREVER})", ""), (_SLEEP, _DAY)],
+    ids=["loop", "sleep"],
+)
+@pytest.mark.parametrize("main", [True, False], ids=["main-thread", "thread"])
+def test_the_time_is_over(body: str, data: str, *, main: bool) -> None:
+    wasm = _module(body, data, calls=("poll_oneoff",))
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        with pytest.raises(OutOfTime) as info:
+            _execute(wasm, run_seconds=1)
+        caught.append(info.value)
+
+    if main:
+        run()
+    else:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(60)
+    [error] = caught
+    assert isinstance(error, OutOfTime)
+    assert (error.exit_code, error.field) == (124, "limits.run_seconds")
+    assert error.expected == "an end within 1 seconds"
+
+
+def test_a_guest_that_ends_in_time_is_left_alone() -> None:
+    assert _execute(_module("(i32.const 3)"), run_seconds=3600) == 3
+
+
+def test_descriptors_that_run_out_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    opened = _OPEN % (1, 0) + "(i64.const 0) (i64.const 0) (i32.const 0) (i32.const 8))"
+    code = _execute(
+        _module(
+            f"""(block (result i32) (loop $l (br_if $l (i32.eqz {opened})))
+              (drop {opened}) {opened})""",
+            ".",
+            calls=("path_open",),
+        ),
+        descriptors=50,
+    )
+    assert code == errno.MFILE
+    assert _told(caplog) == [
+        "the workload has reached a limit: limits.descriptors is 50; it is refused more"
+    ]
+
+
+_WRITE_ALL = (
+    _OPEN % (5, 1)
+    + """(i64.const 0x40) (i64.const 0) (i32.const 0) (i32.const 8))
+    (local.set $e) (if (i32.eqz (local.get $e)) (then
+      (loop $l (local.set $e (call $fd_write
+          (i32.load (i32.const 8)) (i32.const 16) (i32.const 1) (i32.const 24)))
+        (br_if $l (i32.eqz (local.get $e))))))
+    (local.get $e)"""
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [({"tmp": 100_000}, "tmp"), ({"files": 100_000}, "files"), ({"tmp": 511}, "tmp")],
+    ids=["tmp", "files", "name"],
+)
+def test_files_that_run_out_are_told_once(
+    limits: dict[str, int], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Writes 4 KiB again and again; the vector stands at 16.
+    wasm = _module(
+        f"(block (result i32) {_WRITE_ALL})",
+        "tmp/a" + "\\00" * 11 + "\\00\\10\\00\\00\\00\\10\\00\\00",
+        calls=("path_open", "fd_write"),
+    )
+    assert _execute(wasm, **limits) == errno.NOSPC
+    assert _told(caplog) == [
+        f"the workload has reached a limit: limits.{name} is {limits[name]}; it is refused more"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [({"files": 4999}, "files"), ({"descriptors": 3}, "descriptors")],
+    ids=["files", "descriptors"],
+)
+def test_what_starts_with_more_than_it_may_have_does_not_start(
+    limits: dict[str, int], field: str
+) -> None:
+    with pytest.raises(Rejected, match="starts with more than it may ever have") as caught:
+        _execute(_module("(i32.const 0)"), **limits)
+    assert caught.value.field == f"limits.{field}"
