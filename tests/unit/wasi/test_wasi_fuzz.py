@@ -86,6 +86,13 @@ class _Memory:
         self._asked.append((address, size))
         return memoryview(self.data)[address : address + size]
 
+    def expect(self, address: int, size: int) -> None:
+        self.view(address, size)
+
+    @property
+    def all(self) -> memoryview:
+        return memoryview(self.data)
+
     def vectors(self, address: int, count: int) -> list[memoryview]:
         if count > 8:
             raise Errno(NAMES.index("INVAL"))

@@ -109,12 +109,12 @@ class Descriptor:
 
     filetype = UNKNOWN
     possible = 0
+    inheriting = 0
+    flags = 0
+    preopened: str | None = None
 
     def __init__(self) -> None:
         self.rights = self.possible
-        self.inheriting = 0
-        self.flags = 0
-        self.preopened: str | None = None
 
     def read(self, view: memoryview) -> int:
         """Read some; 0 is the end.

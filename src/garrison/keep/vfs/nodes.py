@@ -140,9 +140,9 @@ class File(Node):
 
     def read(self, view: memoryview, offset: int) -> int:
         """Copy what there is at `offset` into `view`."""
-        count = min(len(view), max(0, len(self.data) - offset))
-        if count:
-            view[:count] = memoryview(self.data)[offset : offset + count]
+        found = memoryview(self.data)[offset : offset + len(view)]
+        count = len(found)
+        view[:count] = found
         return count
 
     def write(self, view: memoryview, offset: int) -> int:
@@ -326,8 +326,7 @@ class _Open(Descriptor):
     """Open on a node."""
 
     def __init__(self, node: Node) -> None:
-        self.filetype = node.filetype
-        super().__init__()
+        self.rights = self.possible
         self._node = node
         node.opens += 1
 
@@ -352,12 +351,13 @@ class Folder(_Open):
         parent: the number of the directory that it was found in.
     """
 
+    filetype = d.FOLDER
     possible = d.FOLDER_RIGHTS
+    inheriting = d.ALL
 
     def __init__(self, node: Directory) -> None:
         super().__init__(node)
         self._directory = node
-        self.inheriting = d.ALL
         self.parent = node.ino
         self._names: list[tuple[str, int, int]] = []
 
@@ -391,10 +391,12 @@ class FileDescriptor(_Open):
 
     possible = d.FILE_RIGHTS
 
+    filetype = d.REGULAR
+    _offset = 0
+
     def __init__(self, node: File) -> None:
         super().__init__(node)
         self._file = node
-        self._offset = 0
 
     def read(self, view: memoryview) -> int:
         """Read from its place on."""

@@ -85,7 +85,7 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
         raise Errno(errno.NOENT)
     chain = [base]
     left = _parts(path)
-    slash = path.endswith("/")
+    slash = path[-1] == "/"
     links = 0
     while left:
         name = left.pop()
@@ -97,13 +97,13 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
                 raise Errno(errno.PERM)
             continue
         node = chain[-1].lookup(name)
-        last = not any(part != "" for part in left)
+        last = not left
         if isinstance(node, Symlink) and (follow or slash or not last):
             links += 1
             if links > _MAX_LINKS:
                 raise Errno(errno.LOOP)
             left += _parts(node.target)
-            slash = slash or (last and node.target.endswith("/"))
+            slash = slash or (last and node.target[-1] == "/")
             continue
         if last:
             return Place(chain[-1], name, node, slash=slash)
@@ -117,11 +117,13 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
 
 
 def _parts(path: str) -> list[str]:
-    """The names of a path, last first.
+    """The names of a path, last first, without what a slash at its end would add.
 
     Raises:
         Errno: it is absolute, and so not under any directory.
     """
-    if path.startswith("/"):
+    if path[0] == "/":
         raise Errno(errno.PERM)
-    return path.split("/")[::-1]
+    names = path.rstrip("/").split("/")
+    names.reverse()
+    return names

@@ -33,10 +33,10 @@ _MAX_OFFSET = (1 << 63) - 1
 
 def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Read from its place on."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_READ)
     buffers = host.memory.vectors(vectors, count)
-    U32.pack_into(out, 0, read_some(host, descriptor, buffers))
+    U32.pack_into(host.memory.all, result, read_some(host, descriptor, buffers))
 
 
 def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
@@ -48,28 +48,30 @@ def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview])
     """
     total = 0
     for buffer in buffers:
-        if not len(buffer):
+        room = len(buffer)
+        if not room:
             continue
-        size = None
-        while size is None:
+        while True:
             try:
                 size = descriptor.read(buffer)
             except BlockingIOError:
                 if total:
                     return total
                 host.wait_for(descriptor, write=False)
-        total += size
-        if size < len(buffer):
+                continue
+            total += size
+            if size < room:
+                return total
             break
     return total
 
 
 def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Write from its place on."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_WRITE)
     buffers = host.memory.vectors(vectors, count)
-    U32.pack_into(out, 0, write_all(host, descriptor, buffers))
+    U32.pack_into(host.memory.all, result, write_all(host, descriptor, buffers))
 
 
 def write_all(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
@@ -82,15 +84,17 @@ def write_all(host: "Host", descriptor: "Descriptor", buffers: list[memoryview])
     total = 0
     try:
         for buffer in buffers:
-            done = 0
-            while done < len(buffer):
+            left = len(buffer)
+            while left:
                 try:
-                    size = descriptor.write(buffer[done:])
+                    size = descriptor.write(buffer)
                 except BlockingIOError:
                     host.wait_for(descriptor, write=True)
                     continue
-                done += size
                 total += size
+                left -= size
+                if left:
+                    buffer = buffer[size:]  # noqa: PLW2901  (what is left of it)
     except (Errno, OSError):
         if not total:
             raise
@@ -99,7 +103,7 @@ def write_all(host: "Host", descriptor: "Descriptor", buffers: list[memoryview])
 
 def fd_pread(host: "Host", fd: int, vectors: int, count: int, offset: int, result: int) -> None:
     """Read at a place."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_READ)
     total = 0
     for buffer in host.memory.vectors(vectors, count):
@@ -107,34 +111,34 @@ def fd_pread(host: "Host", fd: int, vectors: int, count: int, offset: int, resul
         total += size
         if size < len(buffer):
             break
-    U32.pack_into(out, 0, total)
+    U32.pack_into(host.memory.all, result, total)
 
 
 def fd_pwrite(host: "Host", fd: int, vectors: int, count: int, offset: int, result: int) -> None:
     """Write at a place."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_WRITE)
     total = 0
     for buffer in host.memory.vectors(vectors, count):
         total += descriptor.pwrite(buffer, _checked(offset + total))
-    U32.pack_into(out, 0, total)
+    U32.pack_into(host.memory.all, result, total)
 
 
 def fd_seek(host: "Host", fd: int, offset: int, whence: int, result: int) -> None:
     """Change the place."""
-    out = host.memory.view(result, 8)
+    host.memory.expect(result, 8)
     descriptor = host.descriptors.having(fd)
     if not descriptor.rights & (d.FD_SEEK | d.FD_TELL):
         descriptor.seek(0, 1)  # says why not
     if not descriptor.rights & d.FD_SEEK and (offset or whence != 1):
         raise Errno(errno.NOTCAPABLE)
-    U64.pack_into(out, 0, descriptor.seek(offset, whence))
+    U64.pack_into(host.memory.all, result, descriptor.seek(offset, whence))
 
 
 def fd_tell(host: "Host", fd: int, result: int) -> None:
     """Tell the place."""
-    out = host.memory.view(result, 8)
-    U64.pack_into(out, 0, host.descriptors.having(fd).seek(0, 1))
+    host.memory.expect(result, 8)
+    U64.pack_into(host.memory.all, result, host.descriptors.having(fd).seek(0, 1))
 
 
 def fd_close(host: "Host", fd: int) -> None:
@@ -277,7 +281,7 @@ def _preopened(host: "Host", fd: int) -> "tuple[Descriptor, bytes]":
 
 def fd_readdir(host: "Host", fd: int, buffer: int, size: int, cookie: int, result: int) -> None:
     """Give names, from a place among them on; the last may be cut where the buffer ends."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     view = host.memory.view(buffer, size)
     folder = host.descriptors.having(fd)
     names = folder.names(again=not cookie)
@@ -292,12 +296,14 @@ def fd_readdir(host: "Host", fd: int, buffer: int, size: int, cookie: int, resul
         used += len(part)
         if used == size:
             break
-    U32.pack_into(out, 0, used)
+    U32.pack_into(host.memory.all, result, used)
 
 
 def _open_for(host: "Host", fd: int, right: int) -> "Descriptor":
     """As POSIX: reading what is only written is a bad descriptor, not a missing right."""
-    descriptor = host.descriptors.having(fd)
+    descriptor = host.descriptors.get(fd)
+    if descriptor is None:
+        raise Errno(errno.BADF)
     if not descriptor.rights & right:
         # A directory, a listener: they know better why not.
         if right == d.FD_READ and not descriptor.possible & right:

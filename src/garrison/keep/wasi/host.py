@@ -214,12 +214,17 @@ def _zero_ended(text: str) -> bytes:
     return text.encode(errors="surrogateescape") + b"\0"
 
 
+# WASI's numbers of clocks are Linux's, and each has a function of its own, faster than the general.
+_CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
+
+
 def now(clock: int) -> int:
     """The time of a clock, in nanoseconds.
 
     Raises:
         Errno: there is no such clock.
     """
-    if clock not in abi.CLOCKS:
-        raise Errno(errno.INVAL)
-    return time.clock_gettime_ns(clock)
+    try:
+        return _CLOCKS[clock]()
+    except IndexError:
+        raise Errno(errno.INVAL) from None

@@ -1,8 +1,8 @@
 """A guest's linear memory, as host functions see it.
 
-Every access goes through `view`, which checks the bounds. The engine never moves the memory
-(`engine.runtime`), so one view of it all is kept, and made again only when a guest points
-beyond it: it may have grown.
+Every access goes through `view`, which checks the bounds, or comes after `expect`, which does.
+The engine never moves the memory (`engine.runtime`), so one view of it all is kept, and made
+again only when a guest points beyond it: it may have grown.
 """
 
 from _struct import Struct  # `struct` is no more than this, and one file more to load
@@ -25,12 +25,24 @@ class Memory:
 
     Attributes:
         caller: what the engine names the caller by; set at each call, true during it.
+        all: the memory as far as it was last seen to reach; true during a call.
     """
 
     def __init__(self) -> None:
         self.caller = 0
+        self.all = memoryview(b"")
         self._size = 0
-        self._all = memoryview(b"")
+
+    def expect(self, address: int, size: int) -> None:
+        """Make sure that `all` has the `size` bytes at `address`.
+
+        Raises:
+            Errno: the memory does not reach that far.
+        """
+        if address + size > self._size:
+            self._refresh()
+            if address + size > self._size:
+                raise Errno(FAULT)
 
     def view(self, address: int, size: int) -> memoryview:
         """The `size` bytes at `address`. The view must not outlive the call.
@@ -43,7 +55,7 @@ class Memory:
             self._refresh()
             if end > self._size:
                 raise Errno(FAULT)
-        return self._all[address:end]
+        return self.all[address:end]
 
     def vectors(self, address: int, count: int) -> list[memoryview]:
         """The buffers of an array of `iovec`: a pointer and a length each.
@@ -51,6 +63,9 @@ class Memory:
         Raises:
             Errno: one is outside the memory, or there are too many.
         """
+        if count == 1:
+            self.expect(address, _VECTOR.size)
+            return [self.view(*_VECTOR.unpack_from(self.all, address))]
         if count > _MAX_VECTORS:
             raise Errno(INVAL)
         return [
@@ -61,4 +76,4 @@ class Memory:
     def _refresh(self) -> None:
         address, size = memory_of(self.caller)
         self._size = size
-        self._all = c.memory_at(address, size)
+        self.all = c.memory_at(address, size)

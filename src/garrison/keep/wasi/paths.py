@@ -22,8 +22,10 @@ def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: b
     if size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(path, size)))
-    directory = host.descriptors.having(fd).node()
-    host.descriptors.having(fd, right)
+    folder = host.descriptors.having(fd)
+    directory = folder.node()
+    if not folder.rights & right:
+        raise Errno(errno.NOTCAPABLE)
     return resolve(directory, text, follow=follow)
 
 
@@ -40,7 +42,7 @@ def path_open(
     result: int,
 ) -> None:
     """Open what is there, or make a file and open that."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     place = _place(host, fd, path, size, d.PATH_OPEN, follow=bool(lookup & abi.FOLLOW))
     if oflags & ~abi.OFLAGS or flags & ~abi.FDFLAGS:
         raise Errno(errno.INVAL)
@@ -65,7 +67,7 @@ def path_open(
     opened.flags = flags
     if isinstance(opened, Folder):
         opened.parent = place.parent.ino
-    U32.pack_into(out, 0, host.descriptors.insert(opened))
+    U32.pack_into(host.memory.all, result, host.descriptors.insert(opened))
 
 
 def _found_or_made(place: Place, oflags: int, rights: int) -> "Node":
@@ -140,7 +142,7 @@ def path_readlink(
     host: "Host", fd: int, path: int, size: int, buffer: int, room: int, result: int
 ) -> None:
     """Give a symbolic link's target, cut where the buffer ends."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     view = host.memory.view(buffer, room)
     place = _place(host, fd, path, size, d.PATH_READLINK, follow=False)
     node = place.existing()
@@ -148,7 +150,7 @@ def path_readlink(
         raise Errno(errno.INVAL)
     target = node.target.encode()[:room]
     view[: len(target)] = target
-    U32.pack_into(out, 0, len(target))
+    U32.pack_into(host.memory.all, result, len(target))
 
 
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:

@@ -39,7 +39,7 @@ _POLLNVAL = 32
 
 def poll_oneoff(host: "Host", subscriptions: int, events: int, count: int, result: int) -> None:
     """Wait until something happens; tell all that has."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     if not 0 < count <= _MAX_SUBSCRIPTIONS:
         raise Errno(errno.INVAL)
     # A copy: the guest may want the events where the subscriptions are.
@@ -49,7 +49,7 @@ def poll_oneoff(host: "Host", subscriptions: int, events: int, count: int, resul
     happened = poll.run()
     for index, event in enumerate(happened):
         _EVENT.pack_into(answer, index * _EVENT.size, *event)
-    U32.pack_into(out, 0, len(happened))
+    U32.pack_into(host.memory.all, result, len(happened))
 
 
 class _Poll:

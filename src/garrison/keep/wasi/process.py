@@ -53,20 +53,25 @@ def _strings(host: "Host", strings: list[bytes], pointers: int, data: int) -> No
 
 def clock_res_get(host: "Host", clock: int, result: int) -> None:
     """Tell how fine a clock is."""
-    out = host.memory.view(result, 8)
+    host.memory.expect(result, 8)
     if clock not in abi.CLOCKS:
         raise Errno(errno.INVAL)
-    U64.pack_into(out, 0, max(1, round(time.clock_getres(clock) * 1e9)))
+    U64.pack_into(host.memory.all, result, max(1, round(time.clock_getres(clock) * 1e9)))
 
 
 def clock_time_get(host: "Host", clock: int, _precision: int, result: int) -> None:
     """Tell the time."""
-    U64.pack_into(host.memory.view(result, 8), 0, now(clock))
+    memory = host.memory
+    memory.expect(result, 8)
+    U64.pack_into(memory.all, result, now(clock))
 
 
 def random_get(host: "Host", buffer: int, size: int) -> None:
     """Give random bytes, from the kernel."""
     view = host.memory.view(buffer, size)
+    if size <= _RANDOM_STEP:
+        view[:] = posix.urandom(size)
+        return
     for start in range(0, size, _RANDOM_STEP):
         part = view[start : start + _RANDOM_STEP]
         part[:] = posix.urandom(len(part))

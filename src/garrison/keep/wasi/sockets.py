@@ -24,7 +24,7 @@ _HOW = {1: 0, 2: 1, 3: 2}
 
 def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
     """Take the next connection."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     listener = host.descriptors.having(fd)
     if not isinstance(listener, ListeningSocket):
         raise Errno(errno.NOTSOCK if not isinstance(listener, Socket) else errno.INVAL)
@@ -38,14 +38,14 @@ def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
         except BlockingIOError:
             host.wait_for(listener, write=False)
     accepted.flags = flags
-    U32.pack_into(out, 0, host.descriptors.insert(accepted))
+    U32.pack_into(host.memory.all, result, host.descriptors.insert(accepted))
 
 
 def sock_recv(
     host: "Host", fd: int, vectors: int, count: int, flags: int, result: int, out_flags: int
 ) -> None:
     """Receive."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     told = host.memory.view(out_flags, 2)
     socket = _socket(host, fd, d.FD_READ)
     buffers = host.memory.vectors(vectors, count)
@@ -57,7 +57,7 @@ def sock_recv(
     total = read_some(host, socket, buffers)
     if flags & _WAIT_ALL and total:
         total = _rest(host, socket, buffers, total)
-    U32.pack_into(out, 0, total)
+    U32.pack_into(host.memory.all, result, total)
     _FLAGS.pack_into(told, 0, 0)
 
 
@@ -81,12 +81,12 @@ def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -
 
 def sock_send(host: "Host", fd: int, vectors: int, count: int, flags: int, result: int) -> None:
     """Send."""
-    out = host.memory.view(result, 4)
+    host.memory.expect(result, 4)
     socket = _socket(host, fd, d.FD_WRITE)
     buffers = host.memory.vectors(vectors, count)
     if flags:
         raise Errno(errno.INVAL)
-    U32.pack_into(out, 0, write_all(host, socket, buffers))
+    U32.pack_into(host.memory.all, result, write_all(host, socket, buffers))
 
 
 def sock_shutdown(host: "Host", fd: int, how: int) -> None:
