@@ -119,7 +119,8 @@ def test_expiry_is_told_once_and_a_later_success_ends_it(monkeypatch: pytest.Mon
             super().replace_identity(identity)
             came.set()
 
-    leaf = authority.issue(workload(), valid=(-_HOUR, timedelta(seconds=1)))
+    # Certificates count whole seconds: of the two, at least one is left.
+    leaf = authority.issue(workload(), valid=(-_HOUR, timedelta(seconds=2)))
     identity = CertifiedIdentity.from_certificate(leaf.chain[0])
     assert identity is not None
     first = Certified(leaf.chain, leaf.key, identity)
