@@ -31,9 +31,15 @@ def files(package: bytes) -> dict[str, Entry]:
         Malformed: it is no package, or holds what an image cannot.
     """
     try:
-        unpacked = lzma.LZMADecompressor().decompress(
-            _member(package, "data.tar.xz"), max_length=MAX_UNPACKED
-        )
+        decompressor = lzma.LZMADecompressor()
+        packed = _member(package, "data.tar.xz")
+        unpacked = decompressor.decompress(packed, max_length=MAX_UNPACKED)
+        if not decompressor.eof:
+            raise Malformed(
+                "a Debian package that has no end",
+                found=f"{len(unpacked)} bytes and more",
+                expected=f"at most {MAX_UNPACKED}",
+            )
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             return _entries(tar)
     except (lzma.LZMAError, tarfile.TarError, ValueError, EOFError, RecursionError) as error:
