@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The module whose `main` runs in the image, where no other is named.
 ENTRY = "garrison.image.selftest"
 #: The first serial port is the console; a crash ends the machine at once, and does not repeat.
-COMMAND_LINE = "console=ttyS0 quiet panic=-1 random.trust_cpu=on tsc=reliable no_timer_check"
+COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 # Higher ones take long and save little; what unpacks it is as fast with each.
 _LEVEL = 12
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed, Misuse, Unavailable
-from garrison.image import cpio, deb, init, modules
+from garrison.image import cpio, deb, elf, init, modules
 from garrison.image.cpio import Entry
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ _KERNEL = "linux-image-"
 _WHEELS = "wheels"
 _SOURCES = "sources"
 _GARRISON = "garrison"
+
+# `-m` would import 20 modules to find this one.
+_INIT = f"""#!/{PYTHON} -ISB
+from {init.__name__} import main
+main()
+"""
 
 # With what for. Their dependencies come by themselves.
 KERNEL_MODULES = {
@@ -114,7 +120,9 @@ class Contents:
     origins: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, entry: Entry, origin: str) -> None:
-        """Put something at a path."""
+        """Put something at a path; of a program, what is loaded."""
+        if entry.content.startswith(elf.MAGIC) and not path.startswith(_MODULES):
+            entry = Entry(entry.mode, elf.strip(entry.content))
         self.tree[path] = entry
         self.origins[path] = origin
 
@@ -179,8 +187,7 @@ class Stage:
         self._add_python(result, entry)
         say("shared libraries")
         self._add_libraries(result)
-        start = f"#!/{PYTHON} -ISBm{init.__name__}\n"
-        result.add("init", Entry.file(start.encode(), executable=True), _GARRISON)
+        result.add("init", Entry.file(_INIT.encode(), executable=True), _GARRISON)
         for path, target in _LINKS.items():
             result.add(path, Entry.link(target), _GARRISON)
         for path in _PLACES:
@@ -247,7 +254,7 @@ class Stage:
         linked = self._folder / "linked"
         needed = set()
         for path, entry in sorted(result.tree.items()):
-            if not entry.content.startswith(b"\x7fELF") or path.startswith(_MODULES):
+            if not entry.content.startswith(elf.MAGIC) or path.startswith(_MODULES):
                 continue
             linked.write_bytes(entry.content)
             needed |= self._needed(linked, path)

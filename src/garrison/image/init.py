@@ -1,4 +1,4 @@
-"""The first process of a keep image: `python -m garrison.image.init`, by the kernel.
+"""The first process of a keep image: the image's `/init` calls `main`, and the kernel that.
 
 It mounts what a keep reads, loads the modules that the image lists, closes the root file system to
 writing, and calls the entry that the image names. It reads nothing that the host wrote: no
@@ -109,7 +109,3 @@ def _lines(path: str) -> list[str]:
 def _fail(what: str) -> NoReturn:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), what)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import lzma
+import struct
 import tarfile
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garrison.errors import Malformed
-from garrison.image import cpio, deb, modules
+from garrison.image import cpio, deb, elf, modules
 from garrison.image.cpio import Entry
 
 
@@ -176,3 +178,34 @@ def test_a_module_that_cannot_load_is_refused(wanted: str, message: str) -> None
     with pytest.raises(Malformed) as refused:
         modules.ordered(_KERNEL, [wanted])
     assert str(refused.value).startswith(message)
+
+
+def _program(size: int, *, phentsize: int = 56, length: int = 8) -> bytes:
+    header = b"\x7fELF\x02\x01" + bytes(26) + struct.pack("<QQ", 64, 128) + bytes(6)
+    header += struct.pack("<HHHHH", phentsize, 1, 64, 3, 2)
+    return (header + struct.pack("<IIQQQQQQ", 1, 5, 120, 0, 0, length, 0, 0)).ljust(size, b"s")
+
+
+def test_a_program_keeps_what_is_loaded() -> None:
+    stripped = elf.strip(_program(4096))
+    assert len(stripped) == 128
+    assert stripped[120:] == b"s" * 8
+    assert stripped[40:48] == bytes(8)  # no sections
+    assert elf.strip(stripped) == stripped
+
+
+@pytest.mark.parametrize(
+    "program",
+    [b"", b"\x7fELF\x01\x01" + bytes(99), _program(4096, phentsize=32), _program(4096, length=9999),
+     _program(4096)[:100]],
+    ids=["nothing", "32 bits", "headers", "segments", "cut"],
+)  # fmt: skip
+def test_another_program_is_refused(program: bytes) -> None:
+    with pytest.raises(Malformed, match="ELF: "):
+        elf.strip(program)
+
+
+@given(st.binary(max_size=100))
+def test_no_program_is_anything_but_malformed(data: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        elf.strip(b"\x7fELF\x02\x01" + data)
