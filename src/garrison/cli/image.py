@@ -11,7 +11,7 @@ from garrison.cli import measure, ui
 
 @click.group()
 def command() -> None:
-    """Build and measure keep images."""
+    """Build, measure and export keep images."""
 
 
 @command.command(
@@ -58,6 +58,29 @@ def build(output: Path | None, inputs: Path | None, mirror: str | None, as_json:
     sizes = image.about["sizes"]
     ui.success(f"{image.digest}, {sum(sizes.values()) / (1 << 20):.1f} MiB")
     ui.out(str(image.folder))
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  garrison image export keep-image --format eif keep.eif
+"""
+)
+@click.argument("image", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["eif"]), required=True, help="Which form.")
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+def export(image: Path, kind: str, output: Path) -> None:  # noqa: ARG001  (one so far)
+    """Write an image in the form that a TEE boots: an enclave image file for Nitro.
+
+    The same image gives the same bytes, whose registers `garrison image measure` predicts.
+    """
+    from garrison.cli.options import write_new
+    from garrison.image.enclave import enclave_image
+    from garrison.image.folder import load
+
+    content = enclave_image(load(image)).to_bytes()
+    write_new(output, content)
+    ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB")
 
 
 command.add_command(measure.command, "measure")

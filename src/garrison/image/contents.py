@@ -57,6 +57,12 @@ KERNEL_MODULES = {
     "sev_guest": "evidence of SEV-SNP",
     "tdx_guest": "evidence of TDX",
 }
+# Instead, on a machine without PCI, as a Nitro enclave is.
+ENCLAVE_MODULES = {
+    "virtio_mmio": "the way to the next two",
+    "vmw_vsock_virtio_transport": "the way to the parent instance",
+    "nsm": "evidence of Nitro",
+}
 
 # Imported by name at run time, or from Rust.
 _DYNAMIC = ("cryptography", "garrison.keep", "garrison.attesters")
@@ -177,11 +183,15 @@ class Stage:
         """
         result = Contents(_kernel(self.kernel))
         say("kernel modules")
-        loaded = modules.ordered(self.kernel, KERNEL_MODULES)
-        for name, content in loaded.items():
-            result.add(f"{_MODULES}/{name}.ko", Entry.file(content), self.kernel_package)
-        listed = "".join(f"/{_MODULES}/{name}.ko\n" for name in loaded)
-        result.add(init.MODULES.lstrip("/"), Entry.file(listed.encode()), _GARRISON)
+        for names, path in (
+            (KERNEL_MODULES, init.MODULES),
+            (ENCLAVE_MODULES, init.ENCLAVE_MODULES),
+        ):
+            loaded = modules.ordered(self.kernel, names)
+            for name, content in loaded.items():
+                result.add(f"{_MODULES}/{name}.ko", Entry.file(content), self.kernel_package)
+            listed = "".join(f"/{_MODULES}/{name}.ko\n" for name in loaded)
+            result.add(path.lstrip("/"), Entry.file(listed.encode()), _GARRISON)
         result.add(init.ENTRY.lstrip("/"), Entry.file(f"{entry}\n".encode()), _GARRISON)
         say("Python modules")
         self._add_python(result, entry)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: In the image: paths of modules, a line each, in the order of loading.
 MODULES = "/etc/garrison/modules"
+#: The same, for a machine without PCI, as a Nitro enclave is.
+ENCLAVE_MODULES = "/etc/garrison/modules.enclave"
 #: In the image: the Python module whose `main` is called, without arguments.
 ENTRY = "/etc/garrison/entry"
 
@@ -47,6 +49,7 @@ _SYS_DELETE_MODULE = 176
 # Without one of these, what they answer through would look like a TEE that does not answer.
 _PROVIDERS = ("sev_guest", "tdx_guest")
 _INTERFACE = "tsm"
+_PCI = "/sys/bus/pci/devices"
 # The module is for hardware that this machine does not have, or there already.
 _NOT_HERE = frozenset({errno.ENODEV, errno.EEXIST})
 # linux/reboot.h, RB_POWER_OFF of the C library.
@@ -61,11 +64,11 @@ def main() -> NoReturn:
     try:
         for each in _MOUNTS:
             _mount(libc, *each)
-        for path in _lines(MODULES):
-            _load(libc, path)
-        if not any(os.path.exists(f"/sys/module/{name}") for name in _PROVIDERS):  # noqa: PTH110
-            _unload(libc, _INTERFACE)
-        _mount(libc, *_CONFIGFS)
+        if os.listdir(_PCI):  # noqa: PTH208  (as below)
+            _load_all(libc)
+        else:
+            for path in _lines(ENCLAVE_MODULES):
+                _load(libc, path)
         _mount(libc, "none", "/", _MS_REMOUNT | _MS_RDONLY, "")
         os.environ.clear()
         os.environ.update(HOME="/run", LC_ALL="C.UTF-8", NO_COLOR="1")
@@ -82,6 +85,14 @@ def main() -> NoReturn:
             libc.tcdrain(stream.fileno())
         libc.reboot(_POWER_OFF)
     sys.exit("garrison: init: the machine does not power off")
+
+
+def _load_all(libc: ctypes.CDLL) -> None:
+    for path in _lines(MODULES):
+        _load(libc, path)
+    if not any(os.path.exists(f"/sys/module/{name}") for name in _PROVIDERS):  # noqa: PTH110
+        _unload(libc, _INTERFACE)
+    _mount(libc, *_CONFIGFS)
 
 
 def _mount(libc: ctypes.CDLL, kind: str, place: str, flags: int, options: str) -> None:
