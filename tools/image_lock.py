@@ -38,6 +38,7 @@ PACKAGES = {
     "libssl3t64": "TLS to the steward and to the registry",
     "libzstd1": "libssl3t64 is linked with it",
     "python3.13-minimal": "Python, which a keep is written in",
+    "systemd-boot-efi": "starts the image as one file (UKI) under UEFI",
     "zlib1g": "Python's program and libssl3t64 are linked with it",
 }
 WHEELS = {

@@ -63,22 +63,32 @@ def build(output: Path | None, inputs: Path | None, mirror: str | None, as_json:
 @command.command(
     epilog="""\b
 Examples:
+  garrison image export keep-image --format uki keep.efi
   garrison image export keep-image --format eif keep.eif
 """
 )
 @click.argument("image", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["eif"]), required=True, help="Which form.")
+@click.option(
+    "--format", "kind", type=click.Choice(["uki", "eif"]), required=True, help="Which form."
+)
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-def export(image: Path, kind: str, output: Path) -> None:  # noqa: ARG001  (one so far)
-    """Write an image in the form that a TEE boots: an enclave image file for Nitro.
+def export(image: Path, kind: str, output: Path) -> None:
+    """Write an image as one file.
 
-    The same image gives the same bytes, whose registers `garrison image measure` predicts.
+    A unified kernel image (uki) is started by UEFI, an enclave image file (eif) by AWS Nitro. The
+    same image gives the same bytes.
     """
     from garrison.cli.options import write_new
-    from garrison.image.enclave import enclave_image
     from garrison.image.folder import load
 
-    content = enclave_image(load(image)).to_bytes()
+    if kind == "uki":
+        from garrison.image.uki import unified
+
+        content = unified(load(image))
+    else:
+        from garrison.image.enclave import enclave_image
+
+        content = enclave_image(load(image)).to_bytes()
     write_new(output, content)
     ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB")
 

@@ -25,8 +25,8 @@ def packages(lock: Lock, contents: Contents) -> list[dict[str, Any]]:
     files: dict[str, list[int]] = {}
     for path, origin in contents.origins.items():
         files.setdefault(origin, []).append(len(contents.tree[path].content))
-    kernel = next(each.name for each in lock.packages if each.name.startswith("linux-image-"))
-    files.setdefault(kernel, []).append(len(contents.kernel))
+    for origin, content in contents.beside.items():
+        files.setdefault(origin, []).append(len(content))
     result = [
         {
             "name": item.name,

@@ -203,7 +203,8 @@ def _make(
     stage.run("squeeze.py", task)
     (made / folder.KERNEL).write_bytes(contents.kernel)
     (made / folder.COMMAND_LINE).write_text(recipe.command_line)
-    names = (folder.KERNEL, folder.INITRD, folder.COMMAND_LINE)
+    (made / folder.STUB).write_bytes(contents.stub)
+    names = (folder.KERNEL, folder.INITRD, folder.COMMAND_LINE, folder.STUB)
     parts = {name: part(made / name) for name in names}
     whole = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     about = {

@@ -38,6 +38,7 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _MODULES = "usr/lib/modules"
 _KERNEL = "linux-image-"
+_STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 _WHEELS = "wheels"
 _SOURCES = "sources"
 _GARRISON = "garrison"
@@ -117,13 +118,17 @@ class Contents:
 
     Attributes:
         kernel: what boots.
+        stub: what boots it under UEFI.
         tree: the initial file system.
         origins: where each of its files is from: the name of an input, or `garrison`.
+        beside: what is from an input and not in the file system.
     """
 
     kernel: bytes = b""
+    stub: bytes = b""
     tree: dict[str, Entry] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, path: str, entry: Entry, origin: str) -> None:
         """Put something at a path; of a program, what is loaded."""
@@ -181,7 +186,8 @@ class Stage:
             entry: the module whose `main` the image calls.
             say: told what is done.
         """
-        result = Contents(_kernel(self.kernel))
+        result = Contents(_kernel(self.kernel), self._path(_STUB).read_bytes())
+        result.beside = {self.kernel_package: result.kernel, self._owners[_STUB]: result.stub}
         say("kernel modules")
         for names, path in (
             (KERNEL_MODULES, init.MODULES),

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 KERNEL = "vmlinuz"
 INITRD = "initrd"
 COMMAND_LINE = "cmdline"
+#: What starts all three as one file under UEFI; no part of a direct boot.
+STUB = "stub.efi"
 ABOUT = "image.json"
 SBOM = "sbom.spdx.json"
+_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB}
 FORMAT = 1
 #: With a line for each package.
 _MAX_ABOUT = 1 << 20
@@ -103,11 +106,7 @@ def load(folder: Path) -> Image:
             "digest": str(digest),
             "inputs": str(inputs),
             "parts": {"vmlinuz": str(), "initrd": str(), "cmdline": str()} as parts,
-        } if all(isinstance(each, str) for each in parts.values()) and not parts.keys() - {
-            KERNEL,
-            INITRD,
-            COMMAND_LINE,
-        }:
+        } if all(isinstance(each, str) for each in parts.values()) and parts.keys() <= _PARTS:
             pass
         case _:
             raise _bad(folder, "another document", f"format {FORMAT} with digest, inputs, parts")
