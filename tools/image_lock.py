@@ -33,6 +33,7 @@ PACKAGES = {
     "libexpat1": "Python's program is linked with it",
     "libffi8": "ctypes: Python calls the WebAssembly engine through it",
     "libgcc-s1": "the WebAssembly engine and wheels in Rust unwind their stacks with it",
+    "liblz4-1": "packs the initial file system, in which it is not",
     "libpython3.13-minimal": "Python's library: the part that every program needs",
     "libpython3.13-stdlib": "Python's library: sockets, TLS, JSON and more, as far as imported",
     "libssl3t64": "TLS to the steward and to the registry",

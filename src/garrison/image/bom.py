@@ -75,10 +75,13 @@ def spdx(lock: Lock, about: dict[str, Any]) -> dict[str, Any]:
         "filesAnalyzed": False,
         "comment": _WHY,
     }
+    there = {each["name"] for each in about["packages"] if each["files"]}
+    debs = [each for each in lock.packages if each.name in there]
+    wheels = [each for each in lock.wheels if each.name in there]
     parts = [
         own,
-        *(_package(each, "deb", f"debian/{each.name}", lock.suite) for each in lock.packages),
-        *(_package(each, "pypi", each.name, "") for each in lock.wheels),
+        *(_package(each, "deb", f"debian/{each.name}", lock.suite) for each in debs),
+        *(_package(each, "pypi", each.name, "") for each in wheels),
     ]
     return {
         "spdxVersion": "SPDX-2.3",

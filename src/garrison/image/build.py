@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 #: The module whose `main` runs in the image, where no other is named.
-ENTRY = "garrison.image.selftest"
+ENTRY = "garrison.keep.selftest"
 #: The first serial port is the console; a crash ends the machine at once, and does not repeat.
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
-# Higher ones take long and save little; what unpacks it is as fast with each.
+# Of LZ4's 12; what unpacks it is as fast with each.
 _LEVEL = 12
 
 

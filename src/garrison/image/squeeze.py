@@ -1,7 +1,10 @@
-"""Compresses a file with Zstandard. Run by the image's Python with the image's library.
+"""Compresses a file with LZ4. Run by the image's Python with the inputs' library.
 
 `python squeeze.py` reads from standard input, as JSON: `source` and `target`, files, and `level`.
 The same library gives the same bytes anywhere; the library of the machine that builds may not.
+
+Format: LZ4, doc/lz4_Frame_format.md, "Legacy frame", which is the one that Linux reads: a magic
+number, then blocks of 8 MiB, each with its compressed size before it.
 """
 
 from __future__ import annotations
@@ -11,25 +14,27 @@ import json
 import sys
 from pathlib import Path
 
+_MAGIC = 0x184C2102
+_BLOCK = 8 << 20
+
 
 def main() -> None:
     """Do it."""
     task = json.load(sys.stdin)
     content = Path(task["source"]).read_bytes()
-    # zstd.h
-    zstd = ctypes.CDLL("libzstd.so.1")
-    zstd.ZSTD_compressBound.restype = zstd.ZSTD_compress.restype = ctypes.c_size_t
-    zstd.ZSTD_compressBound.argtypes = [ctypes.c_size_t]
-    zstd.ZSTD_compress.argtypes = [
-        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int,
-    ]  # fmt: skip
-    room = zstd.ZSTD_compressBound(len(content))
-    out = ctypes.create_string_buffer(room)
-    size = zstd.ZSTD_compress(out, room, content, len(content), task["level"])
-    zstd.ZSTD_isError.argtypes = [ctypes.c_size_t]
-    if zstd.ZSTD_isError(size):
-        sys.exit("Zstandard failed")
-    Path(task["target"]).write_bytes(memoryview(out)[:size])
+    compress = ctypes.CDLL("liblz4.so.1").LZ4_compress_HC
+    compress.argtypes = [ctypes.c_char_p, ctypes.c_void_p, *[ctypes.c_int] * 3]
+    # lz4.h, LZ4_COMPRESSBOUND
+    out = ctypes.create_string_buffer(_BLOCK + _BLOCK // 255 + 16)
+    with Path(task["target"]).open("wb") as file:
+        file.write(_MAGIC.to_bytes(4, "little"))
+        for start in range(0, len(content), _BLOCK):
+            block = content[start : start + _BLOCK]
+            size = compress(block, out, len(block), len(out), task["level"])
+            if size <= 0:
+                sys.exit("LZ4 failed")
+            file.write(size.to_bytes(4, "little"))
+            file.write(memoryview(out)[:size])
 
 
 if __name__ == "__main__":
