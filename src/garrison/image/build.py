@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from garrison.image.folder import Image, load, part
 from garrison.image.lock import LOCK, Lock, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
 
@@ -146,24 +147,48 @@ def build(
             found=f"{len(recipe.command_line)} characters",
             expected=f"at most {folder.MAX_COMMAND_LINE}",
         )
-    kept = Inputs(inputs or cache() / "inputs")
-    missing = kept.missing((*recipe.lock.packages, *recipe.lock.wheels))
-    if missing:
-        say(f"fetching {len(missing)} packages")
-        if progress is None:
-            kept.fetch(recipe.lock, mirror, lambda _count: None)
-        else:
-            with progress("fetching", sum(each.size for each in missing)) as count:
-                kept.fetch(recipe.lock, mirror, count)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the result, so that it can take its name; gone whatever happens.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".building-") as work:
-        made = Path(work) / "image"
-        made.mkdir(mode=0o755)
-        made.chmod(0o755)
-        _make(recipe, kept, Path(work), made, say)
-        _publish(made, output)
+    kept = inputs or cache() / "inputs"
+    with _named(kept):
+        _fetch(recipe.lock, Inputs(kept), mirror, say, progress)
+    with _named(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the result, so that it can take its name; gone whatever happens.
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".building-") as work:
+            made = Path(work) / "image"
+            made.mkdir(mode=0o755)
+            made.chmod(0o755)
+            _make(recipe, Inputs(kept), Path(work), made, say)
+            _publish(made, output)
     return load(output)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say where it was that the disk is full: a file that is open already has no name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def _fetch(
+    lock: Lock,
+    kept: Inputs,
+    mirror: str,
+    say: Callable[[str], None],
+    progress: Callable[[str, int], AbstractContextManager[Progress]] | None,
+) -> None:
+    missing = kept.missing((*lock.packages, *lock.wheels))
+    if not missing:
+        return
+    say(f"fetching {len(missing)} packages")
+    if progress is None:
+        kept.fetch(lock, mirror, lambda _count: None)
+        return
+    with progress("fetching", sum(each.size for each in missing)) as count:
+        kept.fetch(lock, mirror, count)
 
 
 def _present(output: Path) -> Image | None:

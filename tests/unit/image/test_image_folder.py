@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,18 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     # Without a kernel there is no image.
     with pytest.raises(Malformed):
         build.build(_RECIPE, place, inputs=tmp_path / "inputs")
+    assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "")  # as a write to an open file: without a name
+
+    monkeypatch.setattr(build, "_make", full)
+    place = tmp_path / "images" / "one"
+    with pytest.raises(OSError, match="No space left") as refused:
+        build.build(_RECIPE, place, inputs=tmp_path / "inputs")
+    assert refused.value.filename == str(place)
     assert list((tmp_path / "images").iterdir()) == []
 
 
