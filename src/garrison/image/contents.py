@@ -65,12 +65,14 @@ ENCLAVE_MODULES = {
     "nsm": "evidence of Nitro",
 }
 
-# Imported by name at run time, or from Rust.
+# Imported by name at run time, from C or from Rust.
 _DYNAMIC = ("cryptography", "garrison.keep", "garrison.attesters")
 _ROOTS = (
     init.__name__,
     "_cffi_backend",
+    "_strptime",
     "encodings.ascii",
+    "encodings.charmap",
     "encodings.idna",
     "encodings.latin_1",
     "encodings.utf_8",
@@ -83,7 +85,7 @@ _WITHOUT = (
     # tests
     "doctest", "test", "unittest", "_testcapi", "_testinternalcapi", "_testlimitedcapi",
     # what the C modules of Python do
-    "_py_abc", "_pydatetime", "_pydecimal", "_pyio", "_strptime",
+    "_py_abc", "_pydatetime", "_pydecimal", "_pyio",
     # other ways to do many things at once
     "asyncio", "concurrent", "multiprocessing",
     # formats and protocols that a keep does not speak

@@ -7,8 +7,10 @@ WebAssembly. Each is a line on the console with the seconds since the kernel sta
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import garrison
@@ -37,6 +39,7 @@ def main() -> None:
     _make_keys()
     _say("keys")
     _import_all(Path(garrison.__file__).parent.parent)
+    _use_hidden_imports()
     _say("modules")
     _say(f"TEE: {_tee()}")
     print(DONE, flush=True)
@@ -88,6 +91,13 @@ def _import_all(library: Path) -> None:
             parts = file.relative_to(library).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             importlib.import_module(name)
+
+
+def _use_hidden_imports() -> None:
+    """What imports modules without a statement that says so."""
+    datetime.strptime("2026-01-31T12:00:00Z", "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    for name in ("ascii", "charmap", "idna", "latin-1", "utf-8"):
+        codecs.lookup(name)
 
 
 def _tee() -> str:
