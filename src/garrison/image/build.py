@@ -9,6 +9,7 @@ It refuses to put an image in the place of anything but an image or an empty fol
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ ENTRY = "garrison.keep.selftest"
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 # Of LZ4's 12; what unpacks it is as fast with each.
 _LEVEL = 12
+_BUILDING = ".building-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +154,43 @@ def build(
         _fetch(recipe.lock, Inputs(kept), mirror, say, progress)
     with _named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(output.parent)
         # Beside the result, so that it can take its name; gone whatever happens.
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".building-") as work:
+        with (
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=_BUILDING) as work,
+            _claimed(Path(work)),
+        ):
             made = Path(work) / "image"
             made.mkdir(mode=0o755)
             made.chmod(0o755)
             _make(recipe, Inputs(kept), Path(work), made, say)
             _publish(made, output)
     return load(output)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what builds left that were killed: no living one claims it."""
+    for each in place.glob(f"{_BUILDING}*"):
+        try:
+            with _claimed(each):
+                shutil.rmtree(each)
+        except OSError:
+            continue  # a build that goes on meanwhile, or is not ours
+
+
+@contextmanager
+def _claimed(work: Path) -> Iterator[None]:
+    """Claim a folder until the end of this process at the latest.
+
+    Raises:
+        OSError: another process does, or it is not ours.
+    """
+    descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

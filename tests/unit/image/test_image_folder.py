@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -116,6 +118,24 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Malformed):
         build.build(_RECIPE, place, inputs=tmp_path / "inputs")
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_make", lambda *_args: None)
+    dead, alive = tmp_path / ".building-dead", tmp_path / ".building-alive"
+    for each in (dead, alive):
+        _image(each)
+    descriptor = os.open(alive, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(Misuse, match="no image there"):  # nothing was made here
+            build.build(_RECIPE, tmp_path / "one", inputs=tmp_path / "inputs")
+    finally:
+        os.close(descriptor)
+    assert not dead.exists()
+    assert alive.exists()
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
