@@ -30,7 +30,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "platform": ("platform", "What this machine can run, and TEE simulators."),
     "key": ("key", "Keys that sign images: made, digested, used."),
     "sign": ("sign", "Sign an image for SEV-SNP and SGX."),
-    "image": ("image", "Measure keep images."),
+    "image": ("image", "Build and measure keep images."),
     "steward": ("steward", "The attestation service."),
     "drawbridge": ("drawbridge", "The registry of workloads."),
 }

@@ -24,9 +24,15 @@ _MAX_IMAGE = 1 << 30
 @click.command(
     epilog="""\b
 Examples:
+  garrison image measure keep-image --tee snp --ovmf OVMF.amdsev.fd --vcpus 2 --policy
   garrison image measure --tee snp --ovmf OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \\
       --append "console=ttyS0" --vcpus 2 --vcpu-type EPYC-v4 --policy
 """
+)
+@click.argument(
+    "image",
+    required=False,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
 @click.option(
     "--tee",
@@ -83,6 +89,7 @@ Examples:
 @click.pass_context
 def command(
     ctx: click.Context,
+    image: Path | None,
     tee: str | None,
     as_json: bool,
     as_policy: bool,
@@ -104,6 +111,9 @@ def command(
 ) -> None:
     """Print what the hardware will report of an image.
 
+    IMAGE is a folder that `garrison image build` made: kernel, initial file system and command
+    line are its own then.
+
     Without --tee, what a simulated TEE reports of a keep on the nil backend: the SHA-384 of the
     code of Garrison as it is installed here. Either is what a steward's policy lists to admit
     exactly this image.
@@ -111,6 +121,10 @@ def command(
     if as_json and as_policy:
         raise Misuse("one of them", field="--json, --policy", found="both")
     _check_options(ctx, tee)
+    if image is not None:
+        if kernel is not None or initrd is not None or append or eif is not None:
+            raise Misuse("one of them", field="IMAGE", found="and --kernel, --initrd, --eif ...")
+        kernel, initrd, append = _parts(image, tee)
     match tee:
         case None:
             _process(as_json, as_policy)
@@ -120,7 +134,7 @@ def command(
         case "sgx":
             prediction = _sgx(sigstruct)
         case "nitro":
-            prediction = _nitro(eif)
+            prediction = _nitro(eif) if image is None else _nitro_image(image)
         case _:
             prediction = _snp(
                 ovmf=ovmf,
@@ -140,14 +154,14 @@ def command(
 
 
 # What an option is for; one that is given for another TEE would seem to count and does not.
-_BOOT_OPTIONS = {"ovmf", "kernel", "initrd", "append"}
+_BOOT_OPTIONS = {"image", "ovmf", "kernel", "initrd", "append"}
 _OPTIONS = {
     "snp": _BOOT_OPTIONS
     | {"vcpus", "vcpu_type", "vcpu_signature", "guest_features", "guest_policy", "vmm"}
     | {"firmware_digest", "signatures"},
     "tdx": _BOOT_OPTIONS | {"event_log"},
     "sgx": {"sigstruct"},
-    "nitro": {"eif"},
+    "nitro": {"image", "eif"},
 }
 
 
@@ -158,7 +172,7 @@ def _check_options(ctx: click.Context, tee: str | None) -> None:
         if given and name not in allowed:
             raise Misuse(
                 "is not for this",
-                field="--" + name.replace("_", "-"),
+                field="IMAGE" if name == "image" else "--" + name.replace("_", "-"),
                 found=f"--tee {tee}" if tee else "no --tee",
             )
 
@@ -170,6 +184,14 @@ def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:
     ui.out(prediction.policy.rstrip("\n") if as_policy else prediction.as_hex())
     for register, reason in prediction.unknown.items():
         ui.warn(f"{register} cannot be known from the image: {reason}")
+
+
+def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str]:
+    """What of an image `tee` boots directly: kernel, initial file system, command line."""
+    from garrison.image.folder import load
+
+    image = load(folder)
+    return (None, None, "") if tee == "nitro" else (image.kernel, image.initrd, image.command_line)
 
 
 def _process(as_json: bool, as_policy: bool) -> None:
@@ -273,6 +295,14 @@ def _sgx(sigstruct: Path | None) -> Prediction:
 
     path = _required(sigstruct, "--sigstruct")
     return sgx.predict(Sigstruct.from_bytes(read_file(path, SIGSTRUCT_SIZE)))
+
+
+def _nitro_image(folder: Path) -> Prediction:
+    from garrison.image.enclave import enclave_image
+    from garrison.image.folder import load
+    from garrison.measure import nitro
+
+    return nitro.predict(enclave_image(load(folder)))
 
 
 def _nitro(eif: Path | None) -> Prediction:

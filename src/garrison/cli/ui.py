@@ -28,6 +28,11 @@ def success(text: str) -> None:
     print(f"{paint('✔', 'green', sys.stderr)} {text}", file=sys.stderr)
 
 
+def step(text: str) -> None:
+    """Say on standard error what is being done."""
+    print(f"  {text}", file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """Warn on standard error."""
     print(f"{paint('warning:', 'yellow', sys.stderr)} {text}", file=sys.stderr)

@@ -1,0 +1,107 @@
+"""A writer of newc archives, which is what Linux unpacks as its first file system.
+
+Format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst. Rules: the same tree
+gives the same bytes. Entries are sorted, their time is zero, their owner is root, their inode
+is their place in the archive, and directories that a path needs are made.
+
+It refuses paths that are not plain relative ones, and anything below what is not a directory.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from garrison.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MAGIC = b"070701"
+_ALIGNMENT = 4
+_TRAILER = "TRAILER!!!"
+#: The format has 32 bits for a size.
+MAX_FILE = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, link or directory: its mode with type bits, and its content or the link's target."""
+
+    mode: int
+    content: bytes = b""
+
+    @classmethod
+    def file(cls, content: bytes, *, executable: bool = False) -> Entry:
+        """Make a regular file that nobody may write."""
+        return cls(stat.S_IFREG | (0o555 if executable else 0o444), content)
+
+    @classmethod
+    def link(cls, target: str) -> Entry:
+        """Make a symbolic link."""
+        return cls(stat.S_IFLNK | 0o777, target.encode())
+
+    @classmethod
+    def directory(cls) -> Entry:
+        """Make a directory."""
+        return cls(stat.S_IFDIR | 0o555)
+
+
+def archive(tree: dict[str, Entry]) -> bytes:
+    """Write a tree as a newc archive.
+
+    Args:
+        tree: from a relative path to what is there.
+
+    Raises:
+        Malformed: for a path that is absolute, has `..` or lies below a file.
+    """
+    out = io.BytesIO()
+    whole = _with_directories(tree)
+    for inode, path in enumerate(sorted(whole), start=1):
+        _write(out, path, whole[path], inode)
+    _write(out, _TRAILER, Entry(0), 0)
+    return out.getvalue()
+
+
+def check_paths(tree: Iterable[str]) -> None:
+    """Check that all paths stay below the root, and have one way to be written.
+
+    Raises:
+        Malformed: one does not.
+    """
+    for path in tree:
+        plain = PurePosixPath(path)
+        if plain.is_absolute() or ".." in plain.parts or str(plain) != path or "\0" in path:
+            raise Malformed("a path in an image is plain and relative", found=repr(path))
+
+
+def _with_directories(tree: dict[str, Entry]) -> dict[str, Entry]:
+    """Add the directories that the paths need."""
+    check_paths(tree)
+    whole = dict(tree)
+    for path in tree:
+        for parent in list(PurePosixPath(path).parents)[:-1]:
+            entry = whole.setdefault(str(parent), Entry.directory())
+            if not stat.S_ISDIR(entry.mode):
+                raise Malformed("it lies below what is not a directory", field=path, found=parent)
+    return whole
+
+
+def _write(out: io.BytesIO, path: str, entry: Entry, inode: int) -> None:
+    if len(entry.content) > MAX_FILE:
+        raise Malformed("too large for the archive", field=path, found=len(entry.content))
+    name = path.encode() + b"\0"
+    # ino, mode, uid, gid, nlink, mtime, filesize, dev and rdev (major, minor), namesize, check
+    fields = (inode, entry.mode, 0, 0, 1, 0, len(entry.content), 0, 0, 0, 0, len(name), 0)
+    out.write(_MAGIC + b"".join(b"%08X" % field for field in fields) + name)
+    _pad(out)
+    out.write(entry.content)
+    _pad(out)
+
+
+def _pad(out: io.BytesIO) -> None:
+    out.write(bytes(-out.tell() % _ALIGNMENT))

@@ -1,0 +1,136 @@
+"""An image as it lies in a folder: `vmlinuz`, `initrd`, `cmdline`, and `image.json` about them.
+
+`image.json` is for people, programs and caches, and nothing is believed because it stands there:
+what a TEE measures are the parts. So `load` does not compare them with it; `check` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from garrison.errors import Malformed, Misuse, Unverified
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KERNEL = "vmlinuz"
+INITRD = "initrd"
+COMMAND_LINE = "cmdline"
+#: What starts all three as one file under UEFI; no part of a direct boot.
+STUB = "stub.efi"
+ABOUT = "image.json"
+SBOM = "sbom.spdx.json"
+_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB}
+FORMAT = 1
+#: With a line for each package.
+_MAX_ABOUT = 1 << 20
+#: Linux, arch/x86/include/asm/setup.h, COMMAND_LINE_SIZE.
+MAX_COMMAND_LINE = 2047
+_BUILD = "garrison image build"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image.
+
+    Attributes:
+        folder: where it lies.
+        command_line: of its kernel.
+        digest: of the image, as `image.json` says: `sha256:` and hex.
+        inputs: the digest of what it was built from, likewise.
+        about: all of `image.json`.
+    """
+
+    folder: Path
+    command_line: str
+    digest: str
+    inputs: str
+    about: dict[str, Any]
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel's file."""
+        return self.folder / KERNEL
+
+    @property
+    def initrd(self) -> Path:
+        """The file of the initial file system."""
+        return self.folder / INITRD
+
+    def check(self) -> None:
+        """Compare the parts with what `image.json` says.
+
+        Raises:
+            Unverified: one was changed.
+            OSError: one cannot be read.
+        """
+        for name, said in self.about["parts"].items():
+            found = part(self.folder / name)
+            if found != said:
+                raise Unverified(
+                    "is not what was built",
+                    field=str(self.folder / name),
+                    found=found,
+                    expected=said,
+                    hint=f"build it again: {_BUILD}",
+                )
+
+
+def load(folder: Path) -> Image:
+    """Read what lies in a folder.
+
+    Raises:
+        Misuse: there is no image.
+        Malformed: there is something else.
+        OSError: it cannot be read.
+    """
+    try:
+        with (folder / ABOUT).open("rb") as file:
+            text = file.read(_MAX_ABOUT + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Misuse(
+            "no image there", field=str(folder), expected=ABOUT, hint=f"make one: {_BUILD}"
+        ) from error
+    try:
+        if len(text) > _MAX_ABOUT:
+            raise _bad(folder, f"more than {_MAX_ABOUT} bytes", "less")
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(folder, error, "JSON") from error
+    match about:
+        case {
+            "format": 1,
+            "digest": str(digest),
+            "inputs": str(inputs),
+            "parts": {"vmlinuz": str(), "initrd": str(), "cmdline": str()} as parts,
+        } if all(isinstance(each, str) for each in parts.values()) and parts.keys() <= _PARTS:
+            pass
+        case _:
+            raise _bad(folder, "another document", f"format {FORMAT} with digest, inputs, parts")
+    for name in parts:
+        if not (folder / name).is_file():
+            raise Malformed("an image without", field=str(folder), found=f"no {name}")
+    with (folder / COMMAND_LINE).open("rb") as file:
+        line = file.read(MAX_COMMAND_LINE + 1)
+    if len(line) > MAX_COMMAND_LINE or not line.isascii() or not line.decode().isprintable():
+        raise Malformed(
+            "cannot be a command line",
+            field=str(folder / COMMAND_LINE),
+            expected=f"one line of ASCII, at most {MAX_COMMAND_LINE} bytes",
+        )
+    return Image(folder, line.decode(), digest, inputs, about)
+
+
+def part(path: Path) -> str:
+    """The digest of a part, as `image.json` has it."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _bad(folder: Path, found: object, expected: object) -> Malformed:
+    return Malformed(
+        "does not describe an image", field=str(folder / ABOUT), found=found, expected=expected
+    )

@@ -1,0 +1,122 @@
+"""The first process of a keep image: the image's `/init` calls `main`, and the kernel that.
+
+It mounts what a keep reads, loads the modules that the image lists, closes the root file system to
+writing, and calls the entry that the image names. It reads nothing that the host wrote: no
+argument, no environment, no kernel parameter.
+
+Whatever happens, the machine is powered off at the end; if something failed, the reason stands on
+the console before. It refuses to be anything but process 1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+#: In the image: paths of modules, a line each, in the order of loading.
+MODULES = "/etc/garrison/modules"
+#: The same, for a machine without PCI, as a Nitro enclave is.
+ENCLAVE_MODULES = "/etc/garrison/modules.enclave"
+#: In the image: the Python module whose `main` is called, without arguments.
+ENTRY = "/etc/garrison/entry"
+
+# linux/mount.h
+_MS_RDONLY = 1
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_NOEXEC = 8
+_MS_REMOUNT = 32
+_STRICT = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+# Type, place, flags, options, mode of the place.
+_MOUNTS = (
+    ("proc", "/proc", _STRICT, ""),
+    ("sysfs", "/sys", _STRICT, ""),
+    ("devtmpfs", "/dev", _MS_NOSUID | _MS_NOEXEC, "mode=0755"),
+    ("tmpfs", "/tmp", _STRICT, "mode=1777"),  # noqa: S108  (made here, for this machine alone)
+    ("tmpfs", "/run", _STRICT, "mode=0755"),
+)
+# Once the modules are there: it may be one.
+_CONFIGFS = ("configfs", "/sys/kernel/config", _STRICT, "")
+# asm/unistd_64.h; the C library has no function for it.
+_SYS_FINIT_MODULE = 313
+_SYS_DELETE_MODULE = 176
+# Without one of these, what they answer through would look like a TEE that does not answer.
+_PROVIDERS = ("sev_guest", "tdx_guest")
+_INTERFACE = "tsm"
+_PCI = "/sys/bus/pci/devices"
+# The module is for hardware that this machine does not have, or there already.
+_NOT_HERE = frozenset({errno.ENODEV, errno.EEXIST})
+# linux/reboot.h, RB_POWER_OFF of the C library.
+_POWER_OFF = 0x4321FEDC
+
+
+def main() -> NoReturn:
+    """Set the machine up, run the entry, and power off."""
+    if os.getpid() != 1:
+        sys.exit("garrison: init: only the kernel starts this")
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        for each in _MOUNTS:
+            _mount(libc, *each)
+        if os.listdir(_PCI):  # noqa: PTH208  (as below)
+            _load_all(libc)
+        else:
+            for path in _lines(ENCLAVE_MODULES):
+                _load(libc, path)
+        _mount(libc, "none", "/", _MS_REMOUNT | _MS_RDONLY, "")
+        os.environ.clear()
+        os.environ.update(HOME="/run", LC_ALL="C.UTF-8", NO_COLOR="1")
+        (entry,) = _lines(ENTRY)
+        # With `fromlist` it is the module itself, not the package that it is in.
+        __import__(entry, fromlist=["main"]).main()
+    except BaseException as error:  # noqa: BLE001  (nobody else tells it)
+        from garrison.terminal import report  # late: only here
+
+        report(error)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            libc.tcdrain(stream.fileno())
+        libc.reboot(_POWER_OFF)
+    sys.exit("garrison: init: the machine does not power off")
+
+
+def _load_all(libc: ctypes.CDLL) -> None:
+    for path in _lines(MODULES):
+        _load(libc, path)
+    if not any(os.path.exists(f"/sys/module/{name}") for name in _PROVIDERS):  # noqa: PTH110
+        _unload(libc, _INTERFACE)
+    _mount(libc, *_CONFIGFS)
+
+
+def _mount(libc: ctypes.CDLL, kind: str, place: str, flags: int, options: str) -> None:
+    if libc.mount(kind.encode(), place.encode(), kind.encode(), flags, options.encode()):
+        _fail(f"mount {kind} at {place}")
+
+
+def _load(libc: ctypes.CDLL, path: str) -> None:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  (pathlib takes 20 ms to import here)
+        failed = libc.syscall(_SYS_FINIT_MODULE, file.fileno(), b"", 0)
+    if failed and ctypes.get_errno() not in _NOT_HERE:
+        _fail(f"load {path}")
+
+
+def _unload(libc: ctypes.CDLL, name: str) -> None:
+    if libc.syscall(_SYS_DELETE_MODULE, name.encode(), os.O_NONBLOCK):
+        _fail(f"unload {name}")
+
+
+def _lines(path: str) -> list[str]:
+    with open(path) as file:  # noqa: PTH123  (as above)
+        return file.read().splitlines()
+
+
+def _fail(what: str) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), what)

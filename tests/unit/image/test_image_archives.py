@@ -1,0 +1,211 @@
+"""The archives of an image: cpio written, packages read, kernel modules put in order."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import lzma
+import struct
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from garrison.errors import Malformed
+from garrison.image import cpio, deb, elf, modules
+from garrison.image.cpio import Entry
+
+
+def _read(archive: bytes) -> list[tuple[str, int, bytes]]:
+    """A reader of our own: name, mode, content, in order, without the trailer."""
+    found: list[tuple[str, int, bytes]] = []
+    at = 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, length = fields[1], fields[6], fields[11]
+        assert fields[2:4] == [0, 0]  # root's
+        assert fields[5] == 0  # no time
+        name = archive[at + 110 : at + 110 + length - 1].decode()
+        at += (110 + length + 3) // 4 * 4
+        content = archive[at : at + size]
+        at += (size + 3) // 4 * 4
+        if name == "TRAILER!!!":
+            assert at == len(archive)
+            return found
+        found.append((name, mode, content))
+
+
+def test_an_archive_says_what_the_tree_does() -> None:
+    tree = {
+        "usr/bin/python": Entry.file(b"program", executable=True),
+        "lib": Entry.link("usr/lib"),
+        "tmp": Entry.directory(),
+    }
+    assert _read(cpio.archive(tree)) == [
+        ("lib", 0o120777, b"usr/lib"),
+        ("tmp", 0o040555, b""),
+        ("usr", 0o040555, b""),
+        ("usr/bin", 0o040555, b""),
+        ("usr/bin/python", 0o100555, b"program"),
+    ]
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b/c", "b/d", "e/f/g"]), st.binary(max_size=9)))
+def test_the_order_of_a_tree_makes_no_difference(files: dict[str, bytes]) -> None:
+    tree = {path: Entry.file(content) for path, content in files.items()}
+    other = dict(reversed(tree.items()))
+    assert cpio.archive(tree) == cpio.archive(other)
+    read = {name: content for name, mode, content in _read(cpio.archive(tree)) if mode & 0o100000}
+    assert read == files
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../b", "a//b", "./a", "a\0b", ""])
+def test_paths_that_are_not_plain_are_refused(path: str) -> None:
+    with pytest.raises(Malformed, match="plain and relative"):
+        cpio.archive({path: Entry.file(b"")})
+
+
+def test_nothing_lies_below_a_file() -> None:
+    with pytest.raises(Malformed, match="below what is not a directory"):
+        cpio.archive({"a": Entry.link("/"), "a/b": Entry.file(b"")})
+
+
+def _package(members: list[tuple[tarfile.TarInfo, bytes]], name: str = "data.tar.xz") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return _ar([("debian-binary", b"2.0\n"), (name, lzma.compress(out.getvalue()))])
+
+
+def _ar(members: list[tuple[str, bytes]]) -> bytes:
+    parts = [b"!<arch>\n"]
+    for name, content in members:
+        parts.append(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
+        parts.append(content + b"\n" * (len(content) % 2))
+    return b"".join(parts)
+
+
+def _member(name: str, mode: int = 0o644, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.mode, info.type = mode, kind
+    return info
+
+
+def test_a_package_gives_its_files_and_links() -> None:
+    link = _member("./usr/lib/b.so", kind=tarfile.SYMTYPE)
+    link.linkname = "a.so"
+    # Its owner could become root by it; an image has no such files.
+    setuid = _member("./usr/bin/p", 0o4755)
+    found = deb.files(
+        _package([(_member("./usr/lib/a.so"), b"library"), (link, b""), (setuid, b"program")])
+    )
+    assert found == {
+        "usr/lib/a.so": Entry.file(b"library"),
+        "usr/lib/b.so": Entry.link("a.so"),
+        "usr/bin/p": Entry.file(b"program", executable=True),
+    }
+    assert not found["usr/bin/p"].mode & 0o7222
+
+
+@pytest.mark.parametrize("name", ["../up", "usr/../../up", "/etc/passwd"])
+def test_a_package_cannot_leave_its_root(name: str) -> None:
+    with pytest.raises(Malformed, match="plain and relative"):
+        deb.files(_package([(_member(name), b"")]))
+
+
+def test_a_package_has_no_devices() -> None:
+    with pytest.raises(Malformed, match="neither file, link nor directory"):
+        deb.files(_package([(_member("./dev/mem", kind=tarfile.CHRTYPE), b"")]))
+
+
+def test_a_package_with_another_compression_is_refused() -> None:
+    with pytest.raises(Malformed, match=r"without data\.tar\.xz; found debian-binary, data\.tar"):
+        deb.files(_package([], "data.tar.zst"))
+
+
+def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deb, "MAX_UNPACKED", 1 << 16)
+    with pytest.raises(Malformed, match="has no end; found 65536 bytes and more"):
+        deb.files(_package([(_member("./zeros"), bytes(1 << 20))]))
+
+
+def test_a_package_is_refused_at_every_cut() -> None:
+    whole = _package([(_member("./a"), b"content")])
+    for size in range(0, len(whole) - 1, 7):
+        with pytest.raises(Malformed):
+            deb.files(whole[:size])
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_no_package(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        deb.files(b"!<arch>\n" + data)
+
+
+def _module(depends: str) -> Entry:
+    return Entry.file(lzma.compress(b"\x7fELF\0license=GPL\0depends=" + depends.encode() + b"\0"))
+
+
+_KERNEL = {
+    "usr/lib/modules/6/kernel/a.ko.xz": _module("b-part,c"),
+    "usr/lib/modules/6/kernel/b-part.ko.xz": _module("c"),
+    "usr/lib/modules/6/kernel/c.ko.xz": _module(""),
+    "usr/lib/modules/6/kernel/unwanted.ko.xz": _module(""),
+    "usr/lib/modules/6/kernel/broken.ko.xz": _module("gone"),
+    "usr/lib/modules/6/kernel/silent.ko.xz": Entry.file(lzma.compress(b"\x7fELF")),
+    "usr/lib/modules/6/kernel/text.ko.xz": Entry.file(b"text"),
+}
+
+
+def test_modules_come_after_what_they_depend_on() -> None:
+    assert list(modules.ordered(_KERNEL, ["a", "c"])) == ["c", "b_part", "a"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("missing", "image: the kernel has no such module; found no missing.ko.xz"),
+        ("broken", "broken: the kernel has no such module; found no gone.ko.xz"),
+        ("silent", "silent: a kernel module does not say what it depends on"),
+        ("text", "text: a kernel module is no XZ file"),
+    ],
+)
+def test_a_module_that_cannot_load_is_refused(wanted: str, message: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        modules.ordered(_KERNEL, [wanted])
+    assert str(refused.value).startswith(message)
+
+
+def _program(size: int, *, phentsize: int = 56, length: int = 8) -> bytes:
+    header = b"\x7fELF\x02\x01" + bytes(26) + struct.pack("<QQ", 64, 128) + bytes(6)
+    header += struct.pack("<HHHHH", phentsize, 1, 64, 3, 2)
+    return (header + struct.pack("<IIQQQQQQ", 1, 5, 120, 0, 0, length, 0, 0)).ljust(size, b"s")
+
+
+def test_a_program_keeps_what_is_loaded() -> None:
+    stripped = elf.strip(_program(4096))
+    assert len(stripped) == 128
+    assert stripped[120:] == b"s" * 8
+    assert stripped[40:48] == bytes(8)  # no sections
+    assert elf.strip(stripped) == stripped
+
+
+@pytest.mark.parametrize(
+    "program",
+    [b"", b"\x7fELF\x01\x01" + bytes(99), _program(4096, phentsize=32), _program(4096, length=9999),
+     _program(4096)[:100]],
+    ids=["nothing", "32 bits", "headers", "segments", "cut"],
+)  # fmt: skip
+def test_another_program_is_refused(program: bytes) -> None:
+    with pytest.raises(Malformed, match="ELF: "):
+        elf.strip(program)
+
+
+@given(st.binary(max_size=100))
+def test_no_program_is_anything_but_malformed(data: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        elf.strip(b"\x7fELF\x02\x01" + data)
