@@ -10,14 +10,15 @@ What differs from it:
 - who may not read a private repository is answered as for one that does not exist;
 - `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
 - tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
+- the public repositories in whose names a text is (`/api/v0.1.0/?q=`);
 - a tag can be yanked: it stays, and says so in `Garrison-Yanked`;
 - with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
@@ -25,22 +26,16 @@ from urllib.parse import urlencode
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount
 
-from garrison.drawbridge import conditional, rules
+from garrison.drawbridge import conditional, openapi, rules
 from garrison.drawbridge.layout import Name, content_key
 from garrison.drawbridge.readers import StewardId, reader_of
-from garrison.drawbridge.routes import (
-    METHODS,
-    MethodNotAllowed,
-    NotFound,
-    UnsupportedVersion,
-    check_method,
-    parse,
-)
+from garrison.drawbridge.refusals import refusal
+from garrison.drawbridge.routes import MethodNotAllowed, NotFound, check_method, no_route, parse
 from garrison.drawbridge.store import Exists, Named, StorageFailure
-from garrison.drawbridge.tokens import Unauthorized, bearer, describe
+from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.drawbridge.uploads import Announced, receive
 from garrison.errors import GarrisonError, Malformed
 from garrison.formats.tree import (
@@ -52,8 +47,7 @@ from garrison.formats.tree import (
     Entry,
     max_length,
 )
-from garrison.service import log, metrics
-from garrison.service.problem import problem, retry_headers, status_of, wants_problem
+from garrison.service import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,22 +59,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STATUSES: list[tuple[type[GarrisonError], int]] = [
-    (Unauthorized, 401),
-    (NotFound, 404),
-    (MethodNotAllowed, 405),
-    (Exists, 409),
-    (conditional.PreconditionFailed, 412),
-    (conditional.Unsatisfiable, 416),
-    (StorageFailure, 500),
-    (UnsupportedVersion, 501),
-]
 _UPLOADS = metrics.Counter("garrison_drawbridge_uploads", "What was created.", "kind")
 _UPLOADED = metrics.Counter("garrison_drawbridge_uploaded_bytes", "Bytes of that.", "kind")
 _DOWNLOADS = metrics.Counter(
     "garrison_drawbridge_downloads", "What was asked for and found.", "kind"
 )
 _DOWNLOADED = metrics.Counter("garrison_drawbridge_downloaded_bytes", "Bytes of that.", "kind")
+# Of the store, for one request.
+_READ_AT_ONCE = 16
 # What the original says of anything that is not there.
 _NO_REPOSITORY = "Repository does not exist"
 
@@ -134,14 +120,20 @@ class Service:
         try:
             response = await self._answer(request)
         except GarrisonError as error:
-            response = _refusal(request, error)
+            response = refusal(request, error)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         path = request.url.path
         if path == "/health":
             return Response()
+        if path == openapi.PATH:
+            if request.method not in openapi.DOCUMENT_METHODS:
+                raise MethodNotAllowed("document", openapi.DOCUMENT_METHODS)
+            return _document(request, rules.JSON_TYPE, openapi.served())
         name = parse(path)
+        if name.kind == "repository query" and "q" not in request.query_params:
+            raise no_route(path)
         request.state.route = name.kind
         check_method(name, request.method)
         if request.method == "PUT":
@@ -150,6 +142,8 @@ class Service:
             await self._require_owner(request, name, "drawbridge_tags", "write")
             await self._store.remove(name.key())
             return Response(status_code=204)
+        if name.kind == "repository query":
+            return await self._search(request, name)
         if name.kind == "user" and "repositories" in request.query_params:
             return await self._repositories(request, name)
         if name.kind in {"user", "repository"}:
@@ -255,11 +249,9 @@ class Service:
         if "latest" in query:
             tags = rules.latest(tags)
         elif "n" in query or "last" in query:
-            page, more = rules.page(tags, query.get("n"), query.get("last"))
+            tags, more = rules.page(tags, query.get("n"), query.get("last"))
             if more:
-                following = urlencode({"n": len(page), "last": page[-1]})
-                headers["Link"] = f'<{name.url_path()}?{following}>; rel="next"'
-            tags = page
+                headers = _following(name, {"n": str(len(tags)), "last": tags[-1]})
         return _document(request, rules.JSON_TYPE, _json(tags), headers)
 
     async def _repositories(self, request: Request, name: Name) -> Response:
@@ -268,12 +260,43 @@ class Service:
         if request.headers.get("authorization") is not None:
             await self._require_owner(request, name, "drawbridge_repositories", "read")
             return _document(request, rules.JSON_TYPE, _json(found))
-        public = []
-        for repo in found:
-            stored = await self._store.named(Name("repository", name.user, repo).key())
-            if stored is not None and _ours(rules.RepositoryConfig.from_bytes, stored).public:
-                public.append(repo)
+        are_public = await self._are_public([f"repos/{name.user}/{repo}" for repo in found])
+        public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
         return _document(request, rules.JSON_TYPE, _json(public))
+
+    async def _search(self, request: Request, name: Name) -> Response:
+        """Answer with a page of the public repositories whose `user/repo` has a text in it."""
+        query = request.query_params
+        text, last = query["q"].lower(), query.get("last", "")
+        count = rules.page_size(query.get("n", str(rules.MAX_PAGE)))
+        keys = [stored.key async for stored in self._store.objects(name.key())]
+        names = sorted(key.removeprefix(name.key()) for key in keys)
+        names = [found for found in names if found > last and text in found.lower()]
+        public: list[str] = []
+        # One more than the page tells whether there is another.
+        for start in range(0, len(names), rules.MAX_PAGE):
+            some = names[start : start + rules.MAX_PAGE]
+            are_public = await self._are_public([name.key() + found for found in some])
+            public += [found for found, is_ in zip(some, are_public, strict=True) if is_]
+            if len(public) > count:
+                break
+        headers = {}
+        if len(public) > count:
+            headers = _following(
+                name, {"q": query["q"], "n": str(count), "last": public[count - 1]}
+            )
+        return _document(request, rules.JSON_TYPE, _json(public[:count]), headers)
+
+    async def _are_public(self, keys: Sequence[str]) -> list[bool]:
+        """Tell which of the repositories with these `keys` everybody may read."""
+        places = asyncio.Semaphore(_READ_AT_ONCE)
+
+        async def is_public(key: str) -> bool:
+            async with places:
+                stored = await self._store.named(key)
+            return stored is not None and _ours(rules.RepositoryConfig.from_bytes, stored).public
+
+        return await asyncio.gather(*(is_public(key) for key in keys))
 
     # Putting.
 
@@ -401,6 +424,10 @@ def _json(value: Sequence[str]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def _following(name: Name, query: Mapping[str, str]) -> dict[str, str]:
+    return {"Link": f'<{name.url_path()}?{urlencode(query)}>; rel="next"'}
+
+
 def _headers(entry: Entry) -> dict[str, str]:
     return {
         "Content-Digest": entry.digest.to_header(),
@@ -418,36 +445,3 @@ def _count_download(request: Request, name: Name, length: int) -> None:
 
 def _missing(request: Request) -> NotFound:
     return NotFound("Not found" if request.method == "HEAD" else _NO_REPOSITORY)
-
-
-def _refusal(request: Request, error: GarrisonError) -> Response:
-    """Answer with an error, and note it in the log."""
-    status = next((s for kind, s in _STATUSES if isinstance(error, kind)), status_of(error))
-    request_id: str | None = getattr(request.state, "request_id", None)
-    log.record(
-        "refused",
-        {
-            "request_id": request_id,
-            "status": status,
-            "reason": str(error),
-            "note": describe(error),
-        },
-        level=logging.ERROR if status >= 500 else logging.INFO,
-    )
-    headers = retry_headers(status)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, conditional.Unsatisfiable):
-        headers["Content-Range"] = f"bytes */{error.length}"
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(METHODS[parse(request.url.path).kind])
-    if wants_problem(request):
-        response = problem(error, status=status, request_id=request_id)
-        response.headers.update(headers)
-        return response
-    return PlainTextResponse(_original_text(error), status_code=status, headers=headers)
-
-
-def _original_text(error: GarrisonError) -> str:
-    """A text for people. What the original says too is raised without a field, and said alike."""
-    return error.message if error.field is None else str(error)
