@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
     from uvicorn import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
     from garrison.service.limits import Limits
@@ -88,6 +89,8 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._in_head = False
         self._body_began = False
+        # Requests whose answers have not ended; the base knows the last of them alone.
+        self._unanswered: list[RequestResponseCycle] = []
 
     # The transport's side.
 
@@ -106,8 +109,11 @@ class Connection(HttpToolsProtocol):
         self._set_deadline(self._limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give its place to another."""
+        """Give its place to another; what is still answered is answered to nobody."""
         self._cancel_deadline()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self._on_lost()
 
@@ -160,6 +166,8 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._cancel_deadline()
         super().on_headers_complete()
+        waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
+        self._unanswered = [*waiting, self.cycle]
         if self._draining:
             self.cycle.keep_alive = False
         if len(self.pipeline) > _SENT_AHEAD:
