@@ -6,11 +6,13 @@ goes away in the middle leaves nothing.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Self
 
 from garrison.drawbridge.rules import check_digest, check_length
+from garrison.drawbridge.store import StorageFailure
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
@@ -91,6 +93,7 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
 
     Raises:
         TooLarge: it is longer.
+        StorageFailure: there is no room for it.
         Malformed: it is not what was announced.
         TooSlow: the client paused for too long.
         ClientDisconnect: the client went away.
@@ -112,7 +115,19 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
         if announced.digest is not None:
             check_digest(announced.digest, digest)
         file.seek(0)
+    except OSError as error:
+        _close(file)
+        # There is no room for it, most likely; the text goes to the log.
+        failure = StorageFailure("Storage backend failure")
+        failure.add_note(f"temporary file: {error.strerror}")
+        raise failure from error
     except BaseException:
-        file.close()
+        _close(file)
         raise
     return Upload(Entry(digest, hasher.length, announced.type), file)
+
+
+def _close(file: IO[bytes]) -> None:
+    """Close a temporary file that is given up; what it still held could not be written either."""
+    with contextlib.suppress(OSError):
+        file.close()

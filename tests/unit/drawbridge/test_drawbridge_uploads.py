@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
+import tempfile
 from typing import TYPE_CHECKING
 
 import obstore
@@ -206,6 +209,23 @@ def test_a_store_that_fails_says_nothing_of_itself(
         drawbridge.request("GET", f"{API}/jane/chat/_tag"),
     ):
         assert (answer.status, answer.text) == (500, "Storage backend failure")
+
+
+def test_no_room_for_an_upload(
+    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
+
+    def full(**_: object) -> Full:
+        return Full()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "SpooledTemporaryFile", full)
+        answer = drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m")
+        assert (answer.status, answer.text) == (500, "Storage backend failure")
+    assert drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m").status == 201
 
 
 def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
