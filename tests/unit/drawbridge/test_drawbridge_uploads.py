@@ -21,6 +21,7 @@ from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Package
 from garrison.testing.drawbridge import MemoryDrawbridge, served
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from garrison.formats.slug import Slug
@@ -30,9 +31,9 @@ TAG = f"{API}/jane/chat/_tag/1.0.0"
 WASM = f"{TAG}/tree/main.wasm"
 
 
-@pytest.fixture(params=["memory", "folder"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return Store.in_memory() if request.param == "memory" else Store.open(tmp_path / "store")
+@pytest.fixture(params=["memory", "folder", "s3"])
+def store(request: pytest.FixtureRequest, open_store: Callable[[str], Store]) -> Store:
+    return open_store(request.param)
 
 
 @pytest.fixture
