@@ -30,7 +30,7 @@ import urllib3
 
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry
-from garrison.testing.stack import Stack, free_port
+from garrison.testing.stack import GARRISON, Stack, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -271,22 +271,23 @@ def bound(files: dict[str, bytes], folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def drawbridge(folder: Path) -> Iterator[tuple[Stack, Drawbridge]]:
-    """Ours, with two workers, and a user's repository."""
+def drawbridge(folder: Path) -> Iterator[tuple[int, Drawbridge]]:
+    """Ours, with two workers, and a user's repository; gives the supervisor's process."""
     (folder / "ours/home").mkdir(parents=True)
+    port = free_port()
     with Stack(folder / "ours") as stack:
-        process = stack.start(
-            "the drawbridge", "drawbridge", "serve", "--insecure-dev", "--port", "0",
+        command = [
+            *GARRISON, "drawbridge", "serve", "--insecure-dev", "--port", str(port),
             "--workers", "2", "--store", str(stack.directory / "drawbridge"),
-        )  # fmt: skip
-        url = process.expect("listening on https://").rpartition(" ")[2]
-        stack.registry = f"localhost:{url.rpartition(':')[2]}"
-        stack.login()
-        stack.register_repo("bench")
-        tokens = stack.directory / "home/.config/garrison/tokens.json"
-        token = json.loads(tokens.read_text())[stack.registry]
-        authorization = {"Authorization": f"Bearer {token}"}
-        yield stack, Drawbridge(_Http(f"https://{stack.registry}", authorization))
+        ]  # fmt: skip
+        with peers.running(command, port) as process:
+            stack.registry = f"localhost:{port}"
+            stack.login()
+            stack.register_repo("bench")
+            tokens = stack.directory / "home/.config/garrison/tokens.json"
+            token = json.loads(tokens.read_text())[stack.registry]
+            authorization = {"Authorization": f"Bearer {token}"}
+            yield process.pid, Drawbridge(_Http(f"https://{stack.registry}", authorization))
 
 
 @contextlib.contextmanager
@@ -353,8 +354,8 @@ def load(url: str) -> Load:
         name: re.search(pattern, done.stdout)
         for name, pattern in (
             ("requests", r"Requests/sec:\s+([\d.]+)"),
-            ("p50", r"50%\s+(\S+)"),
-            ("p99", r"99%\s+(\S+)"),
+            ("p50", r"(?m)^ +50%\s+(\S+)"),
+            ("p99", r"(?m)^ +99%\s+(\S+)"),
         )
     }
     values = {name: match[1] for name, match in found.items() if match is not None}
@@ -372,7 +373,7 @@ def _pss(pid: int) -> int:
     return int(found[1]) + sum(_pss(int(child)) for child in children)
 
 
-def memory(stack: Stack, registry: Drawbridge, size: int, version: str) -> float:
+def memory(pid: int, registry: Drawbridge, size: int, version: str) -> float:
     """The most mebibytes that the service has while clients upload files of `size` bytes."""
     block = random.Random(size).randbytes(_MEBIBYTE)  # noqa: S311  (content)
     repeated = block * (size // _MEBIBYTE + 1)
@@ -388,7 +389,7 @@ def memory(stack: Stack, registry: Drawbridge, size: int, version: str) -> float
     def watch() -> None:
         nonlocal most
         while not ended.wait(0.1):
-            most = max(most, _pss(stack.processes[0].pid))
+            most = max(most, _pss(pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -464,15 +465,15 @@ def main() -> int:
         folder = Path(name)
         for number in range(len(_SHAPES)):
             (folder / str(number)).mkdir()
-        stack, ours = opened.enter_context(drawbridge(folder))
+        pid, ours = opened.enter_context(drawbridge(folder))
         try:
             theirs = opened.enter_context(docker_registry(folder))
         except peers.MissingPeerError:
             theirs = None
         are_met = transfers(ours, theirs, folder)
         are_met &= tags(ours, folder)
-        small = memory(stack, ours, _SMALL, "100.0.0")
-        large = memory(stack, ours, _LARGE, "101.0.0")
+        small = memory(pid, ours, _SMALL, "100.0.0")
+        large = memory(pid, ours, _LARGE, "101.0.0")
         are_met &= large - small < _MORE_MEBIBYTES
         print("\n| memory of the service, two workers | MiB at most |\n|---|---|")
         for size, found in ((_SMALL, small), (_LARGE, large)):

@@ -18,23 +18,22 @@ What differs from it:
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlencode
 
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount
 
 from garrison.drawbridge import conditional, openapi, rules
+from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
+from garrison.drawbridge.directories import Directories
 from garrison.drawbridge.layout import Name, content_key
+from garrison.drawbridge.named import Exists, Named, StorageFailure
 from garrison.drawbridge.readers import StewardId, reader_of
 from garrison.drawbridge.refusals import refusal
 from garrison.drawbridge.routes import MethodNotAllowed, NotFound, check_method, no_route, parse
-from garrison.drawbridge.store import Exists, Named, StorageFailure
 from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.drawbridge.uploads import Announced, receive
 from garrison.errors import GarrisonError, Malformed
@@ -50,8 +49,9 @@ from garrison.formats.tree import (
 from garrison.service import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 
     from garrison.drawbridge.store import Store
@@ -76,11 +76,11 @@ def application(
     verifier: Verifier,
     *,
     steward_ids: frozenset[str] = frozenset(),
-    routes: Sequence[BaseRoute] = (),
+    routes: Sequence[Route] = (),
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     max_blob: int = MAX_FILE,
     max_meta: int = MAX_DIRECTORY,
-) -> Starlette:
+) -> Service:
     """The drawbridge's ASGI application.
 
     Args:
@@ -88,13 +88,12 @@ def application(
         verifier: of users' tokens.
         steward_ids: the SPIFFE IDs of the stewards that may look up private tags; none given
             means every steward under the client CA.
-        routes: further routes.
+        routes: further routes, each of one path.
         clock: tells the time, once for each request with a certificate.
         max_blob: the most bytes of a file; keeps take no more than the default.
         max_meta: the most bytes of a directory, a tag, or a record.
     """
-    service = Service(store, verifier, steward_ids, clock, (max_blob, max_meta))
-    return Starlette(routes=[*routes, Mount("/", service)])
+    return Service(store, verifier, steward_ids, routes, clock, (max_blob, max_meta))
 
 
 class Service:
@@ -105,17 +104,26 @@ class Service:
         store: Store,
         verifier: Verifier,
         steward_ids: frozenset[str],
+        routes: Sequence[Route],
         clock: Callable[[], datetime],
         limits: tuple[int, int],
     ) -> None:
         self._store = store
+        self._directories = Directories(store)
         self._verifier = verifier
         self._steward_ids = steward_ids
+        self._routes = {route.path: route for route in routes}
         self._clock = clock
         self._max_blob, self._max_meta = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] != "http":
+            # As ASGI says: nothing is to be done when the server starts, or ends.
+            raise NotImplementedError(scope["type"])
+        if (route := self._routes.get(scope["path"])) is not None:
+            await route.handle(scope, receive, send)
+            return
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
@@ -124,13 +132,13 @@ class Service:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path = request.url.path
+        path: str = request.scope["path"]
         if path == "/health":
             return Response()
         if path == openapi.PATH:
             if request.method not in openapi.DOCUMENT_METHODS:
                 raise MethodNotAllowed("document", openapi.DOCUMENT_METHODS)
-            return _document(request, rules.JSON_TYPE, openapi.served())
+            return document(request, rules.JSON_TYPE, openapi.served())
         name = parse(path)
         if name.kind == "repository query" and "q" not in request.query_params:
             raise no_route(path)
@@ -183,7 +191,7 @@ class Service:
         """Check that whoever asks may read in the repository where `name` is."""
         stored = await self._store.named(name.repository().key())
         if stored is not None:
-            config = _ours(rules.RepositoryConfig.from_bytes, stored)
+            config = _ours(_repository_config, stored)
             if config.public or self._admits(request, config, name):
                 return
         # A repository that does not exist is answered as a private one.
@@ -215,7 +223,7 @@ class Service:
             if yank is not None:
                 headers["Garrison-Yanked"] = _ours(rules.Yank.from_bytes, yank).to_header()
         _count_download(request, name, len(stored.body))
-        return _document(request, stored.type, stored.body, headers)
+        return document(request, stored.type, stored.body, headers)
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -223,8 +231,8 @@ class Service:
         if stored is None:
             raise _missing(request)
         entry = _ours(Entry.from_bytes, stored)
-        headers = _headers(entry) | {"Accept-Ranges": "bytes"}
-        if (answer := _without_body(request, headers)) is not None:
+        headers = headers_for(entry) | {"Accept-Ranges": "bytes"}
+        if (answer := without_body(request, headers)) is not None:
             return answer
         if request.method == "HEAD":
             return Response(headers=headers)
@@ -251,18 +259,18 @@ class Service:
         elif "n" in query or "last" in query:
             tags, more = rules.page(tags, query.get("n"), query.get("last"))
             if more:
-                headers = _following(name, {"n": str(len(tags)), "last": tags[-1]})
-        return _document(request, rules.JSON_TYPE, _json(tags), headers)
+                headers = following(name, {"n": str(len(tags)), "last": tags[-1]})
+        return document(request, rules.JSON_TYPE, listing(tags), headers)
 
     async def _repositories(self, request: Request, name: Name) -> Response:
         """Answer with the names of a user's repositories: all for the user, else the public."""
         found = await self._store.names(f"repos/{name.user}/")
         if request.headers.get("authorization") is not None:
             await self._require_owner(request, name, "drawbridge_repositories", "read")
-            return _document(request, rules.JSON_TYPE, _json(found))
+            return document(request, rules.JSON_TYPE, listing(found))
         are_public = await self._are_public([f"repos/{name.user}/{repo}" for repo in found])
         public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
-        return _document(request, rules.JSON_TYPE, _json(public))
+        return document(request, rules.JSON_TYPE, listing(public))
 
     async def _search(self, request: Request, name: Name) -> Response:
         """Answer with a page of the public repositories whose `user/repo` has a text in it."""
@@ -270,22 +278,20 @@ class Service:
         text, last = query["q"].lower(), query.get("last", "")
         count = rules.page_size(query.get("n", str(rules.MAX_PAGE)))
         keys = [stored.key async for stored in self._store.objects(name.key())]
-        names = sorted(key.removeprefix(name.key()) for key in keys)
-        names = [found for found in names if found > last and text in found.lower()]
+        found = sorted(key.removeprefix(name.key()) for key in keys)
+        found = [repo for repo in found if repo > last and text in repo.lower()]
         public: list[str] = []
         # One more than the page tells whether there is another.
-        for start in range(0, len(names), rules.MAX_PAGE):
-            some = names[start : start + rules.MAX_PAGE]
-            are_public = await self._are_public([name.key() + found for found in some])
-            public += [found for found, is_ in zip(some, are_public, strict=True) if is_]
+        for start in range(0, len(found), rules.MAX_PAGE):
+            some = found[start : start + rules.MAX_PAGE]
+            are_public = await self._are_public([name.key() + repo for repo in some])
+            public += [repo for repo, is_public in zip(some, are_public, strict=True) if is_public]
             if len(public) > count:
                 break
         headers = {}
         if len(public) > count:
-            headers = _following(
-                name, {"q": query["q"], "n": str(count), "last": public[count - 1]}
-            )
-        return _document(request, rules.JSON_TYPE, _json(public[:count]), headers)
+            headers = following(name, {"q": query["q"], "n": str(count), "last": public[count - 1]})
+        return document(request, rules.JSON_TYPE, listing(public[:count]), headers)
 
     async def _are_public(self, keys: Sequence[str]) -> list[bool]:
         """Tell which of the repositories with these `keys` everybody may read."""
@@ -294,7 +300,7 @@ class Service:
         async def is_public(key: str) -> bool:
             async with places:
                 stored = await self._store.named(key)
-            return stored is not None and _ours(rules.RepositoryConfig.from_bytes, stored).public
+            return stored is not None and _ours(_repository_config, stored).public
 
         return await asyncio.gather(*(is_public(key) for key in keys))
 
@@ -381,8 +387,7 @@ class Service:
         entry = _ours(Entry.from_bytes, stored)
         if entry.type != DIRECTORY_TYPE:
             raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
-        pieces = await self._store.content(content_key(entry.workload_digest), entry.length)
-        return rules.listed_entry(name.path[-1], b"".join([piece async for piece in pieces]))
+        return rules.listed_entry(name.path[-1], await self._directories.get(entry))
 
     async def _short_body(
         self, request: Request, announced: Announced, media_type: str | None, limit: int
@@ -394,47 +399,17 @@ class Service:
             return upload.read()
 
 
+@lru_cache(maxsize=256)
+def _repository_config(body: bytes) -> rules.RepositoryConfig:
+    return rules.RepositoryConfig.from_bytes(body)
+
+
 def _ours(parse: Callable[[bytes], T], stored: Named) -> T:
     """Parse what this drawbridge checked before it stored it: it is not the client's fault."""
     try:
         return parse(stored.body)
     except Malformed as error:
         raise StorageFailure("Storage backend failure") from error
-
-
-def _document(
-    request: Request, media_type: str, body: bytes, more: Mapping[str, str] | None = None
-) -> Response:
-    headers = _headers(Entry.of(body, media_type)) | dict(more or {})
-    answer = _without_body(request, headers)
-    return Response(body, headers=headers) if answer is None else answer
-
-
-def _without_body(request: Request, headers: dict[str, str]) -> Response | None:
-    """The answer to a condition of the client's that spares it the body, if that is so."""
-    tag = headers["ETag"]
-    conditional.check_match(request.headers.get("if-match"), tag)
-    if not conditional.is_unchanged(request.headers.get("if-none-match"), tag):
-        return None
-    kept = {key: value for key, value in headers.items() if key != "Content-Length"}
-    return Response(status_code=304, headers=kept)
-
-
-def _json(value: Sequence[str]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _following(name: Name, query: Mapping[str, str]) -> dict[str, str]:
-    return {"Link": f'<{name.url_path()}?{urlencode(query)}>; rel="next"'}
-
-
-def _headers(entry: Entry) -> dict[str, str]:
-    return {
-        "Content-Digest": entry.digest.to_header(),
-        "Content-Length": str(entry.length),
-        "Content-Type": entry.type,
-        "ETag": conditional.entity_tag(entry.workload_digest),
-    }
 
 
 def _count_download(request: Request, name: Name, length: int) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from starlette.responses import PlainTextResponse
 
 from garrison.drawbridge.conditional import PreconditionFailed, Unsatisfiable
+from garrison.drawbridge.named import Exists, StorageFailure
 from garrison.drawbridge.routes import MethodNotAllowed, NotFound, UnsupportedVersion
-from garrison.drawbridge.store import Exists, StorageFailure
 from garrison.drawbridge.tokens import Unauthorized, describe
 from garrison.service import log
 from garrison.service.problem import problem, retry_headers, status_of, wants_problem

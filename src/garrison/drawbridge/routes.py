@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from garrison.drawbridge.layout import Name
@@ -58,6 +59,7 @@ def no_route(path: str) -> NotFound:
     return NotFound(f"Route `/{path.lstrip('/')[:200]}` not found")
 
 
+@lru_cache(maxsize=1024)
 def parse(path: str) -> Name:
     """What `path`, with its percent encoding undone, names.
 

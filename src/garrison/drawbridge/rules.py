@@ -317,13 +317,13 @@ def tag_entry(media_type: str, data: bytes) -> Entry:
         raise Malformed("not base64", field="signed tag payload") from error
 
 
-def listed_entry(name: str, directory: bytes) -> Entry:
-    """The entry that the content of a directory has for `name`.
+def listed_entry(name: str, directory: Directory) -> Entry:
+    """The entry that a directory has for `name`.
 
     Raises:
         Malformed: it has none.
     """
-    entry = Directory.from_bytes(directory).entries.get(name)
+    entry = directory.entries.get(name)
     if entry is None:
         raise Malformed("not listed in its directory", field="tree path", found=name)
     return entry

@@ -30,7 +30,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from garrison.drawbridge.layout import PROBE, aside_prefix
-from garrison.errors import Misuse, Rejected, Unavailable
+from garrison.drawbridge.named import Exists, Kept, Named, StorageFailure, damaged
+from garrison.errors import Misuse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,18 +51,6 @@ _MAX_NAMED = 256 * 1024
 _STAGED = re.compile(r".+#\d+")
 
 
-class Exists(Rejected):
-    """The name is taken."""
-
-
-class StorageFailure(Unavailable):
-    """The store does not answer, or does not have what was put into it."""
-
-
-class Damaged(StorageFailure):
-    """The store answers, and does not have what was put into it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stored:
     """An object of the store, as a listing tells of it.
@@ -77,36 +66,13 @@ class Stored:
     modified: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a name stands for: a media type and a short body, exactly as they were put."""
-
-    type: str
-    body: bytes
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Named:
-        """Read the object: the media type, a line feed, the body.
-
-        Raises:
-            Damaged: `data` was not stored by a drawbridge.
-        """
-        kind, feed, body = data.partition(b"\n")
-        if not feed or not kind.isascii():
-            raise _damaged("not a media type, a line feed and a body")
-        return cls(kind.decode("ascii"), body)
-
-    def to_bytes(self) -> bytes:
-        """Write the object."""
-        return self.type.encode("ascii") + b"\n" + self.body
-
-
 class Store:
     """Names and content in an object store."""
 
     def __init__(self, backend: ObjectStore, folder: Path | None = None) -> None:
         self._backend = backend
         self._folder = folder
+        self._kept = None if folder is None else Kept(folder)
 
     @classmethod
     def open(cls, location: str | Path) -> Store:
@@ -153,15 +119,26 @@ class Store:
             StorageFailure: the store does not answer.
             Damaged: it holds something else under this key.
         """
+        mark = None
+        if self._kept is not None:
+            mark = self._kept.mark(key)
+            if mark is None:
+                return None
+            kept = self._kept.get(key, mark)
+            if kept is not None:
+                return kept
         try:
             found = await obstore.get_async(self._backend, key)
             if found.meta["size"] > _MAX_NAMED:
-                raise _damaged(f"{key}: {found.meta['size']} bytes")
-            return Named.from_bytes(bytes(await found.bytes_async()))
+                raise damaged(f"{key}: {found.meta['size']} bytes")
+            named = Named.from_bytes(bytes(await found.bytes_async()))
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
             raise _failed(error) from error
+        if self._kept is not None and mark is not None:
+            self._kept.keep(key, mark, named)
+        return named
 
     async def names(self, prefix: str) -> list[str]:
         """The last parts of the names directly under `prefix`, which ends with a slash; sorted.
@@ -208,9 +185,9 @@ class Store:
         # Between the first look and the second it may have been put back.
         found = found or await self._get(key, part)
         if found is None:
-            raise _damaged(f"{key}: missing")
+            raise damaged(f"{key}: missing")
         if found.meta["size"] != length:
-            raise _damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
+            raise damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
         return _pieces(found)
 
     async def _get(self, key: str, part: tuple[int, int] | None) -> obstore.GetResult | None:
@@ -280,7 +257,7 @@ class Store:
         probe = await self.stored(key)
         await self.remove(key)
         if probe is None:
-            raise _damaged(f"{key}: missing")
+            raise damaged(f"{key}: missing")
         return probe.modified
 
     async def check(self) -> None:
@@ -301,7 +278,7 @@ class Store:
         except _FAILURES as error:
             raise _failed(error) from error
         if not is_same:
-            raise _damaged(f"{key}: other content")
+            raise damaged(f"{key}: other content")
 
     async def remove_leftovers(self, before: datetime) -> int:
         """Remove what writers that were killed left in a folder, and return how many.
@@ -350,9 +327,3 @@ def _failed(error: Exception) -> StorageFailure:
     failure = StorageFailure("Storage backend failure")
     failure.add_note(str(error))
     return failure
-
-
-def _damaged(note: str) -> Damaged:
-    damaged = Damaged("Storage backend failure")
-    damaged.add_note(note)
-    return damaged

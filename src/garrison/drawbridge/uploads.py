@@ -11,8 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Self
 
+from garrison.drawbridge.named import StorageFailure
 from garrison.drawbridge.rules import check_digest, check_length
-from garrison.drawbridge.store import StorageFailure
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type

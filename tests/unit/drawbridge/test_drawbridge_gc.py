@@ -14,7 +14,8 @@ import pytest
 from garrison.drawbridge.fsck import check
 from garrison.drawbridge.gc import Collected, collect
 from garrison.drawbridge.layout import content_key, node_name, tag_name
-from garrison.drawbridge.store import Damaged, Named, Store
+from garrison.drawbridge.named import Damaged, Named
+from garrison.drawbridge.store import Store
 from garrison.errors import Rejected, Unavailable
 from garrison.formats.tree import ENTRY_TYPE, Package
 from garrison.testing.drawbridge import MemoryDrawbridge

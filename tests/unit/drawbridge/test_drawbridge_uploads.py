@@ -14,7 +14,8 @@ from obstore.exceptions import GenericError
 from starlette.requests import ClientDisconnect
 
 from garrison.drawbridge.layout import content_key
-from garrison.drawbridge.store import Named, StorageFailure, Store
+from garrison.drawbridge.named import Named, StorageFailure
+from garrison.drawbridge.store import Store
 from garrison.errors import Misuse
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Package
