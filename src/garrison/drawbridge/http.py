@@ -365,7 +365,7 @@ class Service:
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)
         limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)
-        with await receive(request, announced, limit) as upload:
+        with await receive(request, announced, limit, self._store.spool) as upload:
             rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
                 Directory.from_bytes(upload.read())
@@ -395,7 +395,7 @@ class Service:
         """Receive a body that is a document of `media_type`, or of any for None."""
         if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
             raise Malformed("Invalid content type", found=announced.type, expected=media_type)
-        with await receive(request, announced, min(limit, self._max_meta)) as upload:
+        with await receive(request, announced, min(limit, self._max_meta), None) as upload:
             return upload.read()
 
 

@@ -1,22 +1,10 @@
-"""What the store has under a name, how it fails, and the names that are kept in memory."""
+"""What the store has under a name, and how it fails."""
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from garrison.errors import Rejected, Unavailable
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-# Of names that are kept: records and entries have some hundred bytes, so all are some megabytes.
-_MOST_KEPT = 4096
-_LONGEST_KEPT = 4096
-# By what a file that was read is known to be the same still: inode, size, and both times.
-_Mark = tuple[int, int, int, int]
 
 
 class Exists(Rejected):
@@ -62,46 +50,9 @@ def damaged(note: str) -> Damaged:
     return error
 
 
-class Kept:
-    """Names of a folder that were read lately.
-
-    Every request reads names, and the same ones; a look at the file tells whether it is the one
-    that was read, at a hundredth of the price. The folder stays the only truth: what is removed,
-    replaced or damaged there is seen at once.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._prefix = f"{folder}{os.sep}"
-        self._names: OrderedDict[str, tuple[_Mark, Named]] = OrderedDict()
-
-    def mark(self, key: str) -> _Mark | None:
-        """What the file of the name `key` looks like, before it is read; None if there is none.
-
-        Raises:
-            StorageFailure: it cannot be told.
-        """
-        try:
-            found = os.stat(self._prefix + key)  # noqa: PTH116  (for its price)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            failure = StorageFailure("Storage backend failure")
-            failure.add_note(str(error))
-            raise failure from error
-        return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def get(self, key: str, mark: _Mark) -> Named | None:
-        """What was read, if the file looks as it did then."""
-        kept = self._names.get(key)
-        if kept is None or kept[0] != mark:
-            return None
-        self._names.move_to_end(key)
-        return kept[1]
-
-    def keep(self, key: str, mark: _Mark, named: Named) -> None:
-        """Keep what was read of a file that looked so before."""
-        if len(named.body) > _LONGEST_KEPT:
-            return
-        self._names[key] = (mark, named)
-        if len(self._names) > _MOST_KEPT:
-            self._names.popitem(last=False)
+def failed(error: Exception) -> StorageFailure:
+    """The error where the store does not do what it is asked for."""
+    # The original's words. Ours may hold addresses of the store: for the log, not for clients.
+    failure = StorageFailure("Storage backend failure")
+    failure.add_note(str(error))
+    return failure

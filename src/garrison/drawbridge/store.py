@@ -22,6 +22,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -29,8 +30,9 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from garrison.drawbridge.folder import Folder
 from garrison.drawbridge.layout import PROBE, aside_prefix
-from garrison.drawbridge.named import Exists, Kept, Named, StorageFailure, damaged
+from garrison.drawbridge.named import Exists, Named, damaged, failed
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _NOT_FOUND = (NotFoundError, FileNotFoundError)
 _FAILURES = (BaseError, OSError)
 _CHUNK = 256 * 1024
+# What is smaller stays in memory while it is uploaded.
+SPOOL = 1 << 20
 # Larger content goes to a remote store in parts, and is never in memory as a whole.
 _PART = 5 * 1024 * 1024
 # A name's object is a record, or the content of a tag; nothing is larger.
@@ -71,8 +75,7 @@ class Store:
 
     def __init__(self, backend: ObjectStore, folder: Path | None = None) -> None:
         self._backend = backend
-        self._folder = folder
-        self._kept = None if folder is None else Kept(folder)
+        self._folder = None if folder is None else Folder(folder)
 
     @classmethod
     def open(cls, location: str | Path) -> Store:
@@ -96,6 +99,11 @@ class Store:
         """An empty store that nothing outlives."""
         return cls(MemoryStore())
 
+    @property
+    def spool(self) -> Path | None:
+        """The directory where uploads are best kept until they are whole; None for any."""
+        return None if self._folder is None else self._folder.path
+
     async def create(self, key: str, named: Named) -> None:
         """Create the name `key`.
 
@@ -110,7 +118,7 @@ class Store:
         except AlreadyExistsError as error:
             raise Exists("Already exists", found=key) from error
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def named(self, key: str) -> Named | None:
         """What the name `key` stands for, or None where there is no such name.
@@ -120,11 +128,11 @@ class Store:
             Damaged: it holds something else under this key.
         """
         mark = None
-        if self._kept is not None:
-            mark = self._kept.mark(key)
+        if self._folder is not None:
+            mark = self._folder.mark(key)
             if mark is None:
                 return None
-            kept = self._kept.get(key, mark)
+            kept = self._folder.get(key, mark)
             if kept is not None:
                 return kept
         try:
@@ -135,9 +143,9 @@ class Store:
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
-        if self._kept is not None and mark is not None:
-            self._kept.keep(key, mark, named)
+            raise failed(error) from error
+        if self._folder is not None and mark is not None:
+            self._folder.keep(key, mark, named)
         return named
 
     async def names(self, prefix: str) -> list[str]:
@@ -149,7 +157,7 @@ class Store:
         try:
             found = await obstore.list_with_delimiter_async(self._backend, prefix)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return sorted(item["path"].removeprefix(prefix) for item in found["objects"])
 
     async def put_content(self, key: str, file: IO[bytes]) -> None:
@@ -159,9 +167,14 @@ class Store:
             StorageFailure: the store does not answer.
         """
         try:
+            if self._folder is not None and file.seek(0, SEEK_END) > SPOOL:
+                is_taken = await asyncio.to_thread(self._folder.take, key, file)
+                if is_taken:
+                    return
+            file.seek(0)
             await obstore.put_async(self._backend, key, file, chunk_size=_PART)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def content(
         self, key: str, length: int, part: tuple[int, int] | None = None
@@ -186,18 +199,25 @@ class Store:
         found = found or await self._get(key, part)
         if found is None:
             raise damaged(f"{key}: missing")
-        if found.meta["size"] != length:
-            raise damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
-        return _pieces(found)
+        size, pieces = found
+        if size != length:
+            raise damaged(f"{key}: {size} bytes instead of {length}")
+        return pieces
 
-    async def _get(self, key: str, part: tuple[int, int] | None) -> obstore.GetResult | None:
+    async def _get(
+        self, key: str, part: tuple[int, int] | None
+    ) -> tuple[int, AsyncIterator[bytes]] | None:
+        """The size of an object, and its pieces, or those of a part of it."""
+        if self._folder is not None:
+            return await self._folder.content(key, part)
         options: GetOptions | None = None if part is None else {"range": part}
         try:
-            return await obstore.get_async(self._backend, key, options=options)
+            found = await obstore.get_async(self._backend, key, options=options)
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
+        return found.meta["size"], _pieces(found)
 
     # For `fsck` and `gc`.
 
@@ -212,7 +232,7 @@ class Store:
                 for item in page:
                     yield Stored(item["path"], item["size"], item["last_modified"])
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def stored(self, key: str) -> Stored | None:
         """What is under `key`, or None; raises as `objects`."""
@@ -221,7 +241,7 @@ class Store:
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return Stored(item["path"], item["size"], item["last_modified"])
 
     async def copy(self, source: str, target: str) -> bool:
@@ -231,7 +251,7 @@ class Store:
         except _NOT_FOUND:
             return False
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return True
 
     async def remove(self, key: str) -> None:
@@ -241,7 +261,7 @@ class Store:
         except _NOT_FOUND:
             return
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def now(self) -> datetime:
         """The time by the store's own clock, with which `Stored.modified` compares.
@@ -253,7 +273,7 @@ class Store:
         try:
             await obstore.put_async(self._backend, key, b"", use_multipart=False)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         probe = await self.stored(key)
         await self.remove(key)
         if probe is None:
@@ -276,7 +296,7 @@ class Store:
             finally:
                 await self.remove(key)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         if not is_same:
             raise damaged(f"{key}: other content")
 
@@ -295,9 +315,9 @@ class Store:
         if self._folder is None:
             return 0
         try:
-            return await asyncio.to_thread(_remove_staged, self._folder, before)
+            return await asyncio.to_thread(_remove_staged, self._folder.path, before)
         except OSError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
 
 def _modified(path: Path) -> datetime:
@@ -320,10 +340,3 @@ def _remove_staged(folder: Path, before: datetime) -> int:
 async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes]:
     async for piece in found.stream(min_chunk_size=_CHUNK):
         yield bytes(piece)
-
-
-def _failed(error: Exception) -> StorageFailure:
-    # The original's words. Ours may hold addresses of the store: for the log, not for clients.
-    failure = StorageFailure("Storage backend failure")
-    failure.add_note(str(error))
-    return failure

@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import io
+import os
 import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from garrison.drawbridge.named import StorageFailure
+from garrison.drawbridge.named import failed
 from garrison.drawbridge.rules import check_digest, check_length
+from garrison.drawbridge.store import SPOOL
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
 from garrison.service.problem import TooLarge
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from starlette.requests import Request
 
-# What is smaller stays in memory.
-_SPOOL = 1 << 20
 # What goes to the threads at once, and at most twice as much is in memory for each upload: it
-# takes them a millisecond.
-_BLOCK = 512 * 1024
+# takes them two milliseconds.
+_BLOCK = 1 << 20
+
+
+# What file systems say that have no files without names: open(2).
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,8 @@ class Upload:
         self.file.close()
 
 
-async def receive(request: Request, announced: Announced, limit: int) -> Upload:
-    """Receive the body of `request`, of at most `limit` bytes.
+async def receive(request: Request, announced: Announced, limit: int, spool: Path | None) -> Upload:
+    """Receive the body of `request`, of at most `limit` bytes, in a file of the directory `spool`.
 
     Raises:
         TooLarge: it is longer.
@@ -106,8 +113,7 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
         raise TooLarge(
             "too long", field="Content-Length", found=announced.length, expected=f"at most {limit}"
         )
-    # Closed by Upload, or below: nothing keeps the name of this file.
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115
+    file = await asyncio.to_thread(_temporary, announced.length, spool)
     try:
         length, digest = await _digest(request, announced.length, file)
         if announced.digest is not None:
@@ -116,13 +122,34 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
     except OSError as error:
         _close(file)
         # There is no room for it, most likely; the text goes to the log.
-        failure = StorageFailure("Storage backend failure")
-        failure.add_note(f"temporary file: {error.strerror}")
-        raise failure from error
+        raise failed(error) from error
     except BaseException:
         _close(file)
         raise
     return Upload(Entry(digest, length, announced.type), file)
+
+
+def _temporary(length: int, spool: Path | None) -> IO[bytes]:
+    """Where a body of that `length` is kept until it is whole. It never has a name.
+
+    Raises:
+        StorageFailure: there is no such place.
+    """
+    if length <= SPOOL:
+        return io.BytesIO()
+    try:
+        if spool is None:
+            return tempfile.TemporaryFile()
+        try:
+            descriptor = os.open(spool, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            # It has a name for a moment, and then it has none and can be given none.
+            return tempfile.TemporaryFile(dir=spool)
+        return os.fdopen(descriptor, "w+b")
+    except OSError as error:
+        raise failed(error) from error
 
 
 async def _digest(request: Request, expected: int, file: IO[bytes]) -> tuple[int, ContentDigest]:

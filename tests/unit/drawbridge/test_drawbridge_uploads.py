@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import tempfile
 from typing import TYPE_CHECKING
 
 import obstore
@@ -13,6 +12,7 @@ import pytest
 from obstore.exceptions import GenericError
 from starlette.requests import ClientDisconnect
 
+from garrison.drawbridge import uploads
 from garrison.drawbridge.layout import content_key
 from garrison.drawbridge.named import Named, StorageFailure
 from garrison.drawbridge.store import Store
@@ -220,11 +220,11 @@ def test_no_room_for_an_upload(
         def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
 
-    def full(**_: object) -> Full:
+    def full(*_: object) -> Full:
         return Full()
 
     with monkeypatch.context() as patched:
-        patched.setattr(tempfile, "SpooledTemporaryFile", full)
+        patched.setattr(uploads, "_temporary", full)
         answer = drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m")
         assert (answer.status, answer.text) == (500, "Storage backend failure")
     assert drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m").status == 201
