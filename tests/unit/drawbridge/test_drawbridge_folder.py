@@ -13,13 +13,18 @@ import pytest
 
 from garrison.drawbridge import folder as folder_module
 from garrison.drawbridge.folder import Folder
-from garrison.drawbridge.layout import content_key
+from garrison.drawbridge.layout import content_key, tag_name
 from garrison.drawbridge.named import Damaged, Named, StorageFailure
 from garrison.drawbridge.store import SPOOL, Store
+from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE
+from garrison.testing.drawbridge import MemoryDrawbridge
 
 if TYPE_CHECKING:
     import io
     from pathlib import Path
+
+    from garrison.formats.slug import Slug
+    from garrison.formats.tree import Package
 
 DATA = os.urandom(2 * SPOOL + 17)
 KEY = content_key(hashlib.sha256(DATA).digest())
@@ -136,3 +141,28 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / KEY).symlink_to(KEY.rpartition("/")[2])
     with pytest.raises(StorageFailure):
         asyncio.run(Folder(tmp_path).content(KEY, None))
+
+
+def test_a_directory_that_was_changed_lists_nothing(
+    store: Store, tmp_path: Path, slug: Slug, package: Package
+) -> None:
+    """Of the same length, and well formed: what it lists must not come into the tree."""
+    drawbridge = MemoryDrawbridge(store)
+    assert drawbridge.put("/api/v0.1.0/jane", b'{"subject":"jane"}').status == 201
+    assert drawbridge.put("/api/v0.1.0/jane/chat", b'{"public":true}').status == 201
+    nodes = package.nodes()
+    tag = tag_name(slug).url_path()
+    assert drawbridge.put(tag, nodes[""][0].to_bytes(), ENTRY_TYPE).status == 201
+    root = nodes[""][1]
+    assert drawbridge.put(f"{tag}/tree", root, DIRECTORY_TYPE).status == 201
+    content = tmp_path / content_key(hashlib.sha256(root).digest())
+    content.write_bytes(root.replace(b"main.wasm", b"evil.wasm"))
+    wasm = package.files["main.wasm"]
+    for name in ("main.wasm", "evil.wasm"):
+        assert drawbridge.put(f"{tag}/tree/{name}", wasm, "application/wasm").status == 500
+    content.write_bytes(root)
+    assert drawbridge.put(f"{tag}/tree/main.wasm", wasm, "application/wasm").status == 201
+    # It is in memory now, by its digest: what becomes of the file changes nothing.
+    content.write_bytes(root.replace(b"sub", b"bus"))
+    answer = drawbridge.put(f"{tag}/tree/bus", nodes["sub"][1], DIRECTORY_TYPE)
+    assert (answer.status, "not listed" in answer.text) == (400, True)
