@@ -8,6 +8,7 @@
 #   make bench     measure, against named peers
 #   make docs      renew the generated pages of docs/
 #   make languages  run the examples of all languages, and write the page of them
+#   make s3-server  build the S3-compatible server that tests of the drawbridge use, with Go
 #   make lock      renew requirements.lock from pyproject.toml
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check docs languages conformance bench lock clean
+.PHONY: setup demo test test-all check docs languages conformance bench s3-server lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -62,6 +63,9 @@ languages: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench
+
+s3-server: $(READY)
+	GOBIN=$(CURDIR)/$(BIN) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 lock:
 	uv pip compile pyproject.toml --group dev --group guests --group bench --universal \

@@ -15,7 +15,7 @@ from garrison.cli.service_options import service_options
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
+    from starlette.routing import Route
 
     from garrison.cli.service_options import ServiceOptions
     from garrison.drawbridge.store import Store
@@ -114,7 +114,7 @@ def serve(
     if steward_ids and client_ca is None:
         raise Misuse("has no use without --client-ca", field="--steward-id")
     local = None if "://" in store else Path(store)
-    routes: list[BaseRoute] = []
+    routes: list[Route] = []
     if insecure_dev:
         if oidc_issuer or oidc_audience or oidc_ca:
             raise Misuse("contradicts --insecure-dev", field="--oidc-issuer, --oidc-audience")

@@ -30,7 +30,7 @@ from garrison.drawbridge.layout import (
     parse_aside,
     parse_key,
 )
-from garrison.drawbridge.store import Damaged
+from garrison.drawbridge.named import Damaged
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import DIRECTORY_TYPE, MAX_DIRECTORY, Directory, Entry
@@ -38,7 +38,8 @@ from garrison.formats.tree import DIRECTORY_TYPE, MAX_DIRECTORY, Directory, Entr
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from garrison.drawbridge.store import Named, Store, Stored
+    from garrison.drawbridge.named import Named
+    from garrison.drawbridge.store import Store, Stored
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from garrison.drawbridge.layout import (
     content_key,
     parse_aside,
 )
-from garrison.drawbridge.store import Damaged
+from garrison.drawbridge.named import Damaged
 from garrison.errors import Malformed, Rejected, Unavailable
 from garrison.formats.tree import Entry
 

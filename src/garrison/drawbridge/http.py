@@ -10,37 +10,31 @@ What differs from it:
 - who may not read a private repository is answered as for one that does not exist;
 - `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
 - tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
+- the public repositories in whose names a text is (`/api/v0.1.0/?q=`);
 - a tag can be yanked: it stays, and says so in `Garrison-Yanked`;
 - with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import asyncio
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlencode
 
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount
+from starlette.responses import Response, StreamingResponse
 
-from garrison.drawbridge import conditional, rules
+from garrison.drawbridge import conditional, openapi, rules
+from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
+from garrison.drawbridge.directories import Directories
 from garrison.drawbridge.layout import Name, content_key
+from garrison.drawbridge.named import Exists, Named, StorageFailure
 from garrison.drawbridge.readers import StewardId, reader_of
-from garrison.drawbridge.routes import (
-    METHODS,
-    MethodNotAllowed,
-    NotFound,
-    UnsupportedVersion,
-    check_method,
-    parse,
-)
-from garrison.drawbridge.store import Exists, Named, StorageFailure
-from garrison.drawbridge.tokens import Unauthorized, bearer, describe
+from garrison.drawbridge.refusals import refusal
+from garrison.drawbridge.routes import MethodNotAllowed, NotFound, check_method, no_route, parse
+from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.drawbridge.uploads import Announced, receive
 from garrison.errors import GarrisonError, Malformed
 from garrison.formats.tree import (
@@ -52,12 +46,12 @@ from garrison.formats.tree import (
     Entry,
     max_length,
 )
-from garrison.service import log, metrics
-from garrison.service.problem import problem, retry_headers, status_of, wants_problem
+from garrison.service import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 
     from garrison.drawbridge.store import Store
@@ -65,22 +59,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STATUSES: list[tuple[type[GarrisonError], int]] = [
-    (Unauthorized, 401),
-    (NotFound, 404),
-    (MethodNotAllowed, 405),
-    (Exists, 409),
-    (conditional.PreconditionFailed, 412),
-    (conditional.Unsatisfiable, 416),
-    (StorageFailure, 500),
-    (UnsupportedVersion, 501),
-]
 _UPLOADS = metrics.Counter("garrison_drawbridge_uploads", "What was created.", "kind")
 _UPLOADED = metrics.Counter("garrison_drawbridge_uploaded_bytes", "Bytes of that.", "kind")
 _DOWNLOADS = metrics.Counter(
     "garrison_drawbridge_downloads", "What was asked for and found.", "kind"
 )
 _DOWNLOADED = metrics.Counter("garrison_drawbridge_downloaded_bytes", "Bytes of that.", "kind")
+# Of the store, for one request.
+_READ_AT_ONCE = 16
 # What the original says of anything that is not there.
 _NO_REPOSITORY = "Repository does not exist"
 
@@ -90,11 +76,11 @@ def application(
     verifier: Verifier,
     *,
     steward_ids: frozenset[str] = frozenset(),
-    routes: Sequence[BaseRoute] = (),
+    routes: Sequence[Route] = (),
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     max_blob: int = MAX_FILE,
     max_meta: int = MAX_DIRECTORY,
-) -> Starlette:
+) -> Service:
     """The drawbridge's ASGI application.
 
     Args:
@@ -102,13 +88,12 @@ def application(
         verifier: of users' tokens.
         steward_ids: the SPIFFE IDs of the stewards that may look up private tags; none given
             means every steward under the client CA.
-        routes: further routes.
+        routes: further routes, each of one path.
         clock: tells the time, once for each request with a certificate.
         max_blob: the most bytes of a file; keeps take no more than the default.
         max_meta: the most bytes of a directory, a tag, or a record.
     """
-    service = Service(store, verifier, steward_ids, clock, (max_blob, max_meta))
-    return Starlette(routes=[*routes, Mount("/", service)])
+    return Service(store, verifier, steward_ids, routes, clock, (max_blob, max_meta))
 
 
 class Service:
@@ -119,29 +104,44 @@ class Service:
         store: Store,
         verifier: Verifier,
         steward_ids: frozenset[str],
+        routes: Sequence[Route],
         clock: Callable[[], datetime],
         limits: tuple[int, int],
     ) -> None:
         self._store = store
+        self._directories = Directories(store)
         self._verifier = verifier
         self._steward_ids = steward_ids
+        self._routes = {route.path: route for route in routes}
         self._clock = clock
         self._max_blob, self._max_meta = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] != "http":
+            # As ASGI says: nothing is to be done when the server starts, or ends.
+            raise NotImplementedError(scope["type"])
+        if (route := self._routes.get(scope["path"])) is not None:
+            await route.handle(scope, receive, send)
+            return
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
         except GarrisonError as error:
-            response = _refusal(request, error)
+            response = refusal(request, error)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path = request.url.path
+        path: str = request.scope["path"]
         if path == "/health":
             return Response()
+        if path == openapi.PATH:
+            if request.method not in openapi.DOCUMENT_METHODS:
+                raise MethodNotAllowed("document", openapi.DOCUMENT_METHODS)
+            return document(request, rules.JSON_TYPE, openapi.served())
         name = parse(path)
+        if name.kind == "repository query" and "q" not in request.query_params:
+            raise no_route(path)
         request.state.route = name.kind
         check_method(name, request.method)
         if request.method == "PUT":
@@ -150,6 +150,8 @@ class Service:
             await self._require_owner(request, name, "drawbridge_tags", "write")
             await self._store.remove(name.key())
             return Response(status_code=204)
+        if name.kind == "repository query":
+            return await self._search(request, name)
         if name.kind == "user" and "repositories" in request.query_params:
             return await self._repositories(request, name)
         if name.kind in {"user", "repository"}:
@@ -189,7 +191,7 @@ class Service:
         """Check that whoever asks may read in the repository where `name` is."""
         stored = await self._store.named(name.repository().key())
         if stored is not None:
-            config = _ours(rules.RepositoryConfig.from_bytes, stored)
+            config = _ours(_repository_config, stored)
             if config.public or self._admits(request, config, name):
                 return
         # A repository that does not exist is answered as a private one.
@@ -221,7 +223,7 @@ class Service:
             if yank is not None:
                 headers["Garrison-Yanked"] = _ours(rules.Yank.from_bytes, yank).to_header()
         _count_download(request, name, len(stored.body))
-        return _document(request, stored.type, stored.body, headers)
+        return document(request, stored.type, stored.body, headers)
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -229,8 +231,8 @@ class Service:
         if stored is None:
             raise _missing(request)
         entry = _ours(Entry.from_bytes, stored)
-        headers = _headers(entry) | {"Accept-Ranges": "bytes"}
-        if (answer := _without_body(request, headers)) is not None:
+        headers = headers_for(entry) | {"Accept-Ranges": "bytes"}
+        if (answer := without_body(request, headers)) is not None:
             return answer
         if request.method == "HEAD":
             return Response(headers=headers)
@@ -255,25 +257,52 @@ class Service:
         if "latest" in query:
             tags = rules.latest(tags)
         elif "n" in query or "last" in query:
-            page, more = rules.page(tags, query.get("n"), query.get("last"))
+            tags, more = rules.page(tags, query.get("n"), query.get("last"))
             if more:
-                following = urlencode({"n": len(page), "last": page[-1]})
-                headers["Link"] = f'<{name.url_path()}?{following}>; rel="next"'
-            tags = page
-        return _document(request, rules.JSON_TYPE, _json(tags), headers)
+                headers = following(name, {"n": str(len(tags)), "last": tags[-1]})
+        return document(request, rules.JSON_TYPE, listing(tags), headers)
 
     async def _repositories(self, request: Request, name: Name) -> Response:
         """Answer with the names of a user's repositories: all for the user, else the public."""
         found = await self._store.names(f"repos/{name.user}/")
         if request.headers.get("authorization") is not None:
             await self._require_owner(request, name, "drawbridge_repositories", "read")
-            return _document(request, rules.JSON_TYPE, _json(found))
-        public = []
-        for repo in found:
-            stored = await self._store.named(Name("repository", name.user, repo).key())
-            if stored is not None and _ours(rules.RepositoryConfig.from_bytes, stored).public:
-                public.append(repo)
-        return _document(request, rules.JSON_TYPE, _json(public))
+            return document(request, rules.JSON_TYPE, listing(found))
+        are_public = await self._are_public([f"repos/{name.user}/{repo}" for repo in found])
+        public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
+        return document(request, rules.JSON_TYPE, listing(public))
+
+    async def _search(self, request: Request, name: Name) -> Response:
+        """Answer with a page of the public repositories whose `user/repo` has a text in it."""
+        query = request.query_params
+        text, last = query["q"].lower(), query.get("last", "")
+        count = rules.page_size(query.get("n", str(rules.MAX_PAGE)))
+        keys = [stored.key async for stored in self._store.objects(name.key())]
+        found = sorted(key.removeprefix(name.key()) for key in keys)
+        found = [repo for repo in found if repo > last and text in repo.lower()]
+        public: list[str] = []
+        # One more than the page tells whether there is another.
+        for start in range(0, len(found), rules.MAX_PAGE):
+            some = found[start : start + rules.MAX_PAGE]
+            are_public = await self._are_public([name.key() + repo for repo in some])
+            public += [repo for repo, is_public in zip(some, are_public, strict=True) if is_public]
+            if len(public) > count:
+                break
+        headers = {}
+        if len(public) > count:
+            headers = following(name, {"q": query["q"], "n": str(count), "last": public[count - 1]})
+        return document(request, rules.JSON_TYPE, listing(public[:count]), headers)
+
+    async def _are_public(self, keys: Sequence[str]) -> list[bool]:
+        """Tell which of the repositories with these `keys` everybody may read."""
+        places = asyncio.Semaphore(_READ_AT_ONCE)
+
+        async def is_public(key: str) -> bool:
+            async with places:
+                stored = await self._store.named(key)
+            return stored is not None and _ours(_repository_config, stored).public
+
+        return await asyncio.gather(*(is_public(key) for key in keys))
 
     # Putting.
 
@@ -336,7 +365,7 @@ class Service:
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)
         limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)
-        with await receive(request, announced, limit) as upload:
+        with await receive(request, announced, limit, self._store.spool) as upload:
             rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
                 Directory.from_bytes(upload.read())
@@ -358,8 +387,7 @@ class Service:
         entry = _ours(Entry.from_bytes, stored)
         if entry.type != DIRECTORY_TYPE:
             raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
-        pieces = await self._store.content(content_key(entry.workload_digest), entry.length)
-        return rules.listed_entry(name.path[-1], b"".join([piece async for piece in pieces]))
+        return rules.listed_entry(name.path[-1], await self._directories.get(entry))
 
     async def _short_body(
         self, request: Request, announced: Announced, media_type: str | None, limit: int
@@ -367,8 +395,13 @@ class Service:
         """Receive a body that is a document of `media_type`, or of any for None."""
         if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
             raise Malformed("Invalid content type", found=announced.type, expected=media_type)
-        with await receive(request, announced, min(limit, self._max_meta)) as upload:
+        with await receive(request, announced, min(limit, self._max_meta), None) as upload:
             return upload.read()
+
+
+@lru_cache(maxsize=256)
+def _repository_config(body: bytes) -> rules.RepositoryConfig:
+    return rules.RepositoryConfig.from_bytes(body)
 
 
 def _ours(parse: Callable[[bytes], T], stored: Named) -> T:
@@ -379,37 +412,6 @@ def _ours(parse: Callable[[bytes], T], stored: Named) -> T:
         raise StorageFailure("Storage backend failure") from error
 
 
-def _document(
-    request: Request, media_type: str, body: bytes, more: Mapping[str, str] | None = None
-) -> Response:
-    headers = _headers(Entry.of(body, media_type)) | dict(more or {})
-    answer = _without_body(request, headers)
-    return Response(body, headers=headers) if answer is None else answer
-
-
-def _without_body(request: Request, headers: dict[str, str]) -> Response | None:
-    """The answer to a condition of the client's that spares it the body, if that is so."""
-    tag = headers["ETag"]
-    conditional.check_match(request.headers.get("if-match"), tag)
-    if not conditional.is_unchanged(request.headers.get("if-none-match"), tag):
-        return None
-    kept = {key: value for key, value in headers.items() if key != "Content-Length"}
-    return Response(status_code=304, headers=kept)
-
-
-def _json(value: Sequence[str]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _headers(entry: Entry) -> dict[str, str]:
-    return {
-        "Content-Digest": entry.digest.to_header(),
-        "Content-Length": str(entry.length),
-        "Content-Type": entry.type,
-        "ETag": conditional.entity_tag(entry.workload_digest),
-    }
-
-
 def _count_download(request: Request, name: Name, length: int) -> None:
     if request.method != "HEAD":
         _DOWNLOADS.add(name.kind)
@@ -418,36 +420,3 @@ def _count_download(request: Request, name: Name, length: int) -> None:
 
 def _missing(request: Request) -> NotFound:
     return NotFound("Not found" if request.method == "HEAD" else _NO_REPOSITORY)
-
-
-def _refusal(request: Request, error: GarrisonError) -> Response:
-    """Answer with an error, and note it in the log."""
-    status = next((s for kind, s in _STATUSES if isinstance(error, kind)), status_of(error))
-    request_id: str | None = getattr(request.state, "request_id", None)
-    log.record(
-        "refused",
-        {
-            "request_id": request_id,
-            "status": status,
-            "reason": str(error),
-            "note": describe(error),
-        },
-        level=logging.ERROR if status >= 500 else logging.INFO,
-    )
-    headers = retry_headers(status)
-    if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, conditional.Unsatisfiable):
-        headers["Content-Range"] = f"bytes */{error.length}"
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(METHODS[parse(request.url.path).kind])
-    if wants_problem(request):
-        response = problem(error, status=status, request_id=request_id)
-        response.headers.update(headers)
-        return response
-    return PlainTextResponse(_original_text(error), status_code=status, headers=headers)
-
-
-def _original_text(error: GarrisonError) -> str:
-    """A text for people. What the original says too is raised without a field, and said alike."""
-    return error.message if error.field is None else str(error)

@@ -2,6 +2,7 @@
 
 Over HTTP (the original's routes; the version is a semantic version):
 
+    /api/v0.1.0/?q=TEXT                          the public repositories with a text in their name
     /api/v0.1.0/USER                             a user's record
     /api/v0.1.0/USER/REPO                        a repository's configuration
     /api/v0.1.0/USER/REPO/_tag                   the list of its tags
@@ -46,7 +47,15 @@ _CONTENT_KEY = re.compile(r"content/([0-9a-f]{64})")
 # The time is in seconds since 1970; the rest makes each run's key its own.
 _ASIDE_KEY = re.compile(r"aside/([0-9a-f]{64})/([0-9]{10,12})-[0-9a-f]{16}")
 
-Kind = Literal["user", "repository", "repository tag query", "tag", "tag yank", "tag tree"]
+Kind = Literal[
+    "repository query",
+    "user",
+    "repository",
+    "repository tag query",
+    "tag",
+    "tag yank",
+    "tag tree",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +63,8 @@ class Name:
     """What a path of the API names: a user, a repository, its tags, a tag, or a node of its tree.
 
     Attributes:
-        kind: which of these, in the words of the original's answers.
-        user: the user.
+        kind: which of these, in the words of the original's answers; or all repositories.
+        user: the user, or empty.
         repo: the repository, or empty.
         tag: the tag, or empty.
         path: the names on the way from the root of the tag's tree to the node.
@@ -68,7 +77,9 @@ class Name:
     path: tuple[str, ...] = ()
 
     def key(self) -> str:
-        """The name's key in the object store; for a list of tags, the prefix of their keys."""
+        """The name's key in the object store; for a list, the prefix of its names' keys."""
+        if self.kind == "repository query":
+            return "repos/"
         if self.kind == "user":
             return f"users/{self.user}"
         if self.kind == "repository":
@@ -88,7 +99,7 @@ class Name:
     def url_path(self) -> str:
         """The name's path in the API."""
         path = f"/api/v{CLIENT_VERSION}/{self.user}"
-        if self.kind == "user":
+        if self.kind in {"repository query", "user"}:
             return path
         path += f"/{self.repo}"
         if self.kind == "repository":

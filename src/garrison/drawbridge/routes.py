@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from garrison.drawbridge.layout import Name
@@ -11,7 +12,7 @@ from garrison.formats.slug import check_repo, check_tag, check_user
 from garrison.formats.tree import parse_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from garrison.drawbridge.layout import Kind
 
@@ -22,6 +23,7 @@ _VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})([-+
 _MAX_PATH = 8192
 
 METHODS: dict[Kind, tuple[str, ...]] = {
+    "repository query": ("GET",),
     "user": ("HEAD", "GET", "PUT"),
     "repository": ("HEAD", "GET", "PUT"),
     "repository tag query": ("GET",),
@@ -36,13 +38,28 @@ class NotFound(Rejected):
 
 
 class MethodNotAllowed(Misuse):
-    """The method has no meaning for what the path names: HTTP 405."""
+    """The method has no meaning for what the path names: HTTP 405.
+
+    Args:
+        what: what that is.
+        allowed: the methods that have one.
+    """
+
+    def __init__(self, what: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"Method not allowed for {what} endpoint")
+        self.allowed = allowed
 
 
 class UnsupportedVersion(Misuse):
     """The client speaks a newer API: HTTP 501."""
 
 
+def no_route(path: str) -> NotFound:
+    """There is no route at `path`."""
+    return NotFound(f"Route `/{path.lstrip('/')[:200]}` not found")
+
+
+@lru_cache(maxsize=1024)
 def parse(path: str) -> Name:
     """What `path`, with its percent encoding undone, names.
 
@@ -56,11 +73,13 @@ def parse(path: str) -> Name:
     rest = rest.lstrip("/")
     version, slash, rest = rest.partition("/")
     if api != "api" or not version.startswith("v") or not slash or len(path) > _MAX_PATH:
-        raise NotFound(f"Route `/{path[:200]}` not found")
+        raise no_route(path)
     _check_version(version[1:])
     head, underscore, tail = rest.lstrip("/").partition("/_")
+    if not head and not underscore:
+        return Name("repository query", "")
     if not head:
-        raise NotFound(f"Route `/{path[:200]}` not found")
+        raise no_route(path)
     user, _, repo = head.partition("/")
     _checked("user name", check_user, user)
     if not repo:
@@ -95,7 +114,7 @@ def check_method(name: Name, method: str) -> None:
         MethodNotAllowed: it has none.
     """
     if method not in METHODS[name.kind]:
-        raise MethodNotAllowed(f"Method not allowed for {name.kind} endpoint")
+        raise MethodNotAllowed(name.kind, METHODS[name.kind])
 
 
 def _check_version(text: str) -> None:

@@ -43,17 +43,20 @@ JSON_TYPE = "application/json"
 JWS_TYPE = "application/jose+json"
 
 # A subject is at most 255 characters (OpenID Connect Core 1.0, section 2).
-_MAX_SUBJECT = 255
+MAX_SUBJECT = 255
 MAX_USER = 1024
 # Some hundred keeps.
 MAX_REPOSITORY = 64 * 1024
 # A signed tag holds the entry in base64, and signatures with their certificates.
 MAX_TAG = 64 * 1024
-_MAX_KEEPS = 100
+MAX_KEEPS = 100
 MAX_YANK = 4096
-_MAX_REASON = 500
-_TEE = re.compile(r"[a-z0-9-]{1,32}")
-_MEASUREMENT = re.compile(r"(?:[0-9a-f]{2}){16,64}")
+MAX_REASON = 500
+# The configuration of each repository that is listed is read.
+MAX_PAGE = 100
+NUMBER_PATTERN = r"[1-9][0-9]{0,8}"
+TEE_PATTERN = r"[a-z0-9-]{1,32}"
+MEASUREMENT_PATTERN = r"(?:[0-9a-f]{2}){16,64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class UserRecord:
         """
         fields = _object(data, "user record", {"subject"})
         subject = fields.get("subject")
-        if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT:
+        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT:
             raise Malformed("not a subject", field="user record subject", found=_short(subject))
         return cls(subject)
 
@@ -94,12 +97,12 @@ class Yank:
             Malformed: `data` is anything else.
         """
         reason = _object(data, "yank", {"reason"}).get("reason")
-        if not isinstance(reason, str) or not 0 < len(reason) <= _MAX_REASON:
+        if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
             raise Malformed(
                 "not a reason",
                 field="yank reason",
                 found=_short(reason),
-                expected=f"1 to {_MAX_REASON} characters",
+                expected=f"1 to {MAX_REASON} characters",
             )
         if not reason.isprintable():
             raise Malformed("not one line of text", field="yank reason", found=_short(reason))
@@ -150,9 +153,9 @@ class KeepRule:
             if not isinstance(value, str):
                 raise Malformed("not a string", field=f"keeps {name}", found=_short(value))
         tee, measurement = fields.get("tee"), fields.get("measurement")
-        if tee is not None and _TEE.fullmatch(tee) is None:
+        if tee is not None and re.fullmatch(TEE_PATTERN, tee) is None:
             raise Malformed("not a TEE", field="keeps tee", found=_short(tee), expected="as snp")
-        if measurement is not None and _MEASUREMENT.fullmatch(measurement) is None:
+        if measurement is not None and re.fullmatch(MEASUREMENT_PATTERN, measurement) is None:
             raise Malformed(
                 "not a measurement",
                 field="keeps measurement",
@@ -224,12 +227,12 @@ class RepositoryConfig:
             raise Malformed(
                 "not a boolean", field="repository public", found=_short(public), expected="boolean"
             )
-        if not isinstance(keeps, list) or len(keeps) > _MAX_KEEPS:
+        if not isinstance(keeps, list) or len(keeps) > MAX_KEEPS:
             raise Malformed(
                 "not a list of rules",
                 field="keeps",
                 found=_short(keeps),
-                expected=f"at most {_MAX_KEEPS}",
+                expected=f"at most {MAX_KEEPS}",
             )
         for rule in keeps:
             if not isinstance(rule, dict):
@@ -267,11 +270,24 @@ def page(tags: Sequence[str], count: str | None, last: str | None) -> tuple[list
     Raises:
         Malformed: `count` is not a number from 1 on.
     """
-    if count is not None and re.fullmatch(r"[1-9][0-9]{0,8}", count) is None:
-        raise Malformed("not a number", field="query n", found=_short(count), expected="1 or more")
     left = [tag for tag in tags if last is None or tag > last]
-    size = len(left) if count is None else int(count)
+    size = len(left) if count is None else _number(count)
     return left[:size], len(left) > size
+
+
+def page_size(count: str) -> int:
+    """How many repositories are answered at once, where `count` are asked for.
+
+    Raises:
+        Malformed: `count` is not a number from 1 on.
+    """
+    return min(_number(count), MAX_PAGE)
+
+
+def _number(count: str) -> int:
+    if re.fullmatch(NUMBER_PATTERN, count) is None:
+        raise Malformed("not a number", field="query n", found=_short(count), expected="1 or more")
+    return int(count)
 
 
 def tag_entry(media_type: str, data: bytes) -> Entry:
@@ -301,13 +317,13 @@ def tag_entry(media_type: str, data: bytes) -> Entry:
         raise Malformed("not base64", field="signed tag payload") from error
 
 
-def listed_entry(name: str, directory: bytes) -> Entry:
-    """The entry that the content of a directory has for `name`.
+def listed_entry(name: str, directory: Directory) -> Entry:
+    """The entry that a directory has for `name`.
 
     Raises:
         Malformed: it has none.
     """
-    entry = Directory.from_bytes(directory).entries.get(name)
+    entry = directory.entries.get(name)
     if entry is None:
         raise Malformed("not listed in its directory", field="tree path", found=name)
     return entry

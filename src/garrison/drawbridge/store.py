@@ -22,6 +22,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import SEEK_END
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -29,8 +30,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from garrison.drawbridge.folder import Folder
 from garrison.drawbridge.layout import PROBE, aside_prefix
-from garrison.errors import Misuse, Rejected, Unavailable
+from garrison.drawbridge.named import Exists, Named, damaged, failed
+from garrison.errors import Misuse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,24 +45,14 @@ if TYPE_CHECKING:
 _NOT_FOUND = (NotFoundError, FileNotFoundError)
 _FAILURES = (BaseError, OSError)
 _CHUNK = 256 * 1024
+# What is smaller stays in memory while it is uploaded.
+SPOOL = 1 << 20
 # Larger content goes to a remote store in parts, and is never in memory as a whole.
 _PART = 5 * 1024 * 1024
 # A name's object is a record, or the content of a tag; nothing is larger.
 _MAX_NAMED = 256 * 1024
 # What the library leaves in a folder when it is killed while it writes `NAME`: `NAME#1`.
 _STAGED = re.compile(r".+#\d+")
-
-
-class Exists(Rejected):
-    """The name is taken."""
-
-
-class StorageFailure(Unavailable):
-    """The store does not answer, or does not have what was put into it."""
-
-
-class Damaged(StorageFailure):
-    """The store answers, and does not have what was put into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +70,12 @@ class Stored:
     modified: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a name stands for: a media type and a short body, exactly as they were put."""
-
-    type: str
-    body: bytes
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Named:
-        """Read the object: the media type, a line feed, the body.
-
-        Raises:
-            Damaged: `data` was not stored by a drawbridge.
-        """
-        kind, feed, body = data.partition(b"\n")
-        if not feed or not kind.isascii():
-            raise _damaged("not a media type, a line feed and a body")
-        return cls(kind.decode("ascii"), body)
-
-    def to_bytes(self) -> bytes:
-        """Write the object."""
-        return self.type.encode("ascii") + b"\n" + self.body
-
-
 class Store:
     """Names and content in an object store."""
 
     def __init__(self, backend: ObjectStore, folder: Path | None = None) -> None:
         self._backend = backend
-        self._folder = folder
+        self._folder = None if folder is None else Folder(folder)
 
     @classmethod
     def open(cls, location: str | Path) -> Store:
@@ -130,6 +99,11 @@ class Store:
         """An empty store that nothing outlives."""
         return cls(MemoryStore())
 
+    @property
+    def spool(self) -> Path | None:
+        """The directory where uploads are best kept until they are whole; None for any."""
+        return None if self._folder is None else self._folder.path
+
     async def create(self, key: str, named: Named) -> None:
         """Create the name `key`.
 
@@ -144,7 +118,7 @@ class Store:
         except AlreadyExistsError as error:
             raise Exists("Already exists", found=key) from error
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def named(self, key: str) -> Named | None:
         """What the name `key` stands for, or None where there is no such name.
@@ -153,15 +127,26 @@ class Store:
             StorageFailure: the store does not answer.
             Damaged: it holds something else under this key.
         """
+        mark = None
+        if self._folder is not None:
+            mark = self._folder.mark(key)
+            if mark is None:
+                return None
+            kept = self._folder.get(key, mark)
+            if kept is not None:
+                return kept
         try:
             found = await obstore.get_async(self._backend, key)
             if found.meta["size"] > _MAX_NAMED:
-                raise _damaged(f"{key}: {found.meta['size']} bytes")
-            return Named.from_bytes(bytes(await found.bytes_async()))
+                raise damaged(f"{key}: {found.meta['size']} bytes")
+            named = Named.from_bytes(bytes(await found.bytes_async()))
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
+        if self._folder is not None and mark is not None:
+            self._folder.keep(key, mark, named)
+        return named
 
     async def names(self, prefix: str) -> list[str]:
         """The last parts of the names directly under `prefix`, which ends with a slash; sorted.
@@ -172,7 +157,7 @@ class Store:
         try:
             found = await obstore.list_with_delimiter_async(self._backend, prefix)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return sorted(item["path"].removeprefix(prefix) for item in found["objects"])
 
     async def put_content(self, key: str, file: IO[bytes]) -> None:
@@ -182,9 +167,14 @@ class Store:
             StorageFailure: the store does not answer.
         """
         try:
+            if self._folder is not None and file.seek(0, SEEK_END) > SPOOL:
+                is_taken = await asyncio.to_thread(self._folder.take, key, file)
+                if is_taken:
+                    return
+            file.seek(0)
             await obstore.put_async(self._backend, key, file, chunk_size=_PART)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def content(
         self, key: str, length: int, part: tuple[int, int] | None = None
@@ -208,19 +198,26 @@ class Store:
         # Between the first look and the second it may have been put back.
         found = found or await self._get(key, part)
         if found is None:
-            raise _damaged(f"{key}: missing")
-        if found.meta["size"] != length:
-            raise _damaged(f"{key}: {found.meta['size']} bytes instead of {length}")
-        return _pieces(found)
+            raise damaged(f"{key}: missing")
+        size, pieces = found
+        if size != length:
+            raise damaged(f"{key}: {size} bytes instead of {length}")
+        return pieces
 
-    async def _get(self, key: str, part: tuple[int, int] | None) -> obstore.GetResult | None:
+    async def _get(
+        self, key: str, part: tuple[int, int] | None
+    ) -> tuple[int, AsyncIterator[bytes]] | None:
+        """The size of an object, and its pieces, or those of a part of it."""
+        if self._folder is not None:
+            return await self._folder.content(key, part)
         options: GetOptions | None = None if part is None else {"range": part}
         try:
-            return await obstore.get_async(self._backend, key, options=options)
+            found = await obstore.get_async(self._backend, key, options=options)
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
+        return found.meta["size"], _pieces(found)
 
     # For `fsck` and `gc`.
 
@@ -235,7 +232,7 @@ class Store:
                 for item in page:
                     yield Stored(item["path"], item["size"], item["last_modified"])
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def stored(self, key: str) -> Stored | None:
         """What is under `key`, or None; raises as `objects`."""
@@ -244,7 +241,7 @@ class Store:
         except _NOT_FOUND:
             return None
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return Stored(item["path"], item["size"], item["last_modified"])
 
     async def copy(self, source: str, target: str) -> bool:
@@ -254,7 +251,7 @@ class Store:
         except _NOT_FOUND:
             return False
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         return True
 
     async def remove(self, key: str) -> None:
@@ -264,7 +261,7 @@ class Store:
         except _NOT_FOUND:
             return
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     async def now(self) -> datetime:
         """The time by the store's own clock, with which `Stored.modified` compares.
@@ -276,11 +273,11 @@ class Store:
         try:
             await obstore.put_async(self._backend, key, b"", use_multipart=False)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         probe = await self.stored(key)
         await self.remove(key)
         if probe is None:
-            raise _damaged(f"{key}: missing")
+            raise damaged(f"{key}: missing")
         return probe.modified
 
     async def check(self) -> None:
@@ -299,9 +296,9 @@ class Store:
             finally:
                 await self.remove(key)
         except _FAILURES as error:
-            raise _failed(error) from error
+            raise failed(error) from error
         if not is_same:
-            raise _damaged(f"{key}: other content")
+            raise damaged(f"{key}: other content")
 
     async def remove_leftovers(self, before: datetime) -> int:
         """Remove what writers that were killed left in a folder, and return how many.
@@ -318,9 +315,9 @@ class Store:
         if self._folder is None:
             return 0
         try:
-            return await asyncio.to_thread(_remove_staged, self._folder, before)
+            return await asyncio.to_thread(_remove_staged, self._folder.path, before)
         except OSError as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
 
 def _modified(path: Path) -> datetime:
@@ -343,16 +340,3 @@ def _remove_staged(folder: Path, before: datetime) -> int:
 async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes]:
     async for piece in found.stream(min_chunk_size=_CHUNK):
         yield bytes(piece)
-
-
-def _failed(error: Exception) -> StorageFailure:
-    # The original's words. Ours may hold addresses of the store: for the log, not for clients.
-    failure = StorageFailure("Storage backend failure")
-    failure.add_note(str(error))
-    return failure
-
-
-def _damaged(note: str) -> Damaged:
-    damaged = Damaged("Storage backend failure")
-    damaged.add_note(note)
-    return damaged

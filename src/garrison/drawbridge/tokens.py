@@ -1,9 +1,9 @@
 """Who a bearer token is: OpenID Connect access tokens, verified (RFC 9068, RFC 7515).
 
-A token is a JWT signed with RS256 or ES256 by a key of the one issuer that the drawbridge
-trusts. All of this is checked: the signature, by the key that the token's `kid` names and with
-the algorithm that belongs to that key; `iss`, `aud`, `exp`, `iat`; and that `sub` and `scope`
-are there. Scopes are `{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage`
+A token is a JWT signed with RS256, ES256 or EdDSA (Ed25519) by a key of the one issuer that the
+drawbridge trusts. All of this is checked: the signature, by the key that the token's `kid` names
+and with the algorithm that belongs to that key; `iss`, `aud`, `exp`, `iat`; and that `sub` and
+`scope` are there. Scopes are `{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage`
 stands for the other two.
 
 The issuer's keys are fetched when the first token comes, kept for an hour, and fetched again
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 Context = Literal["drawbridge_users", "drawbridge_repositories", "drawbridge_tags"]
 Level = Literal["read", "write"]
 
-_ALGORITHMS = {"RSA": "RS256", "EC": "ES256"}
+# By a key's type; and the one curve of each (RFC 7518, 6.2.1.1; RFC 8037, 2).
+_ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+_CURVES = {"ES256": "P-256", "EdDSA": "Ed25519"}
 _REQUIRED = ["exp", "iat", "iss", "aud", "sub", "scope"]
 # The clocks of an issuer and a drawbridge may differ by this much.
 _LEEWAY_SECONDS = 10
@@ -143,6 +145,10 @@ class FetchedKeys:
 
     def find(self, kid: str) -> jwt.PyJWK | None:
         """See `Keys.find`."""
+        # A key that is known does not wait for an issuer that is asked for another.
+        known = self._keys.get(kid)
+        if known is not None and self._clock() - self._fetched <= _KEEP_SECONDS:
+            return known
         # One asks, the others wait for its answer.
         with self._lock:
             now = self._clock()
@@ -157,7 +163,7 @@ class FetchedKeys:
 
 
 def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
-    """Read a JWK set (RFC 7517): the keys that can verify RS256 or ES256, by their `kid`.
+    """Read a JWK set (RFC 7517): the keys that can verify a token, by their `kid`.
 
     Keys for other purposes, without `kid` or of other kinds are passed over: an issuer may have
     such, and no token can name them here.
@@ -175,9 +181,8 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
         kid, algorithm = item.get("kid"), _ALGORITHMS.get(str(item.get("kty")))
         if not isinstance(kid, str) or algorithm is None:
             continue
-        if item.get("alg", algorithm) != algorithm or (
-            algorithm == "ES256" and item.get("crv") != "P-256"
-        ):
+        curve = _CURVES.get(algorithm)
+        if item.get("alg", algorithm) != algorithm or (curve and item.get("crv") != curve):
             continue
         try:
             keys[kid] = jwt.PyJWK.from_dict(item, algorithm)

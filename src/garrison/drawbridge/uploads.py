@@ -6,23 +6,36 @@ goes away in the middle leaves nothing.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import io
+import os
 import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
+from garrison.drawbridge.named import failed
 from garrison.drawbridge.rules import check_digest, check_length
+from garrison.drawbridge.store import SPOOL
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
 from garrison.service.problem import TooLarge
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from starlette.requests import Request
 
-# What is smaller stays in memory.
-_SPOOL = 1 << 20
+# What goes to the threads at once, and at most twice as much is in memory for each upload: it
+# takes them two milliseconds.
+_BLOCK = 1 << 20
+
+
+# What file systems say that have no files without names: open(2).
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +99,12 @@ class Upload:
         self.file.close()
 
 
-async def receive(request: Request, announced: Announced, limit: int) -> Upload:
-    """Receive the body of `request`, of at most `limit` bytes.
+async def receive(request: Request, announced: Announced, limit: int, spool: Path | None) -> Upload:
+    """Receive the body of `request`, of at most `limit` bytes, in a file of the directory `spool`.
 
     Raises:
         TooLarge: it is longer.
+        StorageFailure: there is no room for it.
         Malformed: it is not what was announced.
         TooSlow: the client paused for too long.
         ClientDisconnect: the client went away.
@@ -99,20 +113,80 @@ async def receive(request: Request, announced: Announced, limit: int) -> Upload:
         raise TooLarge(
             "too long", field="Content-Length", found=announced.length, expected=f"at most {limit}"
         )
-    hasher = ContentHasher()
-    # Closed by Upload, or below: nothing keeps the name of this file.
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115
+    file = await asyncio.to_thread(_temporary, announced.length, spool)
     try:
-        async for piece in request.stream():
-            hasher.update(piece)
-            if hasher.length <= announced.length:
-                file.write(piece)
-        check_length(announced.length, hasher.length)
-        digest = hasher.digest()
+        length, digest = await _digest(request, announced.length, file)
         if announced.digest is not None:
             check_digest(announced.digest, digest)
         file.seek(0)
+    except OSError as error:
+        _close(file)
+        # There is no room for it, most likely; the text goes to the log.
+        raise failed(error) from error
     except BaseException:
-        file.close()
+        _close(file)
         raise
-    return Upload(Entry(digest, hasher.length, announced.type), file)
+    return Upload(Entry(digest, length, announced.type), file)
+
+
+def _temporary(length: int, spool: Path | None) -> IO[bytes]:
+    """Where a body of that `length` is kept until it is whole. It never has a name.
+
+    Raises:
+        StorageFailure: there is no such place.
+    """
+    if length <= SPOOL:
+        return io.BytesIO()
+    try:
+        if spool is None:
+            return tempfile.TemporaryFile()
+        try:
+            descriptor = os.open(spool, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            # It has a name for a moment, and then it has none and can be given none.
+            return tempfile.TemporaryFile(dir=spool)
+        return os.fdopen(descriptor, "w+b")
+    except OSError as error:
+        raise failed(error) from error
+
+
+async def _digest(request: Request, expected: int, file: IO[bytes]) -> tuple[int, ContentDigest]:
+    """Digest a body, and write it to `file`: in threads, while more of it is received."""
+    hasher = ContentHasher()
+    block, length = bytearray(), 0
+    under_way: asyncio.Future[Any] | None = None
+    try:
+        async for piece in request.stream():
+            length += len(piece)
+            if length > expected:
+                # The rest is read, and counted, so that the client sees the answer.
+                continue
+            block += piece
+            if len(block) >= _BLOCK:
+                if under_way is not None:
+                    await under_way
+                under_way = _in_threads(hasher, file, bytes(block))
+                block.clear()
+    finally:
+        if under_way is not None:
+            # The threads must have left the file before it is closed.
+            await asyncio.wait([under_way])
+    if under_way is not None:
+        under_way.result()
+    check_length(expected, length)
+    file.write(block)
+    hasher.update(bytes(block))
+    return length, hasher.digest()
+
+
+def _in_threads(hasher: ContentHasher, file: IO[bytes], block: bytes) -> asyncio.Future[Any]:
+    jobs = (lambda: file.write(block), *hasher.jobs(block))
+    return asyncio.gather(*(asyncio.to_thread(job) for job in jobs))
+
+
+def _close(file: IO[bytes]) -> None:
+    """Close a temporary file that is given up; what it still held could not be written either."""
+    with contextlib.suppress(OSError):
+        file.close()

@@ -14,8 +14,8 @@ from garrison.errors import Malformed
 # The original's rules for names (Drawbridge, crates/type/src/{user,repository,tag}/name.rs),
 # with a bound that the original lacks: a URL with them must stay a reasonable URL.
 _MAX_NAME = 128
-_USER = re.compile(rf"[0-9A-Za-z]{{1,{_MAX_NAME}}}")
-_REPO = re.compile(rf"[0-9A-Za-z-]{{1,{_MAX_NAME}}}")
+USER_PATTERN = rf"[0-9A-Za-z]{{1,{_MAX_NAME}}}"
+REPO_PATTERN = rf"[0-9A-Za-z-]{{1,{_MAX_NAME}}}"
 # A DNS name or an IPv4 address (RFC 1123, 2.1), or an IPv6 address in brackets.
 _HOST = re.compile(
     r"(?=.{1,253}(?::|$))"
@@ -24,16 +24,19 @@ _HOST = re.compile(
     r"(?::(?!443$)[1-9][0-9]{0,4})?"
 )
 # Semantic Versioning 2.0.0, the grammar of its last section.
-_SEMVER = re.compile(
+TAG_PATTERN = (
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
     r"(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?"
-    r"(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?",
-    re.ASCII,
+    r"(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?"
 )
+MAX_TAG_NAME = 2 * _MAX_NAME
+_USER = re.compile(USER_PATTERN)
+_REPO = re.compile(REPO_PATTERN)
+_SEMVER = re.compile(TAG_PATTERN, re.ASCII)
 
 
 def _check(pattern: re.Pattern[str], value: str, field: str, expected: str) -> None:
-    if len(value) > 2 * _MAX_NAME or pattern.fullmatch(value) is None:
+    if len(value) > MAX_TAG_NAME or pattern.fullmatch(value) is None:
         raise Malformed("not a valid name", field=field, found=repr(value[:80]), expected=expected)
 
 

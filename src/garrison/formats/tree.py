@@ -51,7 +51,8 @@ MAX_FILES = 10_000
 MAX_DEPTH = 16
 
 # Drawbridge, crates/type/src/tree/name.rs; `.` and `..` are not names here.
-_NAME = re.compile(r"(?!\.{1,2}\Z)[0-9A-Za-z\-_.:]{1,255}")
+NAME_PATTERN = r"(?!\.{1,2}(?:/|$))[0-9A-Za-z\-_.:]{1,255}"
+_NAME = re.compile(NAME_PATTERN)
 _TYPE = re.compile(r"[!-~]{1,40}/[ -~]{1,87}")
 
 

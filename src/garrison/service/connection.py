@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
     from uvicorn import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
     from garrison.service.limits import Limits
@@ -41,6 +42,40 @@ _SENT_AHEAD = 32
 
 class _TooMuch(Exception):
     """The head of a request is too long; the parser passes it on as an error of the client."""
+
+
+class _Joined:
+    """What an answer writes to: its head goes out with the beginning of its body.
+
+    Most answers are short, and half of their price is that of sending: one record of TLS, and
+    one call of the kernel's, are enough for each. Where no body follows at once, the head goes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+        self._began = False
+
+    def write(self, data: bytes) -> None:
+        if self._began:
+            self._send(data)
+            return
+        self._began, self._head = True, data
+        self._loop.call_soon(self._send)
+
+    def _send(self, data: bytes = b"") -> None:
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
 
 
 async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +123,8 @@ class Connection(HttpToolsProtocol):
         self._pending_bytes = 0
         self._in_head = False
         self._body_began = False
+        # Requests whose answers have not ended; the base knows the last of them alone.
+        self._unanswered: list[RequestResponseCycle] = []
 
     # The transport's side.
 
@@ -106,8 +143,11 @@ class Connection(HttpToolsProtocol):
         self._set_deadline(self._limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give its place to another."""
+        """Give its place to another; what is still answered is answered to nobody."""
         self._cancel_deadline()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self._on_lost()
 
@@ -160,6 +200,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._cancel_deadline()
         super().on_headers_complete()
+        self.cycle.transport = _Joined(self.transport, self.loop)  # type: ignore[assignment]  # what a cycle uses of one
+        waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
+        self._unanswered = [*waiting, self.cycle]
         if self._draining:
             self.cycle.keep_alive = False
         if len(self.pipeline) > _SENT_AHEAD:

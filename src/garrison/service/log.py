@@ -28,7 +28,12 @@ def record(event: str, fields: Mapping[str, object], *, level: int = logging.INF
         fields: what there is to know of it; those that are None are left out.
         level: the level, of the `logging` module.
     """
-    _LOGGER.log(level, event, extra={"fields": dict(fields)})
+    if not _LOGGER.isEnabledFor(level):
+        return
+    # Not by its `log`, which looks for the line of code that calls it: nobody asks for that.
+    line = _LOGGER.makeRecord(_LOGGER.name, level, "", 0, event, (), None)
+    line.fields = dict(fields)
+    _LOGGER.handle(line)
 
 
 def configure(service: str) -> None:

@@ -38,7 +38,7 @@ class HeadTooLarge(Malformed):
     """The request's headers are longer, or more, than the service reads."""
 
 
-_STATUSES: list[tuple[type[GarrisonError], int, str]] = [
+STATUSES: list[tuple[type[GarrisonError], int, str]] = [
     (TooLarge, 413, "too large"),
     (TooSlow, 408, "too slow"),
     (HeadTooLarge, 431, "head too large"),
@@ -52,12 +52,12 @@ _STATUSES: list[tuple[type[GarrisonError], int, str]] = [
 
 def status_of(error: GarrisonError) -> int:
     """The HTTP status for the family of `error`."""
-    return next((status for kind, status, _ in _STATUSES if isinstance(error, kind)), 500)
+    return next((status for kind, status, _ in STATUSES if isinstance(error, kind)), 500)
 
 
 def title_of(error: GarrisonError) -> str:
     """The family of `error`, in a word."""
-    return next((title for kind, _, title in _STATUSES if isinstance(error, kind)), "error")
+    return next((title for kind, _, title in STATUSES if isinstance(error, kind)), "error")
 
 
 def check_of(error: GarrisonError) -> Check:

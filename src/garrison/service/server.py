@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from garrison.errors import Unavailable
 from garrison.service import log, metrics, tracing
 from garrison.service.limits import DEFAULTS, Limits
@@ -97,7 +99,8 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
             if settings.otel_endpoint is not None:
                 end_traces = tracing.start(settings.name, settings.otel_endpoint)
             try:
-                asyncio.run(worker.run(calling.ready))
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(worker.run(calling.ready))
             finally:
                 if end_traces is not None:
                     end_traces()

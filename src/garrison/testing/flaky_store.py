@@ -7,7 +7,8 @@ from typing import IO, TYPE_CHECKING
 
 from obstore.store import MemoryStore
 
-from garrison.drawbridge.store import Named, StorageFailure, Store
+from garrison.drawbridge.named import Named, StorageFailure
+from garrison.drawbridge.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,19 +1,27 @@
-"""A drawbridge in memory where `jane` and `eve` are registered, and certificates."""
+"""A drawbridge where `jane` and `eve` are registered, over each kind of store, and certificates."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.drawbridge.store import Store
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
 from garrison.steward import authority, init
 from garrison.steward.certificates import issue_client_certificate
 from garrison.testing.drawbridge import MemoryDrawbridge
+from garrison.testing.s3 import PROGRAM, S3Server, find
 from garrison.testing.tls import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -28,10 +36,49 @@ def slug() -> Slug:
     return Slug.parse("drawbridge.test/jane/chat:1.0.0")
 
 
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real server of S3's protocol."""
+    if find() is None:
+        pytest.skip(f"needs {PROGRAM}, an S3-compatible server: make s3-server")
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+OpenStore = Callable[[str], Store]
+
+
 @pytest.fixture
-def drawbridge() -> MemoryDrawbridge:
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """Opens an empty store: in `memory`, in a `folder`, or on a server by `s3`."""
+
+    def opened(kind: str) -> Store:
+        if kind == "memory":
+            return Store.in_memory()
+        if kind == "folder":
+            return Store.open(tmp_path / "objects")
+        server: S3Server = request.getfixturevalue("s3")
+        return server.store(tmp_path.name)
+
+    return opened
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("folder", marks=pytest.mark.slow),
+        pytest.param("s3", marks=pytest.mark.slow),
+    ]
+)
+def store(request: pytest.FixtureRequest, open_store: OpenStore) -> Store:
+    """An empty store of each kind."""
+    return open_store(request.param)
+
+
+@pytest.fixture
+def drawbridge(store: Store) -> MemoryDrawbridge:
     """With the public repository `jane/chat` and the private `jane/secret`."""
-    drawbridge = MemoryDrawbridge()
+    drawbridge = MemoryDrawbridge(store)
     for user in ("jane", "eve"):
         path = f"/api/v0.1.0/{user}"
         assert drawbridge.put(path, b'{"subject":"%s"}' % user.encode(), user=user).status == 201

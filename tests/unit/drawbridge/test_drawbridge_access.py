@@ -6,13 +6,14 @@ import hashlib
 import hmac
 import json
 import logging
+import threading
 import time
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from garrison.drawbridge.tokens import (
@@ -208,19 +209,21 @@ class TestPutting:
 ISSUER, AUDIENCE = "https://issuer.test/", "https://drawbridge.test/"
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 
-def jwk(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, kid: str) -> dict[str, Any]:
+def jwk(key: Any, kid: str) -> dict[str, Any]:
     public = key.public_key()
-    algorithm = (
-        jwt.algorithms.RSAAlgorithm.to_jwk(public, as_dict=True)
-        if isinstance(public, rsa.RSAPublicKey)
-        else jwt.algorithms.ECAlgorithm.to_jwk(public, as_dict=True)
-    )
-    return {**algorithm, "kid": kid}
+    if isinstance(public, rsa.RSAPublicKey):
+        written = jwt.algorithms.RSAAlgorithm.to_jwk(public, as_dict=True)
+    elif isinstance(public, ec.EllipticCurvePublicKey):
+        written = jwt.algorithms.ECAlgorithm.to_jwk(public, as_dict=True)
+    else:
+        written = jwt.algorithms.OKPAlgorithm.to_jwk(public, as_dict=True)
+    return {**written, "kid": kid}
 
 
-KEYS = {"keys": [jwk(EC_KEY, "ec"), jwk(RSA_KEY, "rsa")]}
+KEYS = {"keys": [jwk(EC_KEY, "ec"), jwk(RSA_KEY, "rsa"), jwk(ED_KEY, "ed")]}
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -250,9 +253,13 @@ def verifier() -> Verifier:
     [
         signed,
         lambda: signed(RSA_KEY, "RS256", "rsa"),
+        lambda: signed(ED_KEY, "EdDSA", "ed"),
         lambda: signed(aud=["other", AUDIENCE]),
+        # The issuer's clock is ahead of the drawbridge's, or behind it, by a little.
+        lambda: signed(iat=int(time.time()) + 5, nbf=int(time.time()) + 5),
+        lambda: signed(exp=int(time.time()) - 2),
     ],
-    ids=["ES256", "RS256", "audiences"],
+    ids=["ES256", "RS256", "EdDSA", "audiences", "clock-ahead", "clock-behind"],
 )
 def test_good_tokens(token: Callable[[], str]) -> None:
     # Made now: the run may have begun longer ago than a token lives.
@@ -266,6 +273,7 @@ def test_good_tokens(token: Callable[[], str]) -> None:
 PUBLIC_PEM = RSA_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 BAD: dict[str, Callable[[], str]] = {
     "expired": lambda: signed(exp=int(time.time()) - 60),
+    "expired by more than clocks differ": lambda: signed(exp=int(time.time()) - 11),
     "not yet": lambda: signed(iat=int(time.time()) + 600),
     "not before": lambda: signed(nbf=int(time.time()) + 600),
     "no exp": lambda: signed(exp=None),
@@ -281,6 +289,10 @@ BAD: dict[str, Callable[[], str]] = {
     "unknown kid": lambda: signed(kid="other"),
     "other key": lambda: signed(ec.generate_private_key(ec.SECP256R1())),
     "other key's kid": lambda: signed(kid="rsa"),
+    "Ed25519's kid": lambda: signed(kid="ed"),
+    "other Ed25519 key": lambda: signed(ed25519.Ed25519PrivateKey.generate(), "EdDSA", "ed"),
+    "EdDSA in place of ES256": lambda: signed(ED_KEY, "EdDSA", "ec"),
+    "Ed448": lambda: signed(ed448.Ed448PrivateKey.generate(), "EdDSA", "ed"),
     "ES384": lambda: signed(ec.generate_private_key(ec.SECP384R1()), "ES384"),
     "RS512": lambda: signed(RSA_KEY, "RS512", "rsa"),
     "none": lambda: jwt.encode(claims(), "", algorithm="none", headers={"kid": "ec"}),
@@ -342,6 +354,30 @@ def test_keys_are_fetched_again_for_an_unknown_one_but_not_all_the_time() -> Non
     assert fetched == 3
 
 
+def test_known_keys_do_not_wait_for_an_issuer_that_is_slow() -> None:
+    """Anybody can name an unknown key, and so have the issuer asked."""
+    now = 1000.0
+    asked, answer = threading.Event(), threading.Event()
+    answer.set()
+
+    def fetch() -> dict[str, Any]:
+        asked.set()
+        assert answer.wait(30)
+        return KEYS
+
+    keys = FetchedKeys(fetch, clock=lambda: now)
+    assert keys.find("ec") is not None
+    now += 11
+    asked.clear()
+    answer.clear()
+    unknown = threading.Thread(target=keys.find, args=("unknown",))
+    unknown.start()
+    assert asked.wait(30)
+    assert keys.find("ec") is not None
+    answer.set()
+    unknown.join()
+
+
 def test_stale_keys_of_an_issuer_that_is_down_are_not_used() -> None:
     now, down = 1000.0, False
 
@@ -367,6 +403,8 @@ def test_keys_that_cannot_verify_are_passed_over() -> None:
         {**jwk(EC_KEY, "a"), "use": "enc"},
         {**jwk(EC_KEY, "b"), "alg": "ES512"},
         jwk(p384, "c"),
+        jwk(ed448.Ed448PrivateKey.generate(), "f"),
+        {**jwk(ED_KEY, "g"), "alg": "ES256"},
         {"kty": "oct", "kid": "d", "k": "AAAA"},
         {k: v for k, v in jwk(EC_KEY, "e").items() if k != "kid"},
         "nonsense",
@@ -374,6 +412,7 @@ def test_keys_that_cannot_verify_are_passed_over() -> None:
     assert list(parse_keys({"keys": [*unusable, jwk(EC_KEY, "ec")]})) == ["ec"]
     broken: list[dict[str, Any]] = [{}, {"keys": {}}]
     broken.append({"keys": [{"kty": "EC", "crv": "P-256", "kid": "x"}]})
+    broken.append({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "x", "x": "AA"}]})
     for document in broken:
         with pytest.raises(Unavailable):
             parse_keys(document)

@@ -59,7 +59,6 @@ def test_a_tree_with_a_trailing_slash_is_its_root() -> None:
         "/",
         "/api",
         "/api/v0.1.0",
-        "/api/v0.1.0/",
         "/api/0.1.0/jane",
         "/other/v0.1.0/jane",
         "/apis/v0.1.0/jane",

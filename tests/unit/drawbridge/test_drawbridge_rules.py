@@ -26,7 +26,7 @@ from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.digest import digest_text
 from garrison.formats.identity import WorkloadIdentity
-from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Entry, Package
+from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, Package
 from garrison.testing.tls import Authority, Leaf, keep, workload
 
 MEASUREMENT = "22" * 48
@@ -165,9 +165,10 @@ def test_a_tag_of_another_media_type_is_malformed() -> None:
 
 
 def test_only_what_a_directory_lists_may_stand_in_it() -> None:
-    assert listed_entry("main.wasm", ROOT_CONTENT) == Entry.of(b"wasm", "application/wasm")
+    root = Directory.from_bytes(ROOT_CONTENT)
+    assert listed_entry("main.wasm", root) == Entry.of(b"wasm", "application/wasm")
     with pytest.raises(Malformed, match="not listed in its directory; found other"):
-        listed_entry("other", ROOT_CONTENT)
+        listed_entry("other", root)
 
 
 def test_what_is_put_must_be_what_is_listed() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 from typing import TYPE_CHECKING
 
 import obstore
@@ -10,14 +12,17 @@ import pytest
 from obstore.exceptions import GenericError
 from starlette.requests import ClientDisconnect
 
+from garrison.drawbridge import uploads
 from garrison.drawbridge.layout import content_key
-from garrison.drawbridge.store import Named, StorageFailure, Store
+from garrison.drawbridge.named import Named, StorageFailure
+from garrison.drawbridge.store import Store
 from garrison.errors import Misuse
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Package
 from garrison.testing.drawbridge import MemoryDrawbridge, served
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from garrison.formats.slug import Slug
@@ -27,9 +32,9 @@ TAG = f"{API}/jane/chat/_tag/1.0.0"
 WASM = f"{TAG}/tree/main.wasm"
 
 
-@pytest.fixture(params=["memory", "folder"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return Store.in_memory() if request.param == "memory" else Store.open(tmp_path / "store")
+@pytest.fixture(params=["memory", "folder", "s3"])
+def store(request: pytest.FixtureRequest, open_store: Callable[[str], Store]) -> Store:
+    return open_store(request.param)
 
 
 @pytest.fixture
@@ -206,6 +211,23 @@ def test_a_store_that_fails_says_nothing_of_itself(
         drawbridge.request("GET", f"{API}/jane/chat/_tag"),
     ):
         assert (answer.status, answer.text) == (500, "Storage backend failure")
+
+
+def test_no_room_for_an_upload(
+    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
+
+    def full(*_: object) -> Full:
+        return Full()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "_temporary", full)
+        answer = drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m")
+        assert (answer.status, answer.text) == (500, "Storage backend failure")
+    assert drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m").status == 201
 
 
 def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:
