@@ -8,6 +8,7 @@ directory its entries. Nothing larger than its limit is read, and no redirect is
 from __future__ import annotations
 
 import json
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from urllib.parse import unquote
 
 import urllib3
 
+from garrison.drawbridge.retry import wait_before_retry
 from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.content_digest import ContentDigest, ContentHasher
@@ -365,17 +367,45 @@ class Client:
         extra: dict[str, str] | None = None,
         progress: Callable[[int], None] = lambda _count: None,
     ) -> _Answer:
-        """Send a request, and read at most `limit` bytes of the body of a success."""
+        """Send a request, again if the server says "not now", and return the last answer."""
+        tried = 0
+        while True:
+            tried += 1
+            answer = self._send(
+                method, path, where, limit=limit, body=body, extra=extra or {}, progress=progress
+            )
+            retry_after = answer.headers.get("Retry-After")
+            chance = random.random()  # noqa: S311 - spreads load; nothing secret depends on it
+            wait = wait_before_retry(answer.status, retry_after, tried, chance)
+            if wait is None:
+                return answer
+            time.sleep(wait)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        where: str,
+        *,
+        limit: int,
+        body: bytes | None,
+        extra: dict[str, str],
+        progress: Callable[[int], None],
+    ) -> _Answer:
+        """Send a request once, and read at most `limit` bytes of the body of a success."""
         # The original's clients ask for no encoding: digests are over the bytes as sent.
-        headers = {**self._headers, "Accept-Encoding": "identity", **(extra or {})}
+        headers = {**self._headers, "Accept-Encoding": "identity", **extra}
         url = f"https://{self.host}/api/v{API_VERSION}/{path}"
         try:
             response = self._pool.request(
                 method, url, body=body, headers=headers, redirect=False, preload_content=False
             )
             try:
-                bound = limit if response.status < 300 else _MAX_DOCUMENT
-                content, digest = _read(response, bound, progress)
+                success = response.status < 300
+                bound = limit if success else _MAX_DOCUMENT
+                # What an error's body holds is no progress.
+                counted = progress if success else lambda _count: None
+                content, digest = _read(response, bound, counted)
             finally:
                 response.close()
         except urllib3.exceptions.SSLError as error:
