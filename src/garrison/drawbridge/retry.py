@@ -14,7 +14,7 @@ _MOST_SECONDS = 10.0
 
 
 def wait_before_retry(
-    status: int, retry_after: str | None, tried: int, chance: float
+    status: int, retry_after: str | None, tried: int, chance: float, tries: int = TRIES
 ) -> float | None:
     """Seconds to wait before the request is sent again; None if the answer is final.
 
@@ -23,10 +23,11 @@ def wait_before_retry(
         retry_after: its header `Retry-After`; a date in it is ignored, as no clock is read here.
         tried: how many times the request was sent, at least 1.
         chance: in [0, 1), so that clients refused together do not come back together.
+        tries: how many there are in all.
     """
-    if status not in _STATUSES or tried >= TRIES:
+    if status not in _STATUSES or tried >= tries:
         return None
-    wait: float = _FIRST_SECONDS * 2 ** (tried - 1) * (0.5 + chance)
+    wait = seconds_to_wait(tried, chance)
     # Nine digits are more than enough; longer numbers are not worth parsing.
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
         asked = float(retry_after[:9])
@@ -34,3 +35,9 @@ def wait_before_retry(
             return None
         wait += asked
     return wait
+
+
+def seconds_to_wait(tried: int, chance: float) -> float:
+    """Seconds between the try `tried` (from 1) and the next: doubled each time, and scattered."""
+    seconds: float = _FIRST_SECONDS * 2 ** (tried - 1) * (0.5 + chance)
+    return seconds

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from garrison.drawbridge import client as client_module
 from garrison.drawbridge.client import Client
 from garrison.drawbridge.retry import TRIES, wait_before_retry
+from garrison.drawbridge.wire import Answer
 from garrison.errors import GarrisonError, Rejected, Unavailable
 from garrison.formats.content_digest import ContentDigest
 
@@ -43,12 +43,12 @@ class Answers:
         self._statuses: Iterator[int] = iter(statuses)
         self.sent = 0
 
-    def __call__(self, *_args: object, **_more: object) -> client_module._Answer:
+    def __call__(self, *_args: object, **_more: object) -> Answer:
         self.sent += 1
         body = b'{"subject":"jane"}'
         headers = urllib3.HTTPHeaderDict({"Content-Digest": ContentDigest.of(body).to_header()})
         status = next(self._statuses)
-        return client_module._Answer(status, headers, body, ContentDigest.of(body))
+        return Answer(status, headers, body, ContentDigest.of(body))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_client_tries_again(
     monkeypatch.setattr("time.sleep", slept.append)
     client = Client("localhost")
     answers = Answers(statuses)
-    monkeypatch.setattr(client, "_send", answers)
+    monkeypatch.setattr(client._wire, "_send", answers)
     if error is None:
         assert client.user("jane") == {"subject": "jane"}
     else:
@@ -78,3 +78,12 @@ def test_the_client_tries_again(
             client.user("jane")
     assert answers.sent == sent
     assert len(slept) == sent - 1
+
+
+def test_a_client_with_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("localhost", tries=1)
+    answers = Answers([503, 200])
+    monkeypatch.setattr(client._wire, "_send", answers)
+    with pytest.raises(Unavailable):
+        client.user("jane")
+    assert answers.sent == 1
