@@ -8,16 +8,18 @@ directory its entries. Nothing larger than its limit is read, and no redirect is
 from __future__ import annotations
 
 import json
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import urllib3
-
-from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
-from garrison.errors import Malformed, Rejected, Unavailable, Unverified
-from garrison.formats.content_digest import ContentDigest, ContentHasher
+from garrison.drawbridge.retry import TRIES
+from garrison.drawbridge.tls import ClientCertificate
+from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Wire, plain
+from garrison.errors import Malformed, Rejected, Unverified
+from garrison.formats.content_digest import ContentDigest
 from garrison.formats.tree import (
     DIRECTORY_TYPE,
     ENTRY_TYPE,
@@ -39,15 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ClientCertificate", "Fetched"]
 
-API_VERSION = "0.1.0"
-_PIECE = 1 << 18
-# A list of all tags of a repository, a user, a repository's configuration, an error.
-_MAX_DOCUMENT = 1 << 20
-_TIMEOUT = urllib3.Timeout(connect=10, read=60)
-# A body must come at this pace at least, bytes a second, once the patience is over.
-_PATIENCE_SECONDS = 60.0
-_SLOWEST = 50_000
-
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -65,24 +58,6 @@ class Fetched:
     yanked: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: urllib3.HTTPHeaderDict
-    body: bytes
-    digest: ContentDigest
-
-    def check_digest_header(self, where: str) -> None:
-        """Check the body against the digests in the headers; there must be some."""
-        header = self.headers.get("Content-Digest")
-        if header is None:
-            raise Unverified(
-                "no Content-Digest header", field=where, expected=self.digest.to_header()
-            )
-        field = f"{where}: Content-Digest"
-        ContentDigest.from_header(header, field).check(self.digest, field)
-
-
 class Client:
     """A client of the drawbridge at one host."""
 
@@ -93,6 +68,7 @@ class Client:
         ca_pem: str | None = None,
         token: str | None = None,
         certificate: ClientCertificate | None = None,
+        tries: int = TRIES,
     ) -> None:
         """Prepare to speak with `host`; nothing is sent yet.
 
@@ -101,15 +77,14 @@ class Client:
             ca_pem: PEM certificates that may vouch for the server; None for the web's roots.
             token: a bearer token, of a user.
             certificate: a client certificate, of a keep or a steward.
+            tries: how often a request is sent to a server that says "not now"; 1 for callers on
+                whom somebody waits.
 
         Raises:
             Malformed: the CA or the certificate is not PEM.
         """
         self.host = host
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._certified = certificate is not None
-        context = client_context(host, ca_pem, certificate)
-        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+        self._wire = Wire(host, ca_pem=ca_pem, token=token, certificate=certificate, tries=tries)
 
     # Reading.
 
@@ -129,7 +104,7 @@ class Client:
         return self._tagged(slug)[1]
 
     def _tagged(self, slug: Slug) -> tuple[Entry, str | None]:
-        answer = self._get(_tag(slug), str(slug), limit=MAX_ENTRY)
+        answer = self._wire.get(_tag(slug), str(slug), limit=MAX_ENTRY)
         kind = answer.headers.get("Content-Type")
         if kind != ENTRY_TYPE:
             raise Malformed(
@@ -142,7 +117,7 @@ class Client:
                 "not a directory", field=f"tag {slug}", found=entry.type, expected=DIRECTORY_TYPE
             )
         yanked = answer.headers.get("Garrison-Yanked")
-        return entry, None if yanked is None else _plain(unquote(yanked))
+        return entry, None if yanked is None else plain(unquote(yanked))
 
     def tag_digest(self, slug: Slug) -> bytes:
         """The digest (32 bytes) of the workload that the tag names; raises as `tag` does."""
@@ -163,19 +138,28 @@ class Client:
         """
         entry, yanked = self._tagged(slug)
         files: dict[str, bytes] = {}
-        count = total = 0
-        for path, content in self._nodes(slug, entry, "", progress):
-            # Directories count: a registry that lies must not keep its reader busy for ever.
-            count, total = count + 1, total + len(content)
-            if count > MAX_FILES or total > MAX_PACKAGE:
-                raise Malformed(
-                    "too large a package",
-                    field=str(slug),
-                    found=f"more than {count - 1} files and directories, {total} bytes",
-                    expected=f"at most {MAX_FILES}, {MAX_PACKAGE} bytes",
-                )
-            if not path.endswith("/"):
-                files[path] = content
+        count, total = 1, entry.length
+        level = [("", entry)]
+        advance = _locked(progress)
+
+        def node(item: tuple[str, Entry]) -> bytes:
+            return self._node(slug, *item, advance)
+
+        # A level of the tree at a time, several of its nodes at once; an error cancels the rest.
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            while level:
+                below: list[tuple[str, Entry]] = []
+                for (path, found), content in zip(level, pool.map(node, level), strict=True):
+                    if found.type != DIRECTORY_TYPE:
+                        files[path] = content
+                        continue
+                    for child in _children(slug, path, content):
+                        # Before it is asked for, and directories count: a registry that lies
+                        # must not keep its reader busy for ever.
+                        count, total = count + 1, total + child[1].length
+                        _check_size(slug, count, total)
+                        below.append(child)
+                level = below
         return Fetched(entry, entry.workload_digest, dict(Package(files).files), yanked)
 
     def directory(self, slug: Slug, path: str = "") -> Directory:
@@ -190,27 +174,6 @@ class Client:
             done = f"{done}/{name}" if done else name
             directory = Directory.from_bytes(self._node(slug, done, found), f"{slug} {done}")
         return directory
-
-    def _nodes(
-        self, slug: Slug, entry: Entry, path: str, progress: Callable[[int], None]
-    ) -> Iterator[tuple[str, bytes]]:
-        """The checked node at `path`, and all below it; paths of directories end with a slash."""
-        parse_path(path)
-        content = self._node(slug, path, entry, progress)
-        if entry.type != DIRECTORY_TYPE:
-            yield path, content
-            return
-        yield f"{path}/", content
-        for name, child in Directory.from_bytes(content, f"{slug} {path}").entries.items():
-            place = f"{path}/{name}" if path else name
-            if child.type not in {DIRECTORY_TYPE, media_type(place)}:
-                raise Malformed(
-                    "wrong media type",
-                    field=f"{slug} {place}",
-                    found=child.type,
-                    expected=media_type(place),
-                )
-            yield from self._nodes(slug, child, place, progress)
 
     def _node(
         self,
@@ -227,7 +190,7 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        answer = self._get(url, where, limit=entry.length, progress=progress)
+        answer = self._wire.get(url, where, limit=entry.length, progress=progress, resume=True)
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -247,7 +210,9 @@ class Client:
     def tags(self, repository: Repository) -> list[str]:
         """The names of the repository's tags; raises as `tag` does."""
         path = f"{repository.user}/{repository.repo}/_tag"
-        value = _json(self._get(path, str(repository), limit=_MAX_DOCUMENT).body, str(repository))
+        value = _json(
+            self._wire.get(path, str(repository), limit=MAX_DOCUMENT).body, str(repository)
+        )
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Malformed("not a list of tags", field=str(repository))
         return value
@@ -255,7 +220,7 @@ class Client:
     def repositories(self, user: str) -> list[str]:
         """The names of a user's repositories, of which others see the public ones."""
         where = f"{self.host}/{user}"
-        value = _json(self._get(f"{user}?repositories", where, limit=_MAX_DOCUMENT).body, where)
+        value = _json(self._wire.get(f"{user}?repositories", where, limit=MAX_DOCUMENT).body, where)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise Malformed("not a list of repositories", field=where)
         return value
@@ -269,7 +234,7 @@ class Client:
         return self._document(name, f"{self.host}/{name}")
 
     def _document(self, path: str, where: str) -> dict[str, Any]:
-        value = _json(self._get(path, where, limit=_MAX_DOCUMENT).body, where)
+        value = _json(self._wire.get(path, where, limit=MAX_DOCUMENT).body, where)
         if not isinstance(value, dict):
             raise Malformed("not an object", field=where)
         return value
@@ -279,7 +244,7 @@ class Client:
     def publish(
         self, slug: Slug, package: Package, progress: Callable[[int], None] = lambda _count: None
     ) -> Entry:
-        """Publish `package` as `slug`: the tag first, then the tree in path order.
+        """Publish `package` as `slug`: the tag first, then the tree, level by level.
 
         What is there already, and the same, is left as it is: an interrupted publication is
         completed by doing it again.
@@ -292,10 +257,19 @@ class Client:
         root = nodes[""][0]
         content = root.to_bytes()
         self._put(_tag(slug), str(slug), content, ENTRY_TYPE, ContentDigest.of(content))
-        for path, (entry, body) in nodes.items():
+        advance = _locked(progress)
+
+        def put(path: str) -> None:
+            entry, body = nodes[path]
             url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
             self._put(url, f"{slug} {path}".strip(), body, entry.type, entry.digest)
-            progress(len(body))
+            advance(len(body))
+
+        # A directory is there before what is in it, as the server wants it.
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            for _, level in groupby(sorted(nodes, key=_depth), _depth):
+                for _ in pool.map(put, level):
+                    pass
         return root
 
     def yank(self, slug: Slug, reason: str) -> None:
@@ -304,9 +278,9 @@ class Client:
 
     def unyank(self, slug: Slug) -> None:
         """Take the mark away; raises as `publish` does."""
-        answer = self._request("DELETE", f"{_tag(slug)}/yank", str(slug), limit=_MAX_DOCUMENT)
+        answer = self._wire.request("DELETE", f"{_tag(slug)}/yank", str(slug), limit=MAX_DOCUMENT)
         if answer.status != 204:
-            raise self._refusal(answer, str(slug))
+            raise self._wire.refusal(answer, str(slug))
 
     def register_user(self, name: str, subject: str) -> None:
         """Register `name` for the OpenID Connect `subject`; raises as `publish` does."""
@@ -324,113 +298,62 @@ class Client:
         self, path: str, where: str, content: bytes, media_type: str, digest: ContentDigest
     ) -> None:
         headers = {"Content-Type": media_type, "Content-Digest": digest.to_header()}
-        answer = self._request("PUT", path, where, limit=_MAX_DOCUMENT, body=content, extra=headers)
+        answer = self._wire.request(
+            "PUT", path, where, limit=MAX_DOCUMENT, body=content, extra=headers
+        )
         if answer.status in (200, 201):
             return
         if answer.status == 409 and self._is_there(path, where, digest):
             return
-        raise self._refusal(answer, where)
+        raise self._wire.refusal(answer, where)
 
     def _is_there(self, path: str, where: str, digest: ContentDigest) -> bool:
         """Whether what the server holds already is what was to be put there."""
-        answer = self._request("HEAD", path, where, limit=0)
+        answer = self._wire.request("HEAD", path, where, limit=0)
         if answer.status != 200:
             return False
         there = ContentDigest.from_header(answer.headers.get("Content-Digest", ""))
         return there.values.get("sha-256") == digest.values["sha-256"]
 
-    # The wire.
 
-    def _get(
-        self,
-        path: str,
-        where: str,
-        *,
-        limit: int,
-        progress: Callable[[int], None] = lambda _count: None,
-    ) -> _Answer:
-        answer = self._request("GET", path, where, limit=limit, progress=progress)
-        if answer.status != 200:
-            raise self._refusal(answer, where)
-        return answer
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        where: str,
-        *,
-        limit: int,
-        body: bytes | None = None,
-        extra: dict[str, str] | None = None,
-        progress: Callable[[int], None] = lambda _count: None,
-    ) -> _Answer:
-        """Send a request, and read at most `limit` bytes of the body of a success."""
-        # The original's clients ask for no encoding: digests are over the bytes as sent.
-        headers = {**self._headers, "Accept-Encoding": "identity", **(extra or {})}
-        url = f"https://{self.host}/api/v{API_VERSION}/{path}"
-        try:
-            response = self._pool.request(
-                method, url, body=body, headers=headers, redirect=False, preload_content=False
+def _children(slug: Slug, path: str, content: bytes) -> Iterator[tuple[str, Entry]]:
+    """Paths and entries of what is in the directory at `path`."""
+    for name, child in Directory.from_bytes(content, f"{slug} {path}").entries.items():
+        place = f"{path}/{name}" if path else name
+        parse_path(place)
+        if child.type not in {DIRECTORY_TYPE, media_type(place)}:
+            raise Malformed(
+                "wrong media type",
+                field=f"{slug} {place}",
+                found=child.type,
+                expected=media_type(place),
             )
-            try:
-                bound = limit if response.status < 300 else _MAX_DOCUMENT
-                content, digest = _read(response, bound, progress)
-            finally:
-                response.close()
-        except urllib3.exceptions.SSLError as error:
-            raise tls_failure(error, self.host) from error
-        except urllib3.exceptions.HTTPError as error:
-            # A server may close a connection without saying that it is for the certificate.
-            hint = "it may not accept this client's certificate" if self._certified else None
-            raise Unavailable(
-                f"the drawbridge does not answer: {error}", field=self.host, found=where, hint=hint
-            ) from error
-        if content is None:
-            raise Unverified(
-                "longer than it should be", field=where, expected=f"at most {bound} bytes"
-            )
-        return _Answer(response.status, response.headers, content, digest)
-
-    def _refusal(self, answer: _Answer, where: str) -> Exception:
-        detail = _plain(answer.body[:300].decode("utf-8", "replace"))
-        text = f"the drawbridge answers {answer.status}"
-        if detail:
-            text += f": {detail}"
-        if answer.status >= 500 or answer.status == 429:
-            return Unavailable(text, field=where)
-        if answer.status < 400:
-            return Malformed(text, field=where, expected="no redirection")
-        hint = None
-        if answer.status == 401 and not self._headers and not self._certified:
-            hint = "log in with `garrison user login`; it may be private, or not exist"
-        elif answer.status in {401, 403, 404}:
-            hint = "it does not exist, or this user or keep has no right to it"
-        return Rejected(text, field=where, hint=hint)
+        yield place, child
 
 
-def _read(
-    response: urllib3.BaseHTTPResponse, limit: int, progress: Callable[[int], None]
-) -> tuple[bytes | None, ContentDigest]:
-    """Read a body of at most `limit` bytes; None if it is longer."""
-    hasher = ContentHasher()
-    pieces = []
-    deadline = time.monotonic() + _PATIENCE_SECONDS + limit / _SLOWEST
-    # As much as there is each time: a server that sends a byte a minute is noticed.
-    while piece := response.read1(_PIECE, decode_content=False):
-        hasher.update(piece)
-        if hasher.length > limit:
-            return None, hasher.digest()
-        if time.monotonic() > deadline:
-            raise urllib3.exceptions.HTTPError(f"only {hasher.length} bytes came, too slowly")
-        progress(len(piece))
-        pieces.append(piece)
-    return b"".join(pieces), hasher.digest()
+def _check_size(slug: Slug, count: int, total: int) -> None:
+    if count > MAX_FILES or total > MAX_PACKAGE:
+        raise Malformed(
+            "too large a package",
+            field=str(slug),
+            found=f"{count} files and directories or more, {total} bytes",
+            expected=f"at most {MAX_FILES}, {MAX_PACKAGE} bytes",
+        )
 
 
-def _plain(text: str) -> str:
-    """Another party's words, fit for a terminal and a log."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])
+def _depth(path: str) -> int:
+    return path.count("/") + 1 if path else 0
+
+
+def _locked(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """For several threads, of which one at a time tells of its progress."""
+    lock = threading.Lock()
+
+    def advance(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return advance
 
 
 def _tag(slug: Slug) -> str:

@@ -52,7 +52,11 @@ class Drawbridges:
             raise Rejected("not a drawbridge of the policy", field="slug", found=slug)
         # A certificate of minutes for each question: there is no key to keep or to renew.
         chain, key = issue_client_certificate(self._authority, datetime.now(UTC))
+        # One try: a keep waits for the answer.
         client = Client(
-            slug.host, ca_pem=self._hosts[slug.host], certificate=ClientCertificate(chain, key)
+            slug.host,
+            ca_pem=self._hosts[slug.host],
+            certificate=ClientCertificate(chain, key),
+            tries=1,
         )
         return client.tag_digest(slug)

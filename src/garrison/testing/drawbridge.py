@@ -197,11 +197,20 @@ class Lie:
 
 @dataclass
 class LyingServer:
-    """A TLS server for `localhost` that answers GET as it is told. A context manager."""
+    """A TLS server for `localhost` that answers GET as it is told. A context manager.
+
+    Attributes:
+        answers: to every request for a path.
+        turns: what is answered before that, once each, in turn.
+        requested: the paths that were asked for.
+        ranges: of each of these requests, `Range` and `If-Range`.
+    """
 
     leaf: Leaf
     answers: dict[str, Lie] = field(default_factory=dict)
+    turns: dict[str, list[Lie]] = field(default_factory=dict)
     requested: list[str] = field(default_factory=list)
+    ranges: list[tuple[str | None, str | None]] = field(default_factory=list)
     host: str = ""
 
     def __enter__(self) -> Self:
@@ -213,7 +222,10 @@ class LyingServer:
 
             def do_GET(self) -> None:
                 lying.requested.append(self.path)
+                lying.ranges.append((self.headers.get("Range"), self.headers.get("If-Range")))
                 lie = lying.answers.get(self.path, Lie(404, {"Content-Length": "0"}, b""))
+                if lying.turns.get(self.path):
+                    lie = lying.turns[self.path].pop(0)
                 self.send_response(lie.status)
                 for name, value in lie.headers.items():
                     self.send_header(name, value)

@@ -25,7 +25,10 @@ ASKED: list[tuple[str, str | None, ClientCertificate, Slug]] = []
 class FakeClient:
     """Takes the place of the drawbridge's client, and notes how it is used."""
 
-    def __init__(self, host: str, *, ca_pem: str | None, certificate: ClientCertificate) -> None:
+    def __init__(
+        self, host: str, *, ca_pem: str | None, certificate: ClientCertificate, tries: int
+    ) -> None:
+        assert tries == 1
         self._made = (host, ca_pem, certificate)
 
     def tag_digest(self, slug: Slug) -> bytes:

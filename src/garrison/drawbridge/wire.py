@@ -1,0 +1,275 @@
+"""One request to a drawbridge, and its answer: the client's HTTP, without its meaning.
+
+No redirect is followed, nothing longer than its limit is read, and nothing slower than a pace.
+What says "not now" is asked again (`garrison.drawbridge.retry`); a body that breaks off is gone on
+with where it broke off, if the caller holds its digest and so can tell what it got.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from garrison.drawbridge.retry import TRIES, seconds_to_wait, wait_before_retry
+from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
+from garrison.errors import Malformed, Rejected, Unavailable, Unverified
+from garrison.formats.content_digest import ContentDigest, ContentHasher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+API_VERSION = "0.1.0"
+# How many requests of one client may be under way at once.
+CONNECTIONS = 6
+# A list of all tags of a repository, a user, a repository's configuration, an error.
+MAX_DOCUMENT = 1 << 20
+_PIECE = 1 << 18
+_TIMEOUT = urllib3.Timeout(connect=10, read=60)
+# A body must come at this pace at least, bytes a second, once the patience is over.
+_PATIENCE_SECONDS = 60.0
+_SLOWEST = 50_000
+# RFC 9110, section 14.4: first-last/complete-length.
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the drawbridge answered, and the digest of the body as it came."""
+
+    status: int
+    headers: urllib3.HTTPHeaderDict
+    body: bytes
+    digest: ContentDigest
+
+    def check_digest_header(self, where: str) -> None:
+        """Check the body against the digests in the headers; there must be some."""
+        header = self.headers.get("Content-Digest")
+        if header is None:
+            raise Unverified(
+                "no Content-Digest header", field=where, expected=self.digest.to_header()
+            )
+        field = f"{where}: Content-Digest"
+        ContentDigest.from_header(header, field).check(self.digest, field)
+
+
+class _Body:
+    """What came of a body so far, over one connection or several."""
+
+    def __init__(self, limit: int, progress: Callable[[int], None]) -> None:
+        self.limit = limit
+        self.tag: str | None = None
+        self._progress = progress
+        self._deadline = time.monotonic() + _PATIENCE_SECONDS + limit / _SLOWEST
+        self._pieces: list[bytes] = []
+        self.hasher = ContentHasher()
+
+    @property
+    def length(self) -> int:
+        return self.hasher.length
+
+    def begin_again(self) -> None:
+        self._progress(-self.length)
+        self._pieces = []
+        self.hasher = ContentHasher()
+
+    def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
+        # As much as there is each time: a server that sends a byte a minute is noticed.
+        while piece := response.read1(_PIECE, decode_content=False):
+            self.hasher.update(piece)
+            if self.length > self.limit:
+                raise Unverified(
+                    "longer than it should be", field=where, expected=f"at most {self.limit} bytes"
+                )
+            if time.monotonic() > self._deadline:
+                raise Unavailable(
+                    f"the drawbridge does not answer: only {self.length} bytes came, too slowly",
+                    field=where,
+                )
+            self._progress(len(piece))
+            self._pieces.append(piece)
+
+    def content(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class Wire:
+    """The way to the drawbridge at one host; threads may share it."""
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        ca_pem: str | None,
+        token: str | None,
+        certificate: ClientCertificate | None,
+        tries: int = TRIES,
+    ) -> None:
+        """See `garrison.drawbridge.client.Client`."""
+        self.host = host
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._certified = certificate is not None
+        self._tries = tries
+        self._pool = urllib3.PoolManager(
+            ssl_context=client_context(host, ca_pem, certificate),
+            retries=False,
+            timeout=_TIMEOUT,
+            maxsize=CONNECTIONS,
+        )
+
+    def get(
+        self,
+        path: str,
+        where: str,
+        *,
+        limit: int,
+        progress: Callable[[int], None] = lambda _count: None,
+        resume: bool = False,
+    ) -> Answer:
+        """GET what must be there, of at most `limit` bytes.
+
+        Args:
+            path: below the API's version.
+            where: what is asked for, in words for errors.
+            limit: of the body.
+            progress: told of every number of bytes that came; of a negative one, where what came
+                must be asked for again.
+            resume: whether to go on with a body that broke off. The caller must check the digest.
+        """
+        answer = self.request("GET", path, where, limit=limit, progress=progress, resume=resume)
+        if answer.status != 200:
+            raise self.refusal(answer, where)
+        return answer
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        where: str,
+        *,
+        limit: int,
+        body: bytes | None = None,
+        extra: dict[str, str] | None = None,
+        progress: Callable[[int], None] = lambda _count: None,
+        resume: bool = False,
+    ) -> Answer:
+        """Send a request, again if the server says "not now", and return the last answer."""
+        got = _Body(limit, progress)
+        tried = 0
+        while True:
+            tried += 1
+            chance = random.random()  # noqa: S311 - spreads load; nothing secret depends on it
+            try:
+                answer = self._send(method, path, where, got, body=body, extra=extra or {})
+            except _BrokenOffError as error:
+                if not resume or tried >= self._tries:
+                    raise self._silence(error.cause, where) from error
+                time.sleep(seconds_to_wait(tried, chance))
+                continue
+            retry_after = answer.headers.get("Retry-After")
+            wait = wait_before_retry(answer.status, retry_after, tried, chance, self._tries)
+            if wait is None:
+                return answer
+            time.sleep(wait)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        where: str,
+        got: _Body,
+        *,
+        body: bytes | None,
+        extra: dict[str, str],
+    ) -> Answer:
+        """Send a request once, and read on where `got` ends."""
+        # The original's clients ask for no encoding: digests are over the bytes as sent.
+        headers = {**self._headers, "Accept-Encoding": "identity", **extra}
+        asked = got.length if got.tag is not None else 0
+        if asked:
+            # If-Range: of anything else than what was begun, all is to come.
+            headers |= {"Range": f"bytes={asked}-", "If-Range": str(got.tag)}
+        url = f"https://{self.host}/api/v{API_VERSION}/{path}"
+        try:
+            response = self._pool.request(
+                method, url, body=body, headers=headers, redirect=False, preload_content=False
+            )
+        except urllib3.exceptions.SSLError as error:
+            raise tls_failure(error, self.host) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise self._silence(error, where) from error
+        try:
+            status = response.status
+            if status == 206 and asked:
+                _check_range(response.headers.get("Content-Range"), asked, where)
+                status = 200
+            elif status < 300:
+                got.begin_again()
+            else:
+                # What an error's body holds is no progress.
+                got = _Body(MAX_DOCUMENT, lambda _count: None)
+            got.tag = response.headers.get("ETag")
+            got.read(response, where)
+        except urllib3.exceptions.SSLError as error:
+            raise tls_failure(error, self.host) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise _BrokenOffError(error) from error
+        finally:
+            response.close()
+        return Answer(status, response.headers, got.content(), got.hasher.digest())
+
+    def _silence(self, error: Exception, where: str) -> Unavailable:
+        # A server may close a connection without saying that it is for the certificate.
+        hint = "it may not accept this client's certificate" if self._certified else None
+        return Unavailable(
+            f"the drawbridge does not answer: {error}", field=self.host, found=where, hint=hint
+        )
+
+    def refusal(self, answer: Answer, where: str) -> Exception:
+        """The error that an answer is, which is not what was asked for."""
+        detail = plain(answer.body[:300].decode("utf-8", "replace"))
+        text = f"the drawbridge answers {answer.status}"
+        if detail:
+            text += f": {detail}"
+        if answer.status >= 500 or answer.status == 429:
+            return Unavailable(text, field=where)
+        if answer.status < 400:
+            return Malformed(text, field=where, expected="no redirection")
+        hint = None
+        if answer.status == 401 and not self._headers and not self._certified:
+            hint = "log in with `garrison user login`; it may be private, or not exist"
+        elif answer.status in {401, 403, 404}:
+            hint = "it does not exist, or this user or keep has no right to it"
+        return Rejected(text, field=where, hint=hint)
+
+
+class _BrokenOffError(Exception):
+    """The connection ended before the body did."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _check_range(header: str | None, first: int, where: str) -> None:
+    """Check that a partial answer is what was asked for: all from `first` on."""
+    match = _CONTENT_RANGE.fullmatch(header or "")
+    if match is not None:
+        start, last, total = map(int, match.groups())
+        if start == first and last + 1 == total:
+            return
+    raise Unverified(
+        "another range than was asked for",
+        field=f"{where}: Content-Range",
+        found=repr(header)[:100],
+        expected=f"bytes {first}- to the end",
+    )
+
+
+def plain(text: str) -> str:
+    """Another party's words, fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in text[:500])
