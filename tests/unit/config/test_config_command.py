@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from garrison.cli.config import command
 from garrison.errors import Malformed, Misuse
+from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import TEMPLATE
 from garrison.testing.tls import Authority, keep, workload
 
@@ -156,3 +158,94 @@ def test_a_peer_must_be_a_certificate(tmp_path: Path) -> None:
     with pytest.raises(Malformed) as caught:
         invoke("check", "--peer", str(peer), str(path))
     assert (caught.value.field, caught.value.message) == ("--peer", "not certificates in PEM")
+
+
+_NARROWED = """
+[network.incoming.1]
+peers = ['drawbridge.test/jane/*']
+[network.incoming.2]
+prot = 'tcp'
+[network.incoming.3]
+trust = 'steward'
+[network.outgoing.'db.test:5432']
+[network.outgoing.'api.test']
+"""
+_TENANT = """
+[network.incoming.1]
+peers = ['any; tee=tdx']
+[network.incoming.2]
+[network.incoming.4]
+[network.outgoing.'db.test:5432']
+peers = ['drawbridge.test/jane/db:^1.0']
+[network.outgoing.'api.test:444']
+"""
+
+
+def test_check_explains_what_a_deployment_narrows(tmp_path: Path) -> None:
+    path, policy = tmp_path / "x.toml", tmp_path / "policy.toml"
+    path.write_text(_NARROWED)
+    policy.write_text(_TENANT)
+    lines = invoke("check", "--policy", str(policy), str(path)).output.splitlines()
+    under = "certified under the steward's roots"
+    digest = digest_text(sha256(_TENANT.encode()).digest())
+    for line in (
+        f"policy   {digest}, which narrows what follows",
+        f"  1: TLS; admits drawbridge.test/jane/*; and by the tenant any; tee=tdx, {under}",
+        "  2: the tenant's policy demands TLS",
+        "  3: denied by the tenant's policy",
+        "  4: TLS; admits anybody; who shows a certificate must be under the steward's roots",
+        f"  db.test:5432: TLS; admits drawbridge.test/jane/db:^1.0, {under}",
+        "  api.test: denied by the tenant's policy",
+        "  api.test:444: TLS; admits the host by its name, certified under the web's roots",
+    ):
+        assert line in lines
+    # Incoming and outgoing.
+    assert lines.count("  default: denied by the tenant's policy") == 2
+    done = CliRunner().invoke(command, ["check", "--json", "--policy", str(policy), str(path)])
+    explained = json.loads(done.stdout)
+    assert explained["policy"] == digest
+    assert explained["incoming"]["1"]["tenant_peers"] == ["any; tee=tdx"]
+    assert explained["incoming"]["3"] == {"prot": "deny", "why": "denied by the tenant's policy"}
+
+
+def test_check_judges_a_peer_by_both(tmp_path: Path) -> None:
+    path, policy, peer = (tmp_path / name for name in ("x.toml", "policy.toml", "peer.pem"))
+    path.write_text(
+        "[[files]]\nkind = 'listen'\nname = 'L'\nport = 1\npeers = ['drawbridge.test/jane/*']\n"
+        "[[files]]\nkind = 'listen'\nname = 'M'\nport = 2\npeers = ['drawbridge.test/jane/*']\n"
+        "[[files]]\nkind = 'listen'\nname = 'N'\nport = 3\n"
+    )
+    policy.write_text(
+        "[network.incoming.1]\npeers = ['any; tee=snp']\n"
+        "[network.incoming.2]\npeers = ['any; tee=tdx']\n"
+    )
+    peer.write_bytes(Authority().issue(workload()).chain_pem())
+    options = ("--policy", str(policy), "--peer", str(peer))
+    lines = invoke("check", *options, str(path)).output.splitlines()
+    assert (
+        "  fd 0 L: admitted, by drawbridge.test/jane/*; and by the tenant any; tee=snp, if it is"
+        " under the steward's roots"
+    ) in lines
+    (refused,) = [line for line in lines if line.startswith("  fd 1 M: refused")]
+    assert refused.endswith("wanted drawbridge.test/jane/*; and by the tenant any; tee=tdx")
+    assert "  fd 2 N: refused, denied by the tenant's policy" in lines
+
+
+def test_an_empty_policy_leaves_nothing(tmp_path: Path) -> None:
+    path, policy = tmp_path / "x.toml", tmp_path / "policy.toml"
+    path.write_text(_NARROWED)
+    policy.write_text("")
+    done = CliRunner().invoke(command, ["check", "--json", "--policy", str(policy), str(path)])
+    explained = json.loads(done.stdout)
+    rules = [*explained["incoming"].values(), *explained["outgoing"].values()]
+    assert len(rules) == 7
+    assert {rule["prot"] for rule in rules} == {"deny"}
+
+
+def test_a_policy_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path, policy = tmp_path / "x.toml", tmp_path / "policy.toml"
+    path.write_text("")
+    policy.write_text("\nargs = ['wider']\n")
+    with pytest.raises(Malformed) as caught:
+        invoke("check", "--policy", str(policy), str(path))
+    assert str(caught.value).startswith(f"{policy}:2: args: unknown key")
