@@ -6,7 +6,7 @@ host goes to it by itself.
 
 from garrison.errors import GarrisonError
 from garrison.keep.engine.cache import compiled_module
-from garrison.keep.engine.runtime import Engine, Instance, Module
+from garrison.keep.engine.runtime import Engine, Instance, Module, is_component
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
 from garrison.keep.wasi.host import Exit, Host, Table
@@ -52,10 +52,10 @@ def execute(
     directories: "Mapping[str, Descriptor] | None" = None,
     cached: bool = False,
 ) -> int:
-    """Run a module until it ends.
+    """Run a module or component until it ends.
 
     Args:
-        wasm: the module.
+        wasm: the module or component.
         args: its arguments, the program's name first.
         env: its environment.
         descriptors: what it has open from the start, from descriptor 0 on, before the root
@@ -73,7 +73,7 @@ def execute(
         Its exit code.
 
     Raises:
-        Malformed: it is no module, or not one for WASI preview 1.
+        Malformed: it is neither a module for WASI preview 1 nor a component for WASI 0.2.
         Trap: it did what WebAssembly forbids.
         Interrupted: SIGINT or SIGTERM came.
         Unavailable: the engine is missing, or the guest wants more memory than it may have.
@@ -97,8 +97,25 @@ def execute(
         directory.preopened = name
         table.insert(directory)
     engine = Engine()
+
+    def compiled(wasm: bytes) -> Module:
+        return compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+
     try:
-        module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+        if is_component(wasm):
+            from garrison.keep.component.run import run  # late: see `engine`
+
+            return run(
+                wasm,
+                engine=engine,
+                compiled=compiled,
+                descriptors=table,
+                args=args,
+                env=env,
+                network=network,
+                memory=limits.memory,
+            )
+        module = compiled(wasm)
         try:
             with Interrupts(engine.interrupt) as interrupts:
                 host = Host(list(args), dict(env), table, interrupts)

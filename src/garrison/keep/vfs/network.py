@@ -85,10 +85,10 @@ def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]
     """
 
     def connect(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: Socket(_told(network.connect, name)))
+        return _Opened(d.STREAM, lambda: Socket(told(network.connect, name)))
 
     def listen(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: ListeningSocket(_told(network.listen, name)))
+        return _Opened(d.STREAM, lambda: ListeningSocket(told(network.listen, name)))
 
     def event(direction: 'Literal["con", "lis"]') -> Node:
         def take() -> "Descriptor":
@@ -115,7 +115,13 @@ def _json(value: "dict[str, Any]") -> File:
     return File(None, json.dumps(value, separators=(",", ":")).encode())
 
 
-def _told(ask: "Callable[[str], T]", name: str) -> "T":
+def told(ask: "Callable[[str], T]", name: str) -> "T":
+    """Ask the network for `name`; the reason of a refusal goes to the keep's log alone.
+
+    Raises:
+        Errno: it was refused.
+        OSError: the network failed.
+    """
     try:
         return ask(name)
     except GarrisonError as error:

@@ -1,0 +1,56 @@
+"""What a component runs on: the same descriptors, files, network and signals as any guest's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.network import Network
+    from garrison.keep.wasi.interrupts import Interrupts
+
+# What is read or made at once; one full record of TLS is 16 KiB.
+CHUNK = 1 << 16
+
+
+class Host:
+    """The host of one component.
+
+    Args:
+        args: the arguments, the program's name first.
+        env: the environment.
+        streams: standard input, output and error.
+        directories: those that it has from the start, by name.
+        network: what it can reach; None if nothing.
+        interrupts: what ends a wait.
+
+    Attributes:
+        names: the hosts' names that it looked up, in order, and `numbers` where each stands.
+        scratch: room for what is on its way into the component; used within one call.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        streams: Sequence[Descriptor],
+        directories: Sequence[tuple[str, Descriptor]],
+        network: Network | None,
+        interrupts: Interrupts,
+    ) -> None:
+        self.args = [_text(arg) for arg in args]
+        self.env = [(_text(name), _text(value)) for name, value in env.items()]
+        self.streams = streams
+        self.directories = directories
+        self.network = network
+        self.interrupts = interrupts
+        self.names: list[str] = []
+        self.numbers: dict[str, int] = {}
+        self.scratch = memoryview(bytearray(CHUNK))
+
+
+def _text(text: str) -> str:
+    # A command line may hold bytes that are not UTF-8; a string of WIT cannot.
+    return text.encode(errors="surrogateescape").decode(errors="replace")

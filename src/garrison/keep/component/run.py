@@ -1,0 +1,113 @@
+"""Run a component of the world `wasi:cli/command`, from its bytes to its exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from garrison.errors import Malformed
+from garrison.keep.component import interfaces
+from garrison.keep.component.binary import parse
+from garrison.keep.component.host import Host
+from garrison.keep.component.instance import Ended, Instance
+from garrison.keep.component.link import link
+from garrison.keep.engine.failures import Trap
+from garrison.keep.vfs.descriptor import FOLDER
+from garrison.keep.vfs.streams import Null
+from garrison.keep.wasi.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from garrison.keep.component.link import Lifted, Program
+    from garrison.keep.engine.runtime import Engine, Module
+    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.network import Network
+
+_RUN = "wasi:cli/run"
+
+
+def run(
+    wasm: bytes,
+    *,
+    engine: Engine,
+    compiled: Callable[[bytes], Module],
+    descriptors: Mapping[int, Descriptor],
+    args: Sequence[str],
+    env: Mapping[str, str],
+    network: Network | None,
+    memory: int,
+) -> int:
+    """Run a component until it ends.
+
+    Args:
+        wasm: the component.
+        engine: what runs it.
+        compiled: compiles a core module.
+        descriptors: what a core module would have open from the start, by number: the first
+            three are the standard streams, and the directories among them are its own.
+        args: its arguments, the program's name first.
+        env: its environment.
+        network: what it can reach; None if nothing.
+        memory: how many bytes of linear memory it may have.
+
+    Returns:
+        Its exit code: 0 or 1 as it says, or the one that it ended itself with.
+
+    Raises:
+        Malformed: it is no component that a keep runs.
+        Trap: it did what WebAssembly or the canonical ABI forbid.
+        Interrupted: SIGINT or SIGTERM came.
+        Unavailable: it wants more memory than it may have.
+    """
+    modules: list[Module] = []
+
+    def kept(module: bytes) -> Module:
+        modules.append(compiled(module))
+        return modules[-1]
+
+    try:
+        program = link(parse(wasm), interfaces.find, kept)
+        main = _main(program)
+        streams = [descriptors.get(number) or Null() for number in range(3)]
+        directories = [
+            (found.preopened, found)
+            for found in descriptors.values()
+            if found.filetype == FOLDER and found.preopened is not None
+        ]
+        with Interrupts(engine.interrupt) as interrupts:
+            host = Host(args, env, streams, directories, network, interrupts)
+            instance = Instance(engine, program, interfaces.function, host, memory_limit=memory)
+            try:
+                instance.start()
+                result, _ = instance.call(main)
+            except Ended as ended:
+                return ended.code
+            except Trap:
+                interrupts.check()
+                raise
+            finally:
+                instance.close()
+            return 0 if result == "ok" else 1
+    finally:
+        for module in modules:
+            module.close()
+
+
+def _main(program: Program) -> Lifted:
+    """The function that a command begins with.
+
+    Raises:
+        Malformed: there is none.
+    """
+    found = program.exports.get(_RUN, {}).get("run")
+    if found is None:
+        raise Malformed(
+            "not a program",
+            field="component",
+            found=f"exports {', '.join(sorted(program.exports)) or 'no interface'}",
+            expected=f"{_RUN}, of the world wasi:cli/command",
+        )
+    wanted = interfaces.find(f"{_RUN}@0.2.0").functions["run"]
+    if found.kind != wanted:
+        raise Malformed("has another type than it should", field=f"{_RUN} run")
+    return found
