@@ -39,6 +39,14 @@ MAX_FLAT_RESULTS = 1
 _MAX_KNOWN = 64
 
 
+def lowered_signature(kind: t.Function) -> tuple[str, str]:
+    """The core types of a function's parameters and result, as a component imports it."""
+    flat = fields([part for _, part in kind.parameters]).flat
+    flat = flat if len(flat) <= MAX_FLAT_PARAMETERS else "I"
+    returned = "" if kind.result is None else codec(kind.result).flat
+    return (flat + "I", "") if len(returned) > MAX_FLAT_RESULTS else (flat, returned)
+
+
 class Failed(Exception):
     """A function of ours fails with a value of its error type.
 
@@ -254,11 +262,7 @@ class Instance:
         boundary = self._boundary(ref.memory, ref.realloc)
         body = self._body(ref.function.interface, ref.function.name)
         parameters = fields([part for _, part in kind.parameters])
-        result = None if kind.result is None else codec(kind.result)
-        flat = parameters.flat if len(parameters.flat) <= MAX_FLAT_PARAMETERS else "I"
-        returned = "" if result is None else result.flat
-        if len(returned) > MAX_FLAT_RESULTS:
-            flat, returned = flat + "I", ""
+        flat, returned = lowered_signature(kind)
         run = self._run(boundary, body, parameters, kind, flat, returned)
         if any(isinstance(part, t.Own) for _, part in kind.parameters):
             run = _noting(boundary, run)

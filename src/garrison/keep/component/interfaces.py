@@ -65,6 +65,11 @@ def find(name: str) -> t.Interface:
     )
 
 
+def known() -> list[t.Interface]:
+    """All interfaces that a keep has, each after those whose types it uses."""
+    return [interface for package in _PACKAGES for interface in _package(package).values()]
+
+
 def function(interface: str, name: str) -> Callable[..., Any]:
     """What serves a function of an interface that `find` gave."""
     package, short = interface.split("/")
