@@ -41,6 +41,15 @@ def number(value: int) -> bytes:
     return bytes([*out, value])
 
 
+def _positive(value: int) -> bytes:
+    """A signed LEB128 of a number that is not negative."""
+    out = bytearray(number(value))
+    if out[-1] & 0x40:
+        out[-1] |= 0x80
+        out.append(0)
+    return bytes(out)
+
+
 def name(text: str) -> bytes:
     """A name."""
     data = text.encode()
@@ -162,7 +171,7 @@ class _InstanceType:
             return bytes([_PRIMITIVE[kind.name]])
         if kind not in self._known:
             self._known[kind] = self._declare(b"\1" + self._defined(kind))
-        return number(self._known[kind])
+        return _positive(self._known[kind])
 
     def _defined(self, kind: t.Type) -> bytes:
         match kind:
@@ -265,7 +274,7 @@ def command(
 
 def _exported(out: Encoder, run: int) -> bytes:
     result = out.add("type", 7, b"\x6a\0\0")
-    kind = out.add("type", 7, b"\x40\0\0" + number(result))
+    kind = out.add("type", 7, b"\x40\0\0" + _positive(result))
     function = out.add("func", 8, b"\0\0" + number(run) + b"\0" + number(kind))
     instance = out.add(
         "instance", 5, b"\1" + vector([b"\0" + name("run") + b"\1" + number(function)])
