@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from garrison.keep.component.wasi.streams import Moment, Pollable
+from garrison.keep.component.waiting import Moment, Pollable
 
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host

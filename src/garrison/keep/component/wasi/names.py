@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from garrison.errors import Malformed
 from garrison.formats.endpoint import is_address, parse_host
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.wasi.streams import Moment, Pollable
+from garrison.keep.component.waiting import Moment, Pollable
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from garrison.formats.endpoint import bracketed
 from garrison.keep.component.instance import Failed
+from garrison.keep.component.waiting import Moment, Pollable, Readiness
 from garrison.keep.component.wasi.names import (
     Network,
     host_of,
@@ -27,14 +28,7 @@ from garrison.keep.component.wasi.names import (
     socket_address,
     told,
 )
-from garrison.keep.component.wasi.streams import (
-    InputStream,
-    Moment,
-    OutputStream,
-    Pollable,
-    Readiness,
-    Shared,
-)
+from garrison.keep.component.wasi.streams import InputStream, OutputStream, Shared
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
