@@ -113,7 +113,7 @@ def execute(
                 args=args,
                 env=env,
                 network=network,
-                memory=limits.memory,
+                limits=limits,
             )
         module = compiled(wasm)
         try:

@@ -26,7 +26,7 @@ class Runner:
             files=given.pop("files", {}),
             network=given.pop("network", None),
             limits=given.pop("limits", Limits()),
-            cached=True,
+            cached=given.pop("cached", True),
         )
         assert not given
         return code, self._capfd.readouterr().out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from garrison.keep.vfs.errno import MFILE, Errno
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -24,6 +26,7 @@ class Host:
         streams: standard input, output and error.
         directories: those that it has from the start, by name.
         network: what it can reach; None if nothing.
+        limit: how many descriptors it may have open besides those that it starts with.
         interrupts: what ends a wait.
 
     Attributes:
@@ -39,6 +42,7 @@ class Host:
         directories: Sequence[tuple[str, Descriptor]],
         network: Network | None,
         interrupts: Interrupts,
+        limit: int,
     ) -> None:
         self.args = [_text(arg) for arg in args]
         self.env = [(_text(name), _text(value)) for name, value in env.items()]
@@ -46,9 +50,24 @@ class Host:
         self.directories = directories
         self.network = network
         self.interrupts = interrupts
+        self._left = limit
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
         self.scratch = memoryview(bytearray(CHUNK))
+
+    def opened(self, descriptor: Descriptor | None) -> None:
+        """Count one descriptor more, or one less if there is none.
+
+        Raises:
+            Errno: there are too many; it is closed.
+        """
+        if descriptor is None:
+            self._left += 1
+            return
+        if self._left <= 0:
+            descriptor.close()
+            raise Errno(MFILE)
+        self._left -= 1
 
 
 def _text(text: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from garrison.keep.component.link import Lifted, Program
     from garrison.keep.engine.runtime import Engine, Module
+    from garrison.keep.execute import Limits
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
 
@@ -35,7 +36,7 @@ def run(
     args: Sequence[str],
     env: Mapping[str, str],
     network: Network | None,
-    memory: int,
+    limits: Limits,
 ) -> int:
     """Run a component until it ends.
 
@@ -48,7 +49,7 @@ def run(
         args: its arguments, the program's name first.
         env: its environment.
         network: what it can reach; None if nothing.
-        memory: how many bytes of linear memory it may have.
+        limits: how much it may take.
 
     Returns:
         Its exit code: 0 or 1 as it says, or the one that it ended itself with.
@@ -75,8 +76,10 @@ def run(
             if found.filetype == FOLDER and found.preopened is not None
         ]
         with Interrupts(engine.interrupt) as interrupts:
-            host = Host(args, env, streams, directories, network, interrupts)
-            instance = Instance(engine, program, interfaces.function, host, memory_limit=memory)
+            host = Host(args, env, streams, directories, network, interrupts, limits.descriptors)
+            instance = Instance(
+                engine, program, interfaces.function, host, memory_limit=limits.memory
+            )
             try:
                 instance.start()
                 result, _ = instance.call(main)

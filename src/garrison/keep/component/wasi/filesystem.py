@@ -145,7 +145,7 @@ _CODES = {
     "NOTSUP": "unsupported", "NOTTY": "no-tty", "NXIO": "no-such-device",
     "OVERFLOW": "overflow", "PERM": "not-permitted", "PIPE": "pipe", "ROFS": "read-only",
     "SPIPE": "invalid-seek", "TXTBSY": "text-file-busy", "XDEV": "cross-device",
-    "NOTCAPABLE": "not-permitted",
+    "NOTCAPABLE": "not-permitted", "MFILE": "quota",
 }  # fmt: skip
 _TYPES = {
     d.CHARACTER: "character-device",
@@ -166,10 +166,15 @@ class Opened:
         descriptor: what it is open on.
         shared: likewise, for its streams.
         flags: what it was opened for.
+
+    Raises:
+        Errno: the host has too many open.
     """
 
-    def __init__(self, descriptor: Descriptor, flags: frozenset[str]) -> None:
-        self.shared = Shared(descriptor)
+    def __init__(
+        self, descriptor: Descriptor, flags: frozenset[str], host: Host | None = None
+    ) -> None:
+        self.shared = Shared(descriptor, host)
         self.descriptor = self.shared.use()
         self.flags = flags
 
@@ -364,7 +369,7 @@ def _check_changeable(opened: Opened) -> None:
 
 @told
 def descriptor_open_at(
-    _host: Host,
+    host: Host,
     opened: Opened,
     path_flags: frozenset[str],
     path: str,
@@ -388,7 +393,7 @@ def descriptor_open_at(
     found = node.open(read="read" in flags, write="write" in flags)
     if isinstance(found, Folder):
         found.parent = place.parent.ino
-    return Opened(found, flags)
+    return Opened(found, flags, host)
 
 
 def _stat(found: Stat) -> tuple[Any, ...]:

@@ -254,18 +254,32 @@ class TcpSocket:
             raise Failed("invalid-argument")
         return address, port
 
-    def connected(self, connection: Socket) -> None:
-        """Be connected."""
+    def connected(self, host: Host, connection: Socket) -> None:
+        """Be connected.
+
+        Raises:
+            Errno: the host has too many descriptors; it is closed.
+        """
+        self._shared = Shared(connection, host)
+        self._shared.use()
         self.connection = connection
         for name, value in self._changed.items():
             self._set(connection, name, value)
 
+    def listening(self, host: Host, listener: ListeningSocket) -> None:
+        """Be a listener.
+
+        Raises:
+            Errno: the host has too many descriptors; it is closed.
+        """
+        self._shared = Shared(listener, host)
+        self._shared.use()
+        self.listener = listener
+
     def streams(self, host: Host) -> tuple[InputStream, OutputStream]:
         """The two directions of its connection."""
-        if self.connection is None:
+        if self._shared is None:
             raise Failed("invalid-state")
-        self._shared = Shared(self.connection)
-        self._shared.use()
         self.output = OutputStream(host, self._shared)
         return InputStream(self._shared), self.output
 
@@ -288,12 +302,8 @@ class TcpSocket:
 
     def drop(self) -> None:
         """End it; the streams go on."""
-        if self.listener is not None:
-            self.listener.close()
         if self._shared is not None:
             self._shared.release()
-        elif self.connection is not None:
-            self.connection.close()
 
 
 def _host_socket(connection: Socket | ListeningSocket) -> socket.socket:
@@ -344,7 +354,7 @@ def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
     except BaseException:
         sock.begun = ""
         raise
-    sock.listener = ListeningSocket(listener)
+    sock.listening(host, ListeningSocket(listener))
     sock.bound = socket_address(address, getattr(listener, "port", port))
 
 
@@ -360,7 +370,7 @@ def tcp_socket_accept(host: Host, sock: TcpSocket) -> tuple[TcpSocket, InputStre
         raise Failed("invalid-state")
     accepted = TcpSocket(sock.family)
     accepted.options = dict(sock.options)
-    accepted.connected(sock.listener.accept())
+    accepted.connected(host, sock.listener.accept())
     return (accepted, *accepted.streams(host))
 
 
@@ -376,7 +386,7 @@ def tcp_socket_start_connect(host: Host, sock: TcpSocket, _network: Network, to:
     sock.remote = to
     try:
         name = bracketed(host_of(host, address))
-        sock.connected(Socket(asked(reach.connect, f"{name}:{port}")))
+        sock.connected(host, Socket(asked(reach.connect, f"{name}:{port}")))
     except BaseException:
         sock.begun = ""
         raise

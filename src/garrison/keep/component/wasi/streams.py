@@ -99,10 +99,21 @@ def poll_poll(host: Host, wanted: list[Pollable]) -> list[int]:
 
 
 class Shared:
-    """A descriptor that several resources use; it is closed when the last of them is dropped."""
+    """A descriptor that several resources use; it is closed when the last of them is dropped.
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    Args:
+        descriptor: what they use.
+        host: what counts it; None if it was there from the start.
+
+    Raises:
+        Errno: the host has too many.
+    """
+
+    def __init__(self, descriptor: Descriptor, host: Host | None = None) -> None:
+        if host is not None:
+            host.opened(descriptor)
         self.descriptor = descriptor
+        self._host = host
         self._users = 0
 
     def use(self) -> Descriptor:
@@ -115,6 +126,8 @@ class Shared:
         self._users -= 1
         if not self._users:
             self.descriptor.close()
+            if self._host is not None:
+                self._host.opened(None)
 
 
 def failed(error: Errno | OSError) -> Failed:
