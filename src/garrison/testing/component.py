@@ -235,7 +235,7 @@ def command(
             has the memory, and the imports by their names.
         functions: what it imports: its own name for it, the interface and the function.
         drops: functions that drop a handle: its own name for it, the interface and the resource.
-        version: of the interfaces.
+        version: of the interfaces of WASI.
         allocator: the fields of the module that allocates.
     """
     out = Encoder()
@@ -249,13 +249,13 @@ def command(
     used = [interface for interface, _ in (*functions.values(), *dropped.values())]
     for ours in _ordered(used):
         mine = {label: f for label, (interface, f) in functions.items() if interface == ours.name}
-        instance = out.use(ours, set(mine.values()), version)
+        instance = out.use(ours, set(mine.values()), _version(ours.name, version))
         for label, function in mine.items():
             index = out.add("func", 6, b"\1\0" + number(instance) + name(function))
             core = out.add("core func", 8, b"\1\0" + number(index) + options)
             lowered[label] = (core, _declared(*lowered_signature(ours.functions[function])))
     for label, (interface, short) in dropped.items():
-        resource = interfaces.find(f"{interface}@{version}").types[short]
+        resource = interfaces.find(f"{interface}@{_version(interface, version)}").types[short]
         if not isinstance(resource, t.Resource):
             raise TypeError(f"{short} is no resource")
         core = out.add("core func", 8, b"\3" + number(out.resource(resource)))
@@ -270,6 +270,10 @@ def command(
     instance = out.core_instance(main, {"host": host, "mem": memory_instance})
     run = out.core_alias(0, "core func", instance, "run")
     return _exported(out, run)
+
+
+def _version(interface: str, wasi: str) -> str:
+    return wasi if interface.startswith("wasi:") else "0.1.0"
 
 
 def _exported(out: Encoder, run: int) -> bytes:

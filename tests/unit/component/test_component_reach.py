@@ -136,7 +136,7 @@ def _every() -> list[Any]:
     return [
         pytest.param(interface, function, id=f"{interface.name} {function}")
         for interface in interfaces.known()
-        if interface.name.startswith("wasi:") and interface.name != "wasi:cli/run"
+        if interface.name != "wasi:cli/run"
         for function in interface.functions
     ]
 

@@ -26,6 +26,7 @@ _PACKAGES = {
     "wasi:cli": ("cli", "0.2."),
     "wasi:filesystem": ("filesystem", "0.2."),
     "wasi:sockets": ("sockets", "0.2."),
+    "garrison:keep": ("keep", "0.1."),
 }
 # Of what no keep has: the world that would have it, by the package.
 _WORLDS = {
@@ -60,7 +61,7 @@ def find(name: str) -> t.Interface:
         "the component imports what no keep has",
         field="component",
         found=name,
-        expected=f"interfaces of {', '.join(sorted(_PACKAGES))}, in a release 0.2.x",
+        expected=", ".join(f"{known}@{start}x" for known, (_, start) in _PACKAGES.items()),
         hint=_hint(package, version, known is not None),
     )
 
