@@ -26,6 +26,7 @@ class Runner:
             files=given.pop("files", {}),
             network=given.pop("network", None),
             limits=given.pop("limits", Limits()),
+            directories=given.pop("directories", None),
             cached=given.pop("cached", True),
         )
         assert not given

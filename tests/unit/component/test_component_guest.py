@@ -9,6 +9,8 @@ import pytest
 from garrison.errors import Malformed, Unavailable
 from garrison.keep.engine.failures import Trap
 from garrison.keep.execute import Limits
+from garrison.keep.vfs.descriptor import Descriptor
+from garrison.keep.vfs.nodes import Directory, Node
 from garrison.testing.component import ALLOCATOR, command
 
 if TYPE_CHECKING:
@@ -222,9 +224,67 @@ def test_what_it_wrote_and_did_not_flush_goes_out(runner: Runner) -> None:
     assert runner.run(command(_main(body), _ALL, drops=_DROP)) == (0, "hello")
 
 
-def test_the_limit_of_descriptors_is_its_limit_of_files(runner: Runner) -> None:
-    wasm = command(_main("(i32.const 0)"), {})
-    assert runner.run(wasm, limits=Limits(descriptors=4)) == (0, "")
+def test_it_has_as_many_files_open_as_it_may(runner: Runner) -> None:
+    """Opens `pkg` again and again; the exit code is how often that went well."""
+    body = """(local $root i32) (local $count i32)
+      (call $directories (i32.const 512))
+      (local.set $root (i32.load (i32.load (i32.const 512))))
+      (loop $again
+        (call $open (local.get $root) (i32.const 0) (i32.const 100) (i32.const 3)
+          (i32.const 0) (i32.const 1) (i32.const 1024))
+        (if (i32.load8_u (i32.const 1024)) (then (call $exit (local.get $count))))
+        (local.set $count (i32.add (local.get $count) (i32.const 1)))
+        (br $again))
+      (i32.const 0)"""
+    functions = {
+        "directories": _DIRECTORIES, "open": _OPEN, "exit": ("wasi:cli/exit", "exit-with-code"),
+    }  # fmt: skip
+    wasm = command('(data (i32.const 100) "pkg")' + _main(body), functions)
+    code, _ = runner.run(wasm, limits=Limits(descriptors=9))
+    assert code == 9
+
+
+class _Report(Descriptor):
+    """Answers with what was written, reversed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = b""
+
+    def write(self, view: memoryview) -> int:
+        self._said += bytes(view)
+        return len(view)
+
+    def read(self, view: memoryview) -> int:
+        said, self._said = self._said[::-1], b""
+        view[: len(said)] = said
+        return len(said)
+
+
+class _ReportNode(Node):
+    def open(self, *, read: bool, write: bool) -> Descriptor:
+        return _Report()
+
+
+def test_it_gets_evidence_where_the_keep_has_it(runner: Runner) -> None:
+    report = ("garrison:keep/attestation", "report")
+    body = """(call $report (i32.const 0) (i32.const {}) (i32.const 1024))
+      (if (i32.load8_u (i32.const 1024)) (then
+        (return (call $exit (i32.add (i32.const 1) (i32.load8_u (i32.const 1028)))) (i32.const 0))))
+      (call $write (call $out) (i32.load (i32.const 1028)) (i32.load (i32.const 1032))
+        (i32.const 640))
+      (i32.const 0)"""
+    functions = {
+        "report": report, "out": _OUT, "write": _WRITE, "exit": ("wasi:cli/exit", "exit-with-code"),
+    }  # fmt: skip
+    wasm = command(_main(body.format(5)), functions)
+    attest = Directory(None, [("report", _ReportNode(None))])
+    root = Directory(None, [("attest", attest)]).open(read=True, write=False)
+    assert runner.run(wasm, directories={"/": root}) == (0, "olleh")
+    # Without an identity there is none: `unavailable`.
+    assert runner.run(wasm) == (1, "")
+    # `too-long`.
+    assert runner.run(command(_main(body.format(65)), functions)) == (2, "")
 
 
 def test_a_component_without_a_beginning_is_told(runner: Runner) -> None:
