@@ -6,6 +6,7 @@ imports, and the core module that is under test.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from garrison.keep.component import interfaces
@@ -16,6 +17,7 @@ from garrison.keep.engine.library import wat2wasm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 PREAMBLE = b"\0asm\x0d\0\1\0"
 
@@ -88,9 +90,8 @@ class Encoder:
         self._counts[space] = index + 1
         return index
 
-    def module(self, text: str) -> int:
-        """A core module, in text."""
-        wasm = wat2wasm(text)
+    def core_module(self, wasm: bytes) -> int:
+        """A core module."""
         self.out += b"\1" + number(len(wasm)) + wasm
         return self.next("module")
 
@@ -221,7 +222,7 @@ def _ordered(used: Iterable[str]) -> list[t.Interface]:
 
 
 def command(
-    body: str,
+    body: str | bytes,
     functions: Mapping[str, tuple[str, str]],
     *,
     drops: Mapping[str, tuple[str, str]] | None = None,
@@ -232,14 +233,15 @@ def command(
 
     Args:
         body: the core module's fields in text, with `(func (export "run") (result i32) ...)`; it
-            has the memory, and the imports by their names.
+            has the memory, and the imports by their names. Or a core module that imports them
+            from `host`, and its memory from `env`.
         functions: what it imports: its own name for it, the interface and the function.
         drops: functions that drop a handle: its own name for it, the interface and the resource.
         version: of the interfaces of WASI.
         allocator: the fields of the module that allocates.
     """
     out = Encoder()
-    memory_module = out.module(_MEMORY.format(allocator=allocator))
+    memory_module = out.core_module(wat2wasm(_MEMORY.format(allocator=allocator)))
     memory_instance = out.core_instance(memory_module, {})
     memory = out.core_alias(2, "memory", memory_instance, "memory")
     realloc = out.core_alias(0, "core func", memory_instance, "realloc")
@@ -266,10 +268,35 @@ def command(
         f'(import "host" "{label}" (func ${label} {signature}))'
         for label, (_, signature) in lowered.items()
     )
-    main = out.module(f'(module {declared} (import "mem" "memory" (memory 1)) {body})')
-    instance = out.core_instance(main, {"host": host, "mem": memory_instance})
+    if isinstance(body, bytes):
+        main = out.core_module(body)
+    else:
+        text = f'(module {declared} (import "env" "memory" (memory 1)) {body})'
+        main = out.core_module(wat2wasm(text))
+    instance = out.core_instance(main, {"host": host, "env": memory_instance})
     run = out.core_alias(0, "core func", instance, "run")
     return _exported(out, run)
+
+
+def write_wit(folder: Path, world: str, version: str = "0.2.0") -> None:
+    """Write what toolchains want: a world, and the packages that a keep has under `deps`.
+
+    Args:
+        folder: where.
+        world: the world's items, such as `export wasi:cli/run@0.2.0;`; it is called `guest`.
+        version: of WASI's packages.
+    """
+    (folder / "world.wit").write_text(f"package garrison:example;\nworld guest {{ {world} }}\n")
+    for package, text in interfaces.packages().items():
+        versioned = re.sub(
+            r"((?:wasi|garrison):[a-z]+)(/[a-z-]+)?",
+            lambda found: f"{found[0]}@{_version(found[1], version)}",
+            # Toolchains know these two under a feature gate only.
+            re.sub(r"(exit-with-code|network-error-code): func.*;", "", text),
+        )
+        path = folder / "deps" / package.replace(":", "-") / "package.wit"
+        path.parent.mkdir(parents=True)
+        path.write_text(versioned)
 
 
 def _version(interface: str, wasi: str) -> str:

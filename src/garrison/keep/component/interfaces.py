@@ -66,6 +66,11 @@ def find(name: str) -> t.Interface:
     )
 
 
+def packages() -> dict[str, str]:
+    """The WIT of each package that a keep has, without versions."""
+    return {package: _module(package).WIT for package in _PACKAGES}
+
+
 def known() -> list[t.Interface]:
     """All interfaces that a keep has, each after those whose types it uses."""
     return [interface for package in _PACKAGES for interface in _package(package).values()]
