@@ -72,7 +72,7 @@ def echo(folder: Path, port: int) -> Path:
     """Build the echo component, which listens on `port`."""
     core, out = folder / "echo-core.wasm", folder / f"echo-{port}.wasm"
     options = ("-target", "wasm32-freestanding", "-O2", "-s", "-nostdlib", f"-DPORT={port}")
-    linked = ("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,--stack-first")
+    linked = ("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,-z,stack-size=65536")
     source = str(peers.PROGRAMS / "echo_component.c")
     compiler = [sys.executable, "-m", "ziglang", "cc", *options, *linked]
     subprocess.run([*compiler, source, "-o", str(core)], check=True)

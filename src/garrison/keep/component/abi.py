@@ -14,15 +14,15 @@ Views of linear memory (lists of `u8`, as parameters) are true during the call o
 from __future__ import annotations
 
 import math
-from functools import cache
-from struct import Struct
-from typing import TYPE_CHECKING, Any
+from _struct import Struct  # `struct` is no more than this, and one file more to load
 
 from garrison.keep.component import types as t
 from garrison.keep.engine.failures import Trap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from garrison.keep.component.boundary import Boundary
 
@@ -427,9 +427,18 @@ _PRIMITIVES: dict[str, Codec] = {
 }  # fmt: skip
 
 
-@cache
+_known: dict[t.Type, Codec] = {}
+
+
 def codec(kind: t.Type) -> Codec:
     """How values of a type cross. The type is one of ours: it is kept."""
+    found = _known.get(kind)
+    if found is None:
+        found = _known[kind] = _codec(kind)
+    return found
+
+
+def _codec(kind: t.Type) -> Codec:
     match kind:
         case t.Primitive(name):
             return _PRIMITIVES[name]

@@ -10,8 +10,6 @@ strings in another encoding than UTF-8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from garrison.errors import Malformed
 from garrison.keep.component.definitions import (
     Alias,
@@ -40,6 +38,7 @@ from garrison.keep.component.definitions import (
     ValueDefinition,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar

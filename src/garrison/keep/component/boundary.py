@@ -5,26 +5,26 @@ Every access to linear memory goes through `Boundary.at`, which checks alignment
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
 from garrison.keep.engine.failures import Trap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from garrison.keep.component.handles import Handle, Handles
+
+    class Memory(Protocol):
+        """The linear memory of a component."""
+
+        def view(self, address: int, size: int) -> memoryview:
+            """The `size` bytes at `address`, a `Trap` if it does not reach that far."""
+            ...
+
 
 # What the parameters of one call may take of our memory, in bytes; a parameter that is a list of
 # bytes takes nothing, for it stays where it is.
 MAX_PARAMETERS = 1 << 26
-
-
-class Memory(Protocol):
-    """The linear memory of a component."""
-
-    def view(self, address: int, size: int) -> memoryview:
-        """The `size` bytes at `address`, a `Trap` if it does not reach that far."""
-        ...
 
 
 class Boundary:

@@ -6,12 +6,17 @@ what the indices mean. There is no way back to bytes: components come from toolc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+    from typing import Literal
 
-# Binary.md, `core:sort` and `sort`.
-CoreSort = Literal["func", "table", "memory", "global"]
-Sort = Literal["core module", "func", "type", "component", "instance"]
+    # Binary.md, `core:sort` and `sort`.
+    CoreSort = Literal["func", "table", "memory", "global"]
+    Sort = Literal["core module", "func", "type", "component", "instance"]
+else:
+    from garrison.keep.component.record import dataclass
+
 
 # A type in a definition: a primitive's name, or an index.
 ValueRef = str | int

@@ -7,10 +7,9 @@ owned where it has to be is a `Trap`, which ends the guest.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from garrison.keep.engine.failures import Trap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.types import Resource
 

@@ -8,8 +8,6 @@ it runs again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from garrison.errors import GarrisonError, Malformed
 from garrison.keep.component import types as t
 from garrison.keep.component.abi import codec, fields
@@ -21,9 +19,11 @@ from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.runtime import new_trap
 from garrison.keep.engine.store import VALUE_SIZE, Extern, Store, values
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from struct import Struct
+    from typing import Any
 
     from garrison.keep.component.abi import Codec
     from garrison.keep.component.link import CoreRef, Lifted, Program

@@ -6,17 +6,14 @@ later ones add is there too; what is not there is refused by `link`, function by
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from garrison.errors import Malformed
 from garrison.keep.component import types as t
 from garrison.keep.component.wit import read_package
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 # Each package: the module that serves it, and what its versions begin with.
 _PACKAGES = {
@@ -39,9 +36,7 @@ _WORLDS = {
     "wasi:tls": "wasi:tls/imports",
     "wasi:logging": "wasi:logging/imports",
 }
-# WIT.md: namespace, package and interface, and a version.
-_NAME = re.compile(r"([a-z0-9-]+:[a-z0-9-]+)/([a-z0-9-]+)@([0-9]+\.[0-9]+\.[0-9]+[^/]*)")
-_RELEASE = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(\+.*)?")
+_loaded: dict[str, dict[str, t.Interface]] = {}
 
 
 def find(name: str) -> t.Interface:
@@ -50,11 +45,12 @@ def find(name: str) -> t.Interface:
     Raises:
         Malformed: no keep has it; the error says which world would.
     """
-    match = _NAME.fullmatch(name)
-    package, short, version = match.groups() if match else (name.partition("/")[0], "", "")
+    # WIT.md: namespace, package and interface, and a version.
+    full, _, version = name.partition("@")
+    package = full.partition("/")[0]
     known = _PACKAGES.get(package)
-    if known is not None and version.startswith(known[1]) and _RELEASE.fullmatch(version):
-        interface = _package(package).get(f"{package}/{short}")
+    if known is not None and _is_release(version, known[1]):
+        interface = _package(package).get(full)
         if interface is not None:
             return interface
     raise Malformed(
@@ -84,7 +80,7 @@ def function(interface: str, name: str) -> Callable[..., Any]:
         rest = f"{short}.{rest}"
     elif kind == "[constructor":
         rest += ".new"
-    found: Callable[..., Any] = getattr(_module(package), re.sub("[-.]", "_", rest))
+    found: Callable[..., Any] = getattr(_module(package), rest.replace("-", "_").replace(".", "_"))
     return found
 
 
@@ -99,12 +95,22 @@ def _hint(package: str, version: str, known: bool) -> str:
 
 
 def _module(package: str) -> Any:
-    return import_module(f"garrison.keep.component.wasi.{_PACKAGES[package][0]}")
+    name = f"garrison.keep.component.wasi.{_PACKAGES[package][0]}"
+    return __import__(name, fromlist=["WIT"])
 
 
-@cache
+def _is_release(version: str, start: str) -> bool:
+    """Whether a version begins so and has only a number more: no release candidate."""
+    number = version.removeprefix(start)
+    return number != version and number.isascii() and number.isdigit()
+
+
 def _package(package: str) -> dict[str, t.Interface]:
-    found = read_package(_module(package).WIT, lambda name: _package(name.split("/")[0])[name])
+    if package in _loaded:
+        return _loaded[package]
+    found = _loaded[package] = read_package(
+        _module(package).WIT, lambda name: _package(name.split("/")[0])[name]
+    )
     for interface in found.values():
         for kind in interface.types.values():
             if isinstance(kind, t.Resource):

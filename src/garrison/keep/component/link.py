@@ -8,20 +8,22 @@ nothing else. What comes out can be instantiated many times (`instance`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
-
 from garrison.errors import Malformed
 from garrison.keep.component import definitions as d
 from garrison.keep.component import types as t
 from garrison.keep.component.binary import MAX_DEFINITIONS, unsupported
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from dataclasses import dataclass
+    from typing import Any, TypeVar
 
     from garrison.keep.engine.runtime import Module
 
-T = TypeVar("T")
+    T = TypeVar("T")
+else:
+    from garrison.keep.component.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,21 +103,19 @@ class _ScopeType:
     scope: _Scope
 
 
-@dataclass(slots=True)
 class _Scope:
     """The index spaces of a component, or of a type that is one."""
 
-    outer: _Scope | None
-    modules: list[bytes] = field(default_factory=list)
-    core: dict[str, list[CoreRef]] = field(
-        default_factory=lambda: {sort: [] for sort in ("func", "table", "memory", "global")}
-    )
-    core_instances: list[int | dict[str, tuple[str, CoreRef]]] = field(default_factory=list)
-    types: list[Any] = field(default_factory=list)
-    functions: list[HostFunction | Lifted] = field(default_factory=list)
-    instances: list[dict[str, Any]] = field(default_factory=list)
-    components: list[tuple[d.Component, _Scope]] = field(default_factory=list)
-    exports: dict[str, tuple[d.Sort, Any]] = field(default_factory=dict)
+    def __init__(self, outer: _Scope | None) -> None:
+        self.outer = outer
+        self.modules: list[bytes] = []
+        self.core: dict[str, list[CoreRef]] = {"func": [], "table": [], "memory": [], "global": []}
+        self.core_instances: list[int | dict[str, tuple[str, CoreRef]]] = []
+        self.types: list[Any] = []
+        self.functions: list[HostFunction | Lifted] = []
+        self.instances: list[dict[str, Any]] = []
+        self.components: list[tuple[d.Component, _Scope]] = []
+        self.exports: dict[str, tuple[d.Sort, Any]] = {}
 
     def space(self, sort: d.Sort) -> list[Any]:
         """The index space of a sort."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from garrison.errors import Malformed
 from garrison.keep.component import interfaces
 from garrison.keep.component.binary import parse
@@ -15,6 +13,7 @@ from garrison.keep.vfs.descriptor import FOLDER
 from garrison.keep.vfs.streams import Null
 from garrison.keep.wasi.interrupts import Interrupts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 

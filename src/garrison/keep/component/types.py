@@ -7,11 +7,12 @@ no component decides how deep a type goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from dataclasses import dataclass
+else:
+    from garrison.keep.component.record import dataclass
 
 
 class Resource:
@@ -132,5 +133,5 @@ class Interface:
     """
 
     name: str
-    types: dict[str, Type | Resource] = field(default_factory=dict)
-    functions: dict[str, Function] = field(default_factory=dict)
+    types: dict[str, Type | Resource]
+    functions: dict[str, Function]

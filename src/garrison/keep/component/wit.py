@@ -7,9 +7,6 @@ a mistake in a table is a `ValueError`.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from garrison.keep.component.types import (
     Borrow,
     Enum,
@@ -28,10 +25,13 @@ from garrison.keep.component.types import (
     Variant,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TOKEN = re.compile(r"%?[a-z][a-z0-9-]*|->|[{}()<>,;:=./_]")
+# What stands between names; `->` is told from `>` by being looked for first.
+_MARKS = ("{", "}", "(", ")", "<", ">", ",", ";", ":", "=", "/", ".")
+_ARROW = "-\0"
 _PRIMITIVES = frozenset(
     ("bool", "char", "f32", "f64", "s16", "s32", "s64", "s8", "string", "u16", "u32", "u64", "u8")
 )
@@ -52,14 +52,16 @@ def read_package(text: str, find: Callable[[str], Interface]) -> dict[str, Inter
 
 class _Reader:
     def __init__(self, text: str, find: Callable[[str], Interface]) -> None:
-        self._tokens = _TOKEN.findall(text)[::-1]
+        text = text.replace("->", _ARROW)
+        for mark in _MARKS:
+            text = text.replace(mark, f" {mark} ")
+        self._tokens = text.replace(_ARROW, " -> ").split()[::-1]
         self._find = find
         self._package = ""
         self._found: dict[str, Interface] = {}
 
     def _next(self) -> str:
-        token = self._tokens.pop()
-        return token.removeprefix("%") if isinstance(token, str) else ""
+        return self._tokens.pop().removeprefix("%")
 
     def _skip(self, token: str) -> bool:
         if self._tokens[-1] != token:
@@ -78,7 +80,7 @@ class _Reader:
         self._expect(";")
         while self._tokens:
             self._expect("interface")
-            interface = Interface(f"{self._package}/{self._next()}")
+            interface = Interface(f"{self._package}/{self._next()}", {}, {})
             self._expect("{")
             while not self._skip("}"):
                 self._item(interface)

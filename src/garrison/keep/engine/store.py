@@ -6,8 +6,7 @@ a function answers for its signature: the engine does not check it (`signature` 
 
 from __future__ import annotations
 
-from struct import Struct
-from typing import TYPE_CHECKING, Any
+from _struct import Struct  # `struct` is no more than this, and one file more to load
 
 from garrison.errors import Malformed, Unavailable
 from garrison.keep.engine import c
@@ -15,8 +14,10 @@ from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import Bytes, check, library, message_of
 from garrison.keep.engine.runtime import trapped
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from garrison.keep.engine.runtime import Engine, Module
 

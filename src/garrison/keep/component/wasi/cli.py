@@ -6,11 +6,10 @@ component's business, and what one can do with a terminal here is nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from garrison.keep.component.instance import Ended
 from garrison.keep.component.wasi.streams import InputStream, OutputStream, Shared
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
-from garrison.keep.component.waiting import Moment, Pollable
+from garrison.keep.component.waiting import Moment
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
+    from garrison.keep.component.waiting import Pollable
 
 WIT = """
 package wasi:clocks;

@@ -7,9 +7,7 @@ connection's.
 from __future__ import annotations
 
 import time
-from functools import wraps
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from _blake2 import blake2b  # `hashlib` loads OpenSSL
 
 from garrison.keep.component.host import CHUNK
 from garrison.keep.component.instance import Failed
@@ -26,9 +24,10 @@ from garrison.keep.vfs.errno import NAMES, Errno, of_host
 from garrison.keep.vfs.nodes import Directory, File, Folder
 from garrison.keep.vfs.paths import Place, decode, resolve
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     from garrison.keep.component.host import Host
     from garrison.keep.component.wasi.streams import Error
@@ -198,7 +197,6 @@ class Opened:
 def told(function: Callable[P, R]) -> Callable[P, R]:
     """Tell the component what goes wrong, by its own error codes."""
 
-    @wraps(function)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from garrison.keep.component.host import CHUNK
 from garrison.keep.component.instance import Failed
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.paths import resolve
 from garrison.keep.vfs.streams import Socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from garrison.keep.component.host import Host
     from garrison.keep.component.wasi.filesystem import Opened
     from garrison.keep.component.wasi.sockets import TcpSocket

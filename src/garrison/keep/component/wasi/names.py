@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import struct
-from functools import wraps
+import _struct as struct  # `struct` is no more than this, and one file more to load
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed
 from garrison.formats.endpoint import is_address, parse_host
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.waiting import Moment, Pollable
+from garrison.keep.component.waiting import Moment
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     from garrison.keep.component.host import Host
+    from garrison.keep.component.waiting import Pollable
     from garrison.keep.component.wasi.streams import Error
 
     P = ParamSpec("P")
@@ -46,7 +46,6 @@ _MAX_NAMES = (1 << 17) - 2
 def told(function: Callable[P, R]) -> Callable[P, R]:
     """Tell the component what goes wrong, by its own error codes."""
 
-    @wraps(function)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)

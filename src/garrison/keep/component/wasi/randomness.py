@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from garrison.keep.engine.failures import Trap
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
 

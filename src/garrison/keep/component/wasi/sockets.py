@@ -11,11 +11,10 @@ from __future__ import annotations
 import posix
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any
 
 from garrison.formats.endpoint import bracketed
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.waiting import Moment, Pollable, Readiness
+from garrison.keep.component.waiting import Moment, Readiness
 from garrison.keep.component.wasi.names import (
     Network,
     host_of,
@@ -35,10 +34,13 @@ from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.network import told as asked
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from garrison.keep.component.host import Host
+    from garrison.keep.component.waiting import Pollable
     from garrison.keep.component.wasi.names import Case
     from garrison.keep.vfs.network import Network as Reach
 

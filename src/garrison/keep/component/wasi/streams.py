@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import TYPE_CHECKING
 
 from garrison.keep.component.host import CHUNK
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.waiting import Moment, Pollable, Readiness, wait_for
+from garrison.keep.component.waiting import Moment, Readiness, wait_for
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
+    from garrison.keep.component.waiting import Pollable
     from garrison.keep.vfs.descriptor import Descriptor
 
 WIT = """
@@ -340,8 +340,10 @@ class OutputStream:
     def drop(self) -> None:
         """End it; what was written goes out first, if that does not take too long."""
         if self._waiting and not self._closed:
-            with contextlib.suppress(Failed):  # nobody is left to be told
+            try:  # noqa: SIM105  (contextlib costs a start 2 ms)
                 self.flush(time.monotonic() + _LINGER_SECONDS)
+            except Failed:
+                pass  # nobody is left to be told
         self._shared.release()
 
 
