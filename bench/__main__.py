@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 BENCHES = {
     "start": "Start of a hello world, whole process, warm cache",
     "hostcalls": "Calls from the guest into the host, the median of 5 runs",
+    "components": "Components: the start of a hello world, and an echo beside preview 1's",
     "echo": "TLS echo: requests per second, and megabytes per second each way",
     "web": "HTTP: the Go example over TLS under `wrk`",
     "memory": "Memory: proportional set size of a keep",

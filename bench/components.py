@@ -26,7 +26,7 @@ from garrison.testing.stack import free_port
 
 # The most that a component's start may take, as a multiple of wasmtime's, warm and cold; and the
 # least that its echo may do, of what preview 1's does.
-START_GOALS = {"warm": 15.0, "cold": 6.0}
+START_GOALS = {"warm": 7.0, "cold": 7.0}
 ECHO_GOAL = 0.6
 CELLS = ((64, 1), (64, 64), (65536, 4))
 _ECHO_RUNS = 3

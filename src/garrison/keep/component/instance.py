@@ -246,13 +246,13 @@ class Instance:
             view = self._memories[memory]
         allocate = None
         if realloc is not None:
-            function = self._typed(realloc, "IIII", "I")
-            layout, one = values("IIII"), values("I")
+            call = self._store.caller(
+                self._typed(realloc, "IIII", "I"), values("IIII"), values("I")
+            )
 
             def allocate(size: int, align: int) -> int:
                 # Lowering holds `_may_leave`: the allocator may not call us back.
-                found = self._store.call(function, layout, (0, 0, align, size), one)
-                return int(found[0])
+                return int(call(0, 0, align, size)[0])
 
         return Boundary(view, self.handles, allocate)
 

@@ -159,38 +159,51 @@ class Store:
         lib.wasm_functype_delete(kind)
         return parameters, results
 
-    def call(self, function: Extern, layout: Struct, given: Sequence[Any], result: Struct) -> Any:
-        """Call a function whose signature was checked.
+    def caller(
+        self, function: Extern, parameters: Struct, results: Struct
+    ) -> Callable[..., tuple[Any, ...]]:
+        """Make what calls a function whose signature was checked; not while it is called.
 
         Args:
             function: what to call.
-            layout: of its parameters, by `values`.
-            given: the parameters.
-            result: the layout of its results.
+            parameters: how its parameters lie, by `values`.
+            results: likewise its results.
 
         Returns:
-            The results.
+            What takes the parameters, and returns the results or raises a `Trap`.
+        """
+        size = max(parameters.size, results.size, VALUE_SIZE)
+        memory = bytearray(size)
+        raw = (c.Char * size).from_buffer(memory)
+        at, count = c.addressof(raw), size // VALUE_SIZE
+        trap = c.Pointer()
+        by_reference = c.byref(trap)
+        invoke = library().wasmtime_func_call_unchecked
+        context, address = self._context, function.address
+        pack, unpack = parameters.pack_into, results.unpack_from
+
+        def call(*given: Any) -> tuple[Any, ...]:
+            # `raw` owns the export of `memory` that `at` points to.
+            pack(raw, 0, *given)
+            error = invoke(context, address, at, count, by_reference)
+            if trap.value:
+                handle, trap.value = trap.value, None
+                raise trapped(handle)
+            # A trap that a host function made is told as an error.
+            check(error, Trap, "the guest failed")
+            return unpack(raw)
+
+        return call
+
+    def call(
+        self, function: Extern, parameters: Struct, given: Sequence[Any], results: Struct
+    ) -> tuple[Any, ...]:
+        """Call a function whose signature was checked, once.
 
         Raises:
             Trap: the guest trapped.
         """
-        size = max(layout.size, result.size, VALUE_SIZE)
-        memory = bytearray(size)
-        layout.pack_into(memory, 0, *given)
-        raw = (c.Char * size).from_buffer(memory)
-        trap = c.Pointer()
-        error = library().wasmtime_func_call_unchecked(
-            self._context,
-            function.address,
-            c.addressof(raw),
-            size // VALUE_SIZE,
-            c.byref(trap),
-        )
-        if trap.value:
-            raise trapped(trap.value)
-        # A trap that a host function made is told as an error.
-        check(error, Trap, "the guest failed")
-        return result.unpack_from(memory)
+        return self.caller(function, parameters, results)(*given)
 
     def close(self) -> None:
         """Give the instances and their memory back."""
