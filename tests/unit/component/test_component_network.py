@@ -18,12 +18,13 @@ from garrison.keep.net.network import Network
 from garrison.testing.component import command
 from garrison.testing.stack import free_port
 from garrison.testing.tls import Authority, workload
-from garrison.testing.tls_pair import identity, read_exactly, write_all
+from garrison.testing.tls_pair import connecting, identity, read_exactly, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Runner  # type: ignore[import-not-found]  # (pytest's own way)
+    from garrison.keep.net.stream import Stream
 
 _AUTHORITY = Authority()
 _SERVER = "drawbridge.test/jane/server:1.2.3"
@@ -184,6 +185,31 @@ def test_a_server_speaks_tls_with_the_peer_that_its_rule_admits(runner: Runner) 
     assert runner.run(_listener(port), network=server) == (0, _CLIENT)
     thread.join(20)
     assert answer == [b"ping"]
+
+
+def test_a_listener_of_the_configuration_goes_to_who_listens_on_its_port(runner: Runner) -> None:
+    """Though `[network.incoming]` allows none: it was opened by `[[files]]`."""
+    server = _network(_SERVER, incoming={"default": _peers(_CLIENT)})
+    listener = server.listen("127.0.0.1:0")
+    denying = _network(_SERVER, incoming={"default": Rule("deny")})
+    client = _network(_CLIENT, outgoing={"default": _peers(_SERVER)})
+    with connecting(client, f"127.0.0.1:{listener.port}") as outcome:
+        said = threading.Thread(target=_say, args=(outcome,), daemon=True)
+        said.start()
+        given = [("", None), ("", 1), ("", 2), ("LISTEN", listener)]
+        found = runner.run(_listener(listener.port), network=denying, descriptors=given)
+        said.join(20)
+    assert found == (0, _CLIENT)
+
+
+def _say(outcome: list[Stream | BaseException]) -> None:
+    for _ in range(3000):
+        if outcome:
+            break
+        threading.Event().wait(0.01)
+    assert not isinstance(outcome[0], BaseException)
+    write_all(outcome[0], b"ping")
+    assert read_exactly(outcome[0], 4) == b"ping"
 
 
 # wasi:sockets/network, `error-code`, plus one.

@@ -94,9 +94,15 @@ class Handles:
         return entry.thing
 
     def close(self) -> None:
-        """Drop all that is left: the guest has ended."""
+        """Drop all that is left, the last first: the guest has ended."""
+        self._free.clear()
         while self._entries:
             _, entry = self._entries.popitem()
-            if entry.resource.drop is not None:
+            if entry.resource.drop is None:
+                continue
+            try:
                 entry.resource.drop(entry.thing)
-        self._free.clear()
+            except BaseException:
+                # A signal while something is sent to its end: no more waiting, but all is closed.
+                self.close()
+                raise

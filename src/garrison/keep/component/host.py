@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.streams import ListeningSocket
     from garrison.keep.wasi.interrupts import Interrupts
 
 # What is read or made at once; one full record of TLS is 16 KiB.
@@ -26,9 +27,11 @@ class Host:
         directories: those that it has from the start, by name.
         network: what it can reach; None if nothing.
         limit: how many descriptors it may have open besides those that it starts with.
+        listeners: those that it has from the start; it gets one by listening on its port.
         interrupts: what ends a wait.
 
     Attributes:
+        listeners: those that nobody listens on yet, by port.
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
         scratch: room for what is on its way into the component; used within one call.
     """
@@ -42,6 +45,7 @@ class Host:
         network: Network | None,
         interrupts: Interrupts,
         limit: int,
+        listeners: Sequence[ListeningSocket] = (),
     ) -> None:
         self.args = [_text(arg) for arg in args]
         self.env = [(_text(name), _text(value)) for name, value in env.items()]
@@ -50,6 +54,7 @@ class Host:
         self.network = network
         self.interrupts = interrupts
         self._left = limit
+        self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
         self.scratch = memoryview(bytearray(CHUNK))

@@ -152,9 +152,11 @@ class Instance:
 
     def close(self) -> None:
         """Give all that it has back."""
-        self.handles.close()
-        self._memories.clear()
-        self._store.close()
+        try:
+            self.handles.close()
+        finally:
+            self._memories.clear()
+            self._store.close()
 
     def call(self, function: Lifted, *arguments: Any) -> Any:
         """Call a function of the component's.

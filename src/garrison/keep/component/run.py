@@ -10,7 +10,7 @@ from garrison.keep.component.instance import Ended, Instance
 from garrison.keep.component.link import link
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.descriptor import FOLDER
-from garrison.keep.vfs.streams import Null
+from garrison.keep.vfs.streams import ListeningSocket, Null
 from garrison.keep.wasi.interrupts import Interrupts
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def run(
         engine: what runs it.
         compiled: compiles a core module.
         descriptors: what a core module would have open from the start, by number: the first
-            three are the standard streams, and the directories among them are its own.
+            three are the standard streams, and the directories and listeners among them its own.
         args: its arguments, the program's name first.
         env: its environment.
         network: what it can reach; None if nothing.
@@ -74,8 +74,18 @@ def run(
             for found in descriptors.values()
             if found.filetype == FOLDER and found.preopened is not None
         ]
+        listeners = [d for d in descriptors.values() if isinstance(d, ListeningSocket)]
         with Interrupts(engine.interrupt) as interrupts:
-            host = Host(args, env, streams, directories, network, interrupts, limits.descriptors)
+            host = Host(
+                args,
+                env,
+                streams,
+                directories,
+                network,
+                interrupts,
+                limits.descriptors,
+                listeners,
+            )
             instance = Instance(
                 engine, program, interfaces.function, host, memory_limit=limits.memory
             )

@@ -84,7 +84,8 @@ def attestation_report(host: Host, data: memoryview) -> bytes:
     except Errno:
         raise Failed("unavailable") from None
     try:
-        report.write(data)
+        # A copy: the data is the component's, and true during the call only.
+        report.write(memoryview(bytes(data)))
         found = bytearray()
         view = memoryview(bytearray(CHUNK))
         while (count := report.read(view)) and len(found) <= _MAX_REPORT:

@@ -351,13 +351,15 @@ def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
     sock.begin("listen", allowed=sock.listener is None)
     try:
         address, port = sock.address(bound)
-        target = f"{bracketed(address.compressed)}:{port}"
-        listener = asked(reach.listen, target)
+        listener = host.listeners.pop(port, None)
+        if listener is None:
+            target = f"{bracketed(address.compressed)}:{port}"
+            listener = ListeningSocket(asked(reach.listen, target))
     except BaseException:
         sock.begun = ""
         raise
-    sock.listening(host, ListeningSocket(listener))
-    sock.bound = socket_address(address, getattr(listener, "port", port))
+    sock.listening(host, listener)
+    sock.bound = socket_address(address, listener.port())
 
 
 def tcp_socket_finish_listen(_host: Host, sock: TcpSocket) -> None:
