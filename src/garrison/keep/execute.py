@@ -114,6 +114,7 @@ def execute(
                 env=env,
                 network=network,
                 limits=limits,
+                interrupts=Interrupts(engine.interrupt),
             )
         module = compiled(wasm)
         try:

@@ -11,7 +11,6 @@ from garrison.keep.component.link import link
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.descriptor import FOLDER
 from garrison.keep.vfs.streams import ListeningSocket, Null
-from garrison.keep.wasi.interrupts import Interrupts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from garrison.keep.execute import Limits
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
+    from garrison.keep.wasi.interrupts import Interrupts
 
 _RUN = "wasi:cli/run"
 
@@ -36,6 +36,7 @@ def run(
     env: Mapping[str, str],
     network: Network | None,
     limits: Limits,
+    interrupts: Interrupts,
 ) -> int:
     """Run a component until it ends.
 
@@ -49,6 +50,7 @@ def run(
         env: its environment.
         network: what it can reach; None if nothing.
         limits: how much it may take.
+        interrupts: what ends it from outside, from now on.
 
     Returns:
         Its exit code: 0 or 1 as it says, or the one that it ended itself with.
@@ -75,7 +77,7 @@ def run(
             if found.filetype == FOLDER and found.preopened is not None
         ]
         listeners = [d for d in descriptors.values() if isinstance(d, ListeningSocket)]
-        with Interrupts(engine.interrupt) as interrupts:
+        with interrupts:
             host = Host(
                 args,
                 env,

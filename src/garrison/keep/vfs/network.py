@@ -85,10 +85,10 @@ def network_directory(network: "Network", descriptors: "Mapping[int, Descriptor]
     """
 
     def connect(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: Socket(told(network.connect, name)))
+        return _Opened(d.STREAM, lambda: Socket(told(name, lambda: network.connect(name))))
 
     def listen(name: str) -> Node:
-        return _Opened(d.STREAM, lambda: ListeningSocket(told(network.listen, name)))
+        return _Opened(d.STREAM, lambda: ListeningSocket(told(name, lambda: network.listen(name))))
 
     def event(direction: 'Literal["con", "lis"]') -> Node:
         def take() -> "Descriptor":
@@ -115,18 +115,18 @@ def _json(value: "dict[str, Any]") -> File:
     return File(None, json.dumps(value, separators=(",", ":")).encode())
 
 
-def told(ask: "Callable[[str], T]", name: str) -> "T":
-    """Ask the network for `name`; the reason of a refusal goes to the keep's log alone.
+def told(what: str, ask: "Callable[[], T]") -> "T":
+    """Do what the guest asks for, `what`; the reason of a refusal goes to the keep's log alone.
 
     Raises:
         Errno: it was refused.
         OSError: the network failed.
     """
     try:
-        return ask(name)
+        return ask()
     except GarrisonError as error:
         import logging  # late: it costs a start 5 ms
 
-        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", name, error)
+        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", what, error)
         number = next((n for family, n in _REFUSALS if isinstance(error, family)), errno.ACCES)
         raise Errno(number) from error

@@ -354,7 +354,7 @@ def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
         listener = host.listeners.pop(port, None)
         if listener is None:
             target = f"{bracketed(address.compressed)}:{port}"
-            listener = ListeningSocket(asked(reach.listen, target))
+            listener = ListeningSocket(asked(target, lambda: reach.listen(target)))
     except BaseException:
         sock.begun = ""
         raise
@@ -389,8 +389,8 @@ def tcp_socket_start_connect(host: Host, sock: TcpSocket, _network: Network, to:
     sock.begin("connect", allowed=allowed)
     sock.remote = to
     try:
-        name = bracketed(host_of(host, address))
-        sock.connected(host, Socket(asked(reach.connect, f"{name}:{port}")))
+        target = f"{bracketed(host_of(host, address))}:{port}"
+        sock.connected(host, Socket(asked(target, lambda: reach.connect(target))))
     except BaseException:
         sock.begun = ""
         raise
