@@ -82,7 +82,7 @@ class _Network:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def connect(self, target: str) -> Any:
+    def connect(self, target: str, *_: object) -> Any:
         self.asked.append(target)
         raise Rejected("denied by the workload's configuration", found=target)
 
