@@ -1,7 +1,7 @@
 """The `path_` functions: finding, making and removing names."""
 
-from garrison.keep.vfs import changes, errno
 from garrison.keep.vfs import descriptor as d
+from garrison.keep.vfs import errno, paths
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.nodes import Directory, File, Folder
 from garrison.keep.vfs.paths import MAX_PATH, Place, decode, resolve
@@ -48,7 +48,7 @@ def path_open(
         raise Errno(errno.NOTCAPABLE)
     if oflags & abi.CREATE and place.node is None and not outer.rights & d.PATH_CREATE_FILE:
         raise Errno(errno.NOTCAPABLE)
-    node = changes.found_or_made(
+    node = paths.found_or_made(
         place,
         create=bool(oflags & abi.CREATE),
         exclusive=bool(oflags & abi.EXCLUSIVE),
@@ -77,7 +77,7 @@ def path_open(
 def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Make a directory."""
     place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, follow=False)
-    changes.make_directory(place)
+    paths.make_directory(place)
 
 
 def path_filestat_get(
@@ -109,7 +109,7 @@ def path_link(
         raise Errno(errno.INVAL)
     source = _place(host, fd, path, size, d.PATH_LINK_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_LINK_TARGET, follow=False)
-    changes.link(source, target)
+    paths.link(source, target)
 
 
 def path_readlink(
@@ -119,7 +119,7 @@ def path_readlink(
     out = host.memory.view(result, 4)
     view = host.memory.view(buffer, room)
     place = _place(host, fd, path, size, d.PATH_READLINK, follow=False)
-    target = changes.target_of(place).encode()[:room]
+    target = paths.target_of(place).encode()[:room]
     view[: len(target)] = target
     U32.pack_into(out, 0, len(target))
 
@@ -127,13 +127,13 @@ def path_readlink(
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
     place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
-    changes.remove_directory(place)
+    paths.remove_directory(place)
 
 
 def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
     place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
-    changes.unlink(place)
+    paths.unlink(place)
 
 
 def path_rename(
@@ -142,7 +142,7 @@ def path_rename(
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
     source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
-    changes.rename(source, target)
+    paths.rename(source, target)
 
 
 def path_symlink(
@@ -153,4 +153,4 @@ def path_symlink(
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(target, target_size)))
     place = _place(host, fd, path, size, d.PATH_SYMLINK, follow=False)
-    changes.symlink(place, text)
+    paths.symlink(place, text)

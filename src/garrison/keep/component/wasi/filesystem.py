@@ -18,8 +18,8 @@ from garrison.keep.component.wasi.streams import (
     OutputStream,
     Shared,
 )
-from garrison.keep.vfs import changes, errno
 from garrison.keep.vfs import descriptor as d
+from garrison.keep.vfs import errno, paths
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
 from garrison.keep.vfs.nodes import Directory, File, Folder
 from garrison.keep.vfs.paths import Place, decode, resolve
@@ -378,7 +378,7 @@ def descriptor_open_at(
     place = _place(opened, path, follow="symlink-follow" in path_flags)
     if flags & {"write", "mutate-directory"} or open_flags & {"truncate", "create"}:
         _check_changeable(opened)
-    node = changes.found_or_made(
+    node = paths.found_or_made(
         place,
         create="create" in open_flags,
         exclusive="exclusive" in open_flags,
@@ -431,7 +431,7 @@ def descriptor_set_times_at(
 @told
 def descriptor_create_directory_at(_host: Host, opened: Opened, path: str) -> None:
     """Make a directory."""
-    changes.make_directory(_changeable(opened, path))
+    paths.make_directory(_changeable(opened, path))
 
 
 @told
@@ -442,37 +442,37 @@ def descriptor_link_at(
     if flags:
         # As other hosts: a link to what a link means is not offered.
         raise Errno(errno.INVAL)
-    changes.link(_changeable(opened, path), _changeable(other, new))
+    paths.link(_changeable(opened, path), _changeable(other, new))
 
 
 @told
 def descriptor_readlink_at(_host: Host, opened: Opened, path: str) -> str:
     """Give a symbolic link's target."""
-    return changes.target_of(_place(opened, path, follow=False))
+    return paths.target_of(_place(opened, path, follow=False))
 
 
 @told
 def descriptor_remove_directory_at(_host: Host, opened: Opened, path: str) -> None:
     """Remove an empty directory."""
-    changes.remove_directory(_changeable(opened, path))
+    paths.remove_directory(_changeable(opened, path))
 
 
 @told
 def descriptor_rename_at(_host: Host, opened: Opened, path: str, other: Opened, new: str) -> None:
     """Give another name."""
-    changes.rename(_changeable(opened, path), _changeable(other, new))
+    paths.rename(_changeable(opened, path), _changeable(other, new))
 
 
 @told
 def descriptor_symlink_at(_host: Host, opened: Opened, target: str, path: str) -> None:
     """Make a symbolic link."""
-    changes.symlink(_changeable(opened, path), decode(target.encode()))
+    paths.symlink(_changeable(opened, path), decode(target.encode()))
 
 
 @told
 def descriptor_unlink_file_at(_host: Host, opened: Opened, path: str) -> None:
     """Remove the name of what is no directory."""
-    changes.unlink(_changeable(opened, path))
+    paths.unlink(_changeable(opened, path))
 
 
 def descriptor_is_same_object(_host: Host, opened: Opened, other: Opened) -> bool:
