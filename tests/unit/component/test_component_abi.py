@@ -123,7 +123,7 @@ def _values(kind: t.Type | None) -> st.SearchStrategy[Any]:
 
 
 @given(_types().flatmap(lambda kind: st.tuples(st.just(kind), _values(kind))))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_goes_in_comes_out_by_memory_and_flat(case: tuple[t.Type, Any]) -> None:
     kind, value = case
     memory = _Memory()
@@ -147,7 +147,7 @@ def test_what_goes_in_comes_out_by_memory_and_flat(case: tuple[t.Type, Any]) -> 
     st.binary(max_size=512),
     st.lists(st.integers(0, (1 << 64) - 1), min_size=64, max_size=64),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_malformed_memory_and_values_only_ever_trap(
     kind: t.Type, data: bytes, flat: list[int]
 ) -> None:

@@ -71,7 +71,7 @@ def test_truncated_anywhere_it_is_malformed_or_lacks_what_it_lost() -> None:
 
 
 @given(st.integers(0, len(_HELLO) - 1), st.integers(0, 255))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_changed_byte_is_malformed_at_worst(at: int, byte: int) -> None:
     changed = bytearray(_HELLO)
     changed[at] = byte
@@ -80,7 +80,7 @@ def test_a_changed_byte_is_malformed_at_worst(at: int, byte: int) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 13), st.binary(max_size=40)), max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_sections_of_anything_are_malformed_at_worst(parts: list[tuple[int, bytes]]) -> None:
     data = b"".join(bytes([kind]) + number(len(body)) + body for kind, body in parts)
     with contextlib.suppress(Malformed):
@@ -88,7 +88,7 @@ def test_sections_of_anything_are_malformed_at_worst(parts: list[tuple[int, byte
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_types_of_anything_are_malformed_at_worst(data: st.DataObject) -> None:
     forms = st.sampled_from([*range(0x3E, 0x44), *range(0x63, 0x80)])
     items = [

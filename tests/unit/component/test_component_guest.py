@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from garrison.errors import Malformed, Unavailable
 from garrison.keep.engine.failures import Trap
-from garrison.keep.execute import Limits
+from garrison.keep.execute import Limits, execute
 from garrison.keep.vfs.descriptor import Descriptor
 from garrison.keep.vfs.nodes import Directory, Node
 from garrison.testing.component import ALLOCATOR, command
@@ -291,3 +294,24 @@ def test_a_component_without_a_beginning_is_told(runner: Runner) -> None:
     with pytest.raises(Malformed, match="not a program") as caught:
         runner.run(b"\0asm\x0d\0\1\0")
     assert caught.value.found == "exports no interface"
+
+
+_EVERYTHING = command(_main(_write("(call $out)", "0", "5")), _ALL, drops=_DROP)
+
+
+@given(st.integers(8, len(_EVERYTHING) - 1), st.integers(0, 255))
+@settings(max_examples=200, deadline=None)
+def test_one_byte_changed_is_refused_or_traps_or_runs(at: int, byte: int) -> None:
+    """The core signatures that are called without a check by the engine are among what changes."""
+    changed = bytearray(_EVERYTHING)
+    changed[at] = byte
+    with contextlib.suppress(Malformed, Trap, Unavailable):
+        code = execute(
+            bytes(changed),
+            args=["main.wasm"],
+            env={},
+            descriptors=[("", None), ("", None), ("", None)],
+            files={},
+            network=None,
+        )
+        assert code in (0, 1)
