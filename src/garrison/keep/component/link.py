@@ -11,7 +11,7 @@ from __future__ import annotations
 from garrison.errors import Malformed
 from garrison.keep.component import definitions as d
 from garrison.keep.component import types as t
-from garrison.keep.component.binary import MAX_DEFINITIONS, unsupported
+from garrison.keep.component.binary import unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,6 +129,10 @@ class _Scope:
         }[sort]
 
 
+# Components inside can be instantiated again and again, and each time they are gone through;
+# toolchains make some thousand definitions in all.
+MAX_EVALUATED = 1 << 16
+
 _COMPOSED = "run components that are not composed of others"
 
 
@@ -176,8 +180,7 @@ class _Linker:
         self._module = module
         self._compiled: dict[int, Module] = {}
         self._destructors: dict[t.Resource, CoreRef] = {}
-        # Components inside can be instantiated again and again.
-        self._left = 2 * MAX_DEFINITIONS
+        self._left = MAX_EVALUATED
         self.steps: list[Step] = []
 
     def evaluate(
@@ -186,7 +189,7 @@ class _Linker:
         """Go through a component's definitions; `given` are the imports of one inside."""
         self._left -= len(component.definitions)
         if self._left < 0:
-            raise _wrong("too many definitions", expected=f"at most {2 * MAX_DEFINITIONS}")
+            raise _wrong("too many definitions", expected=f"at most {MAX_EVALUATED}")
         for definition in component.definitions:
             self._definition(definition, scope, given)
 
