@@ -103,19 +103,21 @@ def execute(
 
     try:
         if is_component(wasm):
-            from garrison.keep.component.run import run  # late: see `engine`
+            from garrison.keep.component.run import Command  # late: see `engine`
 
-            return run(
-                wasm,
-                engine=engine,
-                compiled=compiled,
-                descriptors=table,
-                args=args,
-                env=env,
-                network=network,
-                limits=limits,
-                interrupts=Interrupts(engine.interrupt),
-            )
+            command = Command(wasm, engine, compiled)
+            try:
+                with Interrupts(engine.interrupt) as interrupts:
+                    return command.run(
+                        descriptors=table,
+                        args=args,
+                        env=env,
+                        network=network,
+                        limits=limits,
+                        interrupts=interrupts,
+                    )
+            finally:
+                command.close()
         module = compiled(wasm)
         try:
             with Interrupts(engine.interrupt) as interrupts:

@@ -26,85 +26,95 @@ if TYPE_CHECKING:
 _RUN = "wasi:cli/run"
 
 
-def run(
-    wasm: bytes,
-    *,
-    engine: Engine,
-    compiled: Callable[[bytes], Module],
-    descriptors: Mapping[int, Descriptor],
-    args: Sequence[str],
-    env: Mapping[str, str],
-    network: Network | None,
-    limits: Limits,
-    interrupts: Interrupts,
-) -> int:
-    """Run a component until it ends.
+class Command:
+    """A component of the world, ready to run.
 
     Args:
         wasm: the component.
         engine: what runs it.
         compiled: compiles a core module.
-        descriptors: what a core module would have open from the start, by number: the first
-            three are the standard streams, and the directories and listeners among them its own.
-        args: its arguments, the program's name first.
-        env: its environment.
-        network: what it can reach; None if nothing.
-        limits: how much it may take.
-        interrupts: what ends it from outside, from now on.
-
-    Returns:
-        Its exit code: 0 or 1 as it says, or the one that it ended itself with.
 
     Raises:
         Malformed: it is no component that a keep runs.
-        Trap: it did what WebAssembly or the canonical ABI forbid.
-        Interrupted: SIGINT or SIGTERM came.
-        Unavailable: it wants more memory than it may have.
     """
-    modules: list[Module] = []
 
-    def kept(module: bytes) -> Module:
-        modules.append(compiled(module))
-        return modules[-1]
+    def __init__(self, wasm: bytes, engine: Engine, compiled: Callable[[bytes], Module]) -> None:
+        self._engine = engine
+        self._modules: list[Module] = []
 
-    try:
-        program = link(parse(wasm), interfaces.find, kept)
-        main = _main(program)
+        def kept(module: bytes) -> Module:
+            self._modules.append(compiled(module))
+            return self._modules[-1]
+
+        try:
+            self._program = link(parse(wasm), interfaces.find, kept)
+            self._main = _main(self._program)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give its modules back."""
+        while self._modules:
+            self._modules.pop().close()
+
+    def run(
+        self,
+        *,
+        descriptors: Mapping[int, Descriptor],
+        args: Sequence[str],
+        env: Mapping[str, str],
+        network: Network | None,
+        limits: Limits,
+        interrupts: Interrupts,
+    ) -> int:
+        """Run it until it ends.
+
+        Args:
+            descriptors: what a core module would have open from the start, by number: the first
+                three are the standard streams, and the directories and listeners among them its
+                own.
+            args: its arguments, the program's name first.
+            env: its environment.
+            network: what it can reach; None if nothing.
+            limits: how much it may take.
+            interrupts: what ends it from outside; they are watched already.
+
+        Returns:
+            Its exit code: 0 or 1 as it says, or the one that it ended itself with.
+
+        Raises:
+            Malformed: a core module is not as the component says.
+            Trap: it did what WebAssembly or the canonical ABI forbid.
+            Interrupted: SIGINT or SIGTERM came.
+            Unavailable: it wants more memory than it may have.
+        """
         streams = [descriptors.get(number) or Null() for number in range(3)]
         directories = [
             (found.preopened, found)
             for found in descriptors.values()
             if found.filetype == FOLDER and found.preopened is not None
         ]
-        listeners = [d for d in descriptors.values() if isinstance(d, ListeningSocket)]
-        with interrupts:
-            host = Host(
-                args,
-                env,
-                streams,
-                directories,
-                network,
-                interrupts,
-                limits.descriptors,
-                listeners,
-            )
-            instance = Instance(
-                engine, program, interfaces.function, host, memory_limit=limits.memory
-            )
-            try:
-                instance.start()
-                result, _ = instance.call(main)
-            except Ended as ended:
-                return ended.code
-            except Trap:
-                interrupts.check()
-                raise
-            finally:
-                instance.close()
-            return 0 if result == "ok" else 1
-    finally:
-        for module in modules:
-            module.close()
+        listeners = [found for found in descriptors.values() if isinstance(found, ListeningSocket)]
+        host = Host(
+            args, env, streams, directories, network, interrupts, limits.descriptors, listeners
+        )
+        instance = Instance(
+            self._engine, self._program, interfaces.function, host, memory_limit=limits.memory
+        )
+        try:
+            # What came before the instance knew of its deadline.
+            interrupts.check()
+            instance.start()
+            result, _ = instance.call(self._main)
+        except Ended as ended:
+            return ended.code
+        except Trap:
+            interrupts.check()
+            raise
+        finally:
+            instance.close()
+        return 0 if result == "ok" else 1
 
 
 def _main(program: Program) -> Lifted:
