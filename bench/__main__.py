@@ -21,6 +21,7 @@ BENCHES = {
     "start": "Start of a hello world, whole process, warm cache",
     "large": "Start of a large module, to the refusal of its imports",
     "hostcalls": "Calls from the guest into the host, the median of 5 runs",
+    "components": "Components: the start of a hello world, and an echo beside preview 1's",
     "echo": "TLS echo: requests per second, and megabytes per second each way",
     "web": "HTTP: the Go example over TLS under `wrk`",
     "memory": "Memory: proportional set size of a keep",

@@ -2,8 +2,9 @@
 
     python examples/languages/build.py LANGUAGE server|client OUT.wasm
 
-Both programs of a language do the same. The server listens on descriptor 3 and sends back what it
-gets; the client sends a line to HOST:PORT. Each prints who is at the other end.
+Both programs of a language do the same. The server listens on descriptor 3, or, a component, on
+the port that is its argument, and sends back what it gets; the client sends a line to HOST:PORT.
+Each prints who is at the other end.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Language:
         protocol: what the two speak.
         build: builds one into a file.
         slow: it needs more than `make setup` installs, or long.
+        component: it makes components for WASI 0.2, whose server is told its port.
+        server: the language whose server its client is shown with.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Language:
     build: Callable[[str, Path], None]
     protocol: str = "echo"
     slow: bool = False
+    component: bool = False
+    server: str | None = None
 
 
 def _run(*command: str | Path, environment: dict[str, str] | None = None, folder: Path) -> None:
@@ -137,6 +142,36 @@ def _javascript(program: str, out: Path) -> None:
     )  # fmt: skip
 
 
+def _python_component(program: str, out: Path) -> None:
+    compiler = Path(sys.executable).parent / "componentize-py"
+    if not compiler.exists():
+        raise MissingError("no `componentize-py` (PyPI)")
+    wit = _wit(out, "export wasi:cli/run@0.2.0;")
+    options = ("-d", wit, "-w", "guest", "componentize", program, "-o", out)
+    _run(compiler, *options, folder=HERE / "python-component")
+
+
+def _javascript_component(program: str, out: Path) -> None:
+    if not (_MODULES / "@bytecodealliance/componentize-js").exists() or not shutil.which("node"):
+        raise MissingError("no componentize-js: npm install --prefix examples/languages")
+    imports = ("wasi:cli/environment@0.2.0", "wasi:filesystem/types@0.2.0",
+               "wasi:filesystem/preopens@0.2.0", "garrison:keep/peer@0.1.0")  # fmt: skip
+    wit = _wit(out, "export wasi:cli/run@0.2.0;" + "".join(f" import {i};" for i in imports))
+    # Node finds what a program imports from beside the program.
+    sources = HERE / "javascript-component"
+    _run("node", sources / "build.mjs", sources / f"{program}.js", wit, out, folder=HERE)
+
+
+def _wit(out: Path, world: str) -> Path:
+    """The interfaces of a keep, beside what is built, with a world of these items."""
+    from garrison.testing.component import write_wit
+
+    folder = out.parent / f"{out.stem}-wit"
+    folder.mkdir()
+    write_wit(folder, world)
+    return folder
+
+
 LANGUAGES = {
     "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
     "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
@@ -157,6 +192,21 @@ LANGUAGES = {
         "QuickJS (npm `qjsc`) with the script inside, by `zig cc -target wasm32-wasi`",
         _javascript,
         slow=True,
+    ),
+    "python-component": Language(
+        "Python, component",
+        "`componentize-py` (PyPI)",
+        _python_component,
+        slow=True,
+        component=True,
+    ),
+    "javascript-component": Language(
+        "JavaScript, component",
+        "`@bytecodealliance/componentize-js` (npm)",
+        _javascript_component,
+        slow=True,
+        component=True,
+        server="python-component",
     ),
 }
 

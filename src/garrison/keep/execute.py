@@ -10,7 +10,7 @@ from garrison.errors import GarrisonError, Rejected
 from garrison.formats.limits import Limits
 from garrison.keep.engine.cache import compiled_module
 from garrison.keep.engine.failures import Ended, Trap
-from garrison.keep.engine.runtime import Engine, Instance, Module
+from garrison.keep.engine.runtime import Engine, Instance, Module, is_component
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import HostStream, ListeningSocket, Null, Socket, is_stream
 from garrison.keep.wasi.host import Exit, Host, Table
@@ -18,8 +18,9 @@ from garrison.keep.wasi.interrupts import Interrupts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from garrison.keep.component.run import Command
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.keys import Bearer
     from garrison.keep.vfs.network import Network
@@ -39,10 +40,10 @@ def execute(
     bearer: "Bearer | None" = None,
     cached: bool = False,
 ) -> int:
-    """Run a module until it ends.
+    """Run a module or component until it ends.
 
     Args:
-        wasm: the module.
+        wasm: the module or component.
         args: its arguments, the program's name first.
         env: its environment.
         descriptors: what it has open from the start, from descriptor 0 on, before the root
@@ -61,7 +62,7 @@ def execute(
         Its exit code.
 
     Raises:
-        Malformed: it is no module, or not one for WASI preview 1.
+        Malformed: it is neither a module for WASI preview 1 nor a component for WASI 0.2.
         Trap: it did what WebAssembly forbids.
         Interrupted: SIGINT or SIGTERM came.
         OutOfTime: it ran for longer than it may.
@@ -99,34 +100,78 @@ def execute(
     for name, directory in (directories or {}).items():
         directory.preopened = name
         table.insert(directory)
+
+    def compiled(wasm: bytes) -> Module:
+        return compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+
     try:
         with interrupts:
-            module = compiled_module(engine, wasm) if cached else Module.compile(engine, wasm)
+            program = _program(wasm, engine, compiled)
             try:
                 running = True
-                host = Host(list(args), dict(env), table, interrupts)
-                instance = Instance(
-                    engine, module, memory=limits.memory, table_elements=limits.table_elements
+                return program.run(
+                    descriptors=table,
+                    args=args,
+                    env=env,
+                    network=network,
+                    limits=limits,
+                    interrupts=interrupts,
                 )
-                try:
-                    # What came before the instance knew of its deadline.
-                    interrupts.check()
-                    interrupts.start_clock()
-                    code = _run(instance, module, host)
-                    if code:
-                        _note_memory(instance, limits.memory)
-                except Trap:
-                    _note_memory(instance, limits.memory)
-                    raise
-                else:
-                    return code
-                finally:
-                    instance.close()
             finally:
-                module.close()
+                program.close()
     finally:
         engine.close()
         table.close()
+
+
+def _program(
+    wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]"
+) -> "_Program | Command":
+    if is_component(wasm):
+        from garrison.keep.component import run  # late: see `engine`
+
+        return run.Command(wasm, engine, compiled)
+    return _Program(wasm, engine, compiled)
+
+
+class _Program:
+    """A core module, ready to run; `component.run.Command` is the same for a component."""
+
+    def __init__(self, wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]") -> None:
+        self._engine = engine
+        self._module = compiled(wasm)
+
+    def close(self) -> None:
+        self._module.close()
+
+    def run(
+        self,
+        *,
+        descriptors: Table,
+        args: "Sequence[str]",
+        env: "Mapping[str, str]",
+        network: "Network | None",  # noqa: ARG002  (a module has it by its files)
+        limits: Limits,
+        interrupts: Interrupts,
+    ) -> int:
+        host = Host(list(args), dict(env), descriptors, interrupts)
+        instance = Instance(
+            self._engine, self._module, memory=limits.memory, table_elements=limits.table_elements
+        )
+        try:
+            # What came before the instance knew of its deadline.
+            interrupts.check()
+            interrupts.start_clock()
+            code = _run(instance, self._module, host)
+            if code:
+                _note_memory(instance, limits.memory)
+        except Trap:
+            _note_memory(instance, limits.memory)
+            raise
+        else:
+            return code
+        finally:
+            instance.close()
 
 
 def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> None:

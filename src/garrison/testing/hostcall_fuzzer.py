@@ -278,6 +278,8 @@ class _FakeNetwork:
 
 
 class _FakeListener:
+    port = 1
+
     def __init__(self, network: _FakeNetwork) -> None:
         self._network = network
         self._socket = socket.socket(socket.AF_UNIX)

@@ -80,7 +80,7 @@ def test_text_that_is_no_module_is_malformed() -> None:
     [
         (b"", "not WebAssembly; found 0 bytes that begin with nothing"),
         (b"\x7fELF", "not WebAssembly; found 4 bytes that begin with 7f454c46"),
-        (b"\0asm\x0d\0\1\0", "found a component; expected a core module"),
+        (b"\0asm\x0d\0\1\0", "was given a WebAssembly component"),
         (b"\0asm\1\0\0\0\xff", "not a valid WebAssembly module"),
         (b"\0asm\2\0\0\0", "not a valid WebAssembly module"),
     ],

@@ -41,6 +41,11 @@ _EXTERN_VALUE = 8
 _InstanceValue = c.Size * 2
 
 
+def is_component(wasm: bytes) -> bool:
+    """Whether `wasm` says of itself that it is a component."""
+    return wasm[:4] == _MAGIC and wasm[6:8] == _COMPONENT_LAYER
+
+
 class Engine:
     """One engine; everything that is made with it ends before it does.
 
@@ -100,14 +105,6 @@ class Module:
                 field="module",
                 found=f"{len(wasm)} bytes that begin with {wasm[:4].hex() or 'nothing'}",
                 expected=_MAGIC.hex(),
-            )
-        if wasm[6:8] == _COMPONENT_LAYER:
-            raise Malformed(
-                "this kind of WebAssembly is not supported",
-                field="module",
-                found="a component",
-                expected="a core module for WASI preview 1",
-                hint="build for wasm32-wasip1",
             )
         handle = c.Pointer()
         error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), c.byref(handle))
@@ -251,7 +248,7 @@ class Instance:
             c.byref(trap),
         )
         if trap.value:
-            raise _trap(trap.value)
+            raise trapped(trap.value)
         if error:
             text = message_of(error)
             if "incompatible import type" in text:
@@ -289,7 +286,7 @@ class Instance:
         trap = c.Pointer()
         error = lib.wasmtime_func_call(self.context, function, None, 0, None, 0, c.byref(trap))
         if trap.value:
-            raise _trap(trap.value)
+            raise trapped(trap.value)
         # A trap that a host function made is told as an error.
         check(error, Trap, "the guest failed")
 
@@ -377,7 +374,8 @@ def _kinds(letters: str) -> Bytes:
     return vector
 
 
-def _trap(handle: int) -> Trap:
+def trapped(handle: int) -> Trap:
+    """The failure that a wasm_trap_t tells of, which is deleted."""
     lib = library()
     text = Bytes()
     lib.wasm_trap_message(handle, c.byref(text))

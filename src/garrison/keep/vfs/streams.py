@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     class Listener(Protocol):
         """A listening socket (`garrison.keep.net`)."""
 
+        port: int
+
         def fileno(self) -> int: ...  # noqa: D102
         def ready(self) -> bool: ...  # noqa: D102
         def accept(self) -> Stream: ...  # noqa: D102
@@ -180,6 +182,10 @@ class ListeningSocket(Descriptor):
     def __init__(self, listener: "Listener") -> None:
         super().__init__()
         self._listener = listener
+
+    def port(self) -> int:
+        """Where it listens."""
+        return self._listener.port
 
     def accept(self) -> Socket:
         """Take the next connection.

@@ -1,9 +1,9 @@
 """The `path_` functions: finding, making and removing names."""
 
 from garrison.keep.vfs import descriptor as d
-from garrison.keep.vfs import errno
+from garrison.keep.vfs import errno, paths
 from garrison.keep.vfs.errno import Errno
-from garrison.keep.vfs.nodes import Directory, File, Folder, Symlink
+from garrison.keep.vfs.nodes import Directory, File, Folder
 from garrison.keep.vfs.paths import MAX_PATH, Place, decode, resolve
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.descriptors import chosen_times, put_stat
@@ -11,7 +11,6 @@ from garrison.keep.wasi.memory import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garrison.keep.vfs.nodes import Node
     from garrison.keep.wasi.host import Host
 
 _STAT_SIZE = 64
@@ -49,7 +48,14 @@ def path_open(
     outer = host.descriptors.having(fd)
     if (rights | inheriting) & ~outer.inheriting & d.ALL:
         raise Errno(errno.NOTCAPABLE)
-    node = _found_or_made(place, oflags, outer.rights)
+    if oflags & abi.CREATE and place.node is None and not outer.rights & d.PATH_CREATE_FILE:
+        raise Errno(errno.NOTCAPABLE)
+    node = paths.found_or_made(
+        place,
+        create=bool(oflags & abi.CREATE),
+        exclusive=bool(oflags & abi.EXCLUSIVE),
+        directory=bool(oflags & abi.DIRECTORY),
+    )
     # Not the rights to a file's size: Go asks for them to read.
     write = bool(rights & d.FD_WRITE)
     if isinstance(node, Directory):
@@ -70,32 +76,10 @@ def path_open(
     U32.pack_into(host.memory.all, result, host.descriptors.insert(opened))
 
 
-def _found_or_made(place: Place, oflags: int, rights: int) -> "Node":
-    if oflags & abi.CREATE:
-        if oflags & abi.DIRECTORY:
-            raise Errno(errno.INVAL)
-        if place.node is None:
-            if place.slash:
-                raise Errno(errno.ISDIR)
-            if not rights & d.PATH_CREATE_FILE:
-                raise Errno(errno.NOTCAPABLE)
-            return place.parent.create_file(place.named())
-        if oflags & abi.EXCLUSIVE:
-            raise Errno(errno.EXIST)
-    node = place.existing()
-    if isinstance(node, Symlink):
-        raise Errno(errno.NOTDIR if oflags & abi.DIRECTORY else errno.LOOP)
-    if oflags & abi.DIRECTORY and not isinstance(node, Directory):
-        raise Errno(errno.NOTDIR)
-    return node
-
-
 def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Make a directory."""
     place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, follow=False)
-    if place.node is not None:
-        raise Errno(errno.EXIST)
-    place.parent.create_directory(place.named())
+    paths.make_directory(place)
 
 
 def path_filestat_get(
@@ -127,15 +111,7 @@ def path_link(
         raise Errno(errno.INVAL)
     source = _place(host, fd, path, size, d.PATH_LINK_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_LINK_TARGET, follow=False)
-    node = source.existing()
-    if isinstance(node, Directory):
-        raise Errno(errno.PERM)
-    if target.node is not None:
-        raise Errno(errno.EXIST)
-    if target.slash:
-        raise Errno(errno.NOENT)
-    node.check_writable()
-    target.parent.add(target.named(), node)
+    paths.link(source, target)
 
 
 def path_readlink(
@@ -145,10 +121,7 @@ def path_readlink(
     host.memory.expect(result, 4)
     view = host.memory.view(buffer, room)
     place = _place(host, fd, path, size, d.PATH_READLINK, follow=False)
-    node = place.existing()
-    if not isinstance(node, Symlink):
-        raise Errno(errno.INVAL)
-    target = node.target.encode()[:room]
+    target = paths.target_of(place).encode()[:room]
     view[: len(target)] = target
     U32.pack_into(host.memory.all, result, len(target))
 
@@ -156,22 +129,13 @@ def path_readlink(
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
     place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
-    node = place.existing()
-    if not isinstance(node, Directory):
-        raise Errno(errno.NOTDIR)
-    name = place.named()
-    if not node.empty():
-        raise Errno(errno.NOTEMPTY)
-    place.parent.remove(name)
+    paths.remove_directory(place)
 
 
 def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
     place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
-    node = place.existing()
-    if isinstance(node, Directory):
-        raise Errno(errno.ISDIR)
-    place.parent.remove(place.named())
+    paths.unlink(place)
 
 
 def path_rename(
@@ -180,22 +144,7 @@ def path_rename(
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
     source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
-    node, there = source.existing(), target.node
-    name, new_name = source.named(), target.named()
-    if node.same(there):
-        return
-    if isinstance(node, Directory):
-        if there is not None and not isinstance(there, Directory):
-            raise Errno(errno.NOTDIR)
-        if isinstance(there, Directory) and not there.empty():
-            raise Errno(errno.NOTEMPTY)
-        if node.contains(target.parent):
-            raise Errno(errno.INVAL)
-    elif isinstance(there, Directory):
-        raise Errno(errno.ISDIR)
-    elif target.slash:
-        raise Errno(errno.NOTDIR)
-    source.parent.move(name, target.parent, new_name)
+    paths.rename(source, target)
 
 
 def path_symlink(
@@ -205,14 +154,5 @@ def path_symlink(
     if target_size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(target, target_size)))
-    if not text:
-        raise Errno(errno.NOENT)
-    if text.startswith("/"):
-        # It could never be followed.
-        raise Errno(errno.PERM)
     place = _place(host, fd, path, size, d.PATH_SYMLINK, follow=False)
-    if place.node is not None:
-        raise Errno(errno.EXIST)
-    if place.slash:
-        raise Errno(errno.NOENT)
-    place.parent.create_symlink(place.named(), text)
+    paths.symlink(place, text)

@@ -1,0 +1,154 @@
+"""Components: a hello world's start beside `wasmtime run`, and an echo beside preview 1's.
+
+The hello is the same component for both, warm (compiled code in the cache) and cold. The echo
+runs in a keep with TLS 1.3, once as a module for preview 1 and once as a component, under the
+same load; see `echo.py`.
+
+    python bench/components.py [RUNS [SECONDS]]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import peers
+import start
+
+from garrison.testing.component import command as component
+from garrison.testing.stack import free_port
+
+# The most that a component's start may take, as a multiple of wasmtime's, warm and cold; and the
+# least that its echo may do, of what preview 1's does.
+START_GOALS = {"warm": 7.0, "cold": 7.0}
+ECHO_GOAL = 0.6
+CELLS = ((64, 1), (64, 64), (65536, 4))
+_ECHO_RUNS = 3
+
+_HELLO = component(
+    """(data (i32.const 0) "hello\\n") (func (export "run") (result i32)
+        (call $write (call $out) (i32.const 0) (i32.const 6) (i32.const 64))
+        (i32.load8_u (i32.const 64)))""",
+    {
+        "out": ("wasi:cli/stdout", "get-stdout"),
+        "write": ("wasi:io/streams", "[method]output-stream.blocking-write-and-flush"),
+    },
+)
+_FUNCTIONS = {
+    "network": ("wasi:sockets/instance-network", "instance-network"),
+    "create": ("wasi:sockets/tcp-create-socket", "create-tcp-socket"),
+    "bind": ("wasi:sockets/tcp", "[method]tcp-socket.start-bind"),
+    "bound": ("wasi:sockets/tcp", "[method]tcp-socket.finish-bind"),
+    "listen": ("wasi:sockets/tcp", "[method]tcp-socket.start-listen"),
+    "listening": ("wasi:sockets/tcp", "[method]tcp-socket.finish-listen"),
+    "accept": ("wasi:sockets/tcp", "[method]tcp-socket.accept"),
+    "incoming": ("wasi:sockets/tcp", "[method]tcp-socket.subscribe"),
+    "readable": ("wasi:io/streams", "[method]input-stream.subscribe"),
+    "writable": ("wasi:io/streams", "[method]output-stream.subscribe"),
+    "block": ("wasi:io/poll", "[method]pollable.block"),
+    "poll": ("wasi:io/poll", "poll"),
+    "read": ("wasi:io/streams", "[method]input-stream.read"),
+    "check": ("wasi:io/streams", "[method]output-stream.check-write"),
+    "write": ("wasi:io/streams", "[method]output-stream.write"),
+}
+_DROPS = {
+    "drop-socket": ("wasi:sockets/tcp", "tcp-socket"),
+    "drop-input": ("wasi:io/streams", "input-stream"),
+    "drop-output": ("wasi:io/streams", "output-stream"),
+    "drop-pollable": ("wasi:io/poll", "pollable"),
+}
+# All that the host gives comes to one place, beyond what the program has.
+_ALLOCATOR = '(func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1048576))'
+_CONFIG = '[stderr]\nkind = "host"\n[network.incoming.{port}]\n'
+
+
+def echo(folder: Path, port: int) -> Path:
+    """Build the echo component, which listens on `port`."""
+    core, out = folder / "echo-core.wasm", folder / f"echo-{port}.wasm"
+    options = ("-target", "wasm32-freestanding", "-O2", "-s", "-nostdlib", f"-DPORT={port}")
+    linked = ("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,-z,stack-size=65536")
+    source = str(peers.PROGRAMS / "echo_component.c")
+    compiler = [sys.executable, "-m", "ziglang", "cc", *options, *linked]
+    subprocess.run([*compiler, source, "-o", str(core)], check=True)
+    wasm = component(core.read_bytes(), _FUNCTIONS, drops=_DROPS, allocator=_ALLOCATOR)
+    out.write_bytes(wasm)
+    return out
+
+
+def starts(folder: Path, runs: int) -> bool:
+    """Measure the start of a hello world, print the table; whether a goal is missed."""
+    guest = folder / "hello.wasm"
+    guest.write_bytes(_HELLO)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    wasmtime = str(start.native_wasmtime(folder))
+    commands = {
+        "wasmtime run": [wasmtime, "run", "-C", "cache=y", str(guest)],
+        "garrison run": [str(Path(sys.executable).parent / "garrison"), "run", str(guest)],
+    }
+    times: dict[tuple[str, str], list[float]] = {}
+    for state in ("cold", "warm"):
+        for _ in range(runs):
+            for label, command in commands.items():
+                if state == "cold":
+                    shutil.rmtree(folder / ".cache", ignore_errors=True)
+                found = start.milliseconds(command, environment)
+                times.setdefault((state, label), []).append(found)
+    missed = False
+    print("| start of a hello | wasmtime run | garrison run | ratio |\n|---|---|---|---|")
+    for state, goal in START_GOALS.items():
+        other, ours = (statistics.median(times[state, label]) for label in commands)
+        missed = missed or ours > goal * other
+        print(f"| {state} | {other:.1f} ms | {ours:.1f} ms | {ours / other:.1f} |")
+    return missed
+
+
+def echoes(folder: Path, seconds: str) -> bool:
+    """Measure the echo of both kinds, print the table; whether the goal is missed."""
+    found: dict[tuple[str, int, int], list[float]] = {}
+    with contextlib.ExitStack() as running:
+        load = str(peers.native("load", folder))
+        made = running.enter_context(peers.stack(folder))
+        ports = {"preview 1": free_port(), "component": free_port()}
+        module = peers.compiled(peers.PROGRAMS / "echo.c", folder)
+        command = peers.keep_command(made, module, ports["preview 1"], folder)
+        running.enter_context(peers.running(command, ports["preview 1"]))
+        port = ports["component"]
+        command = peers.keep_command(made, echo(folder, port), port, folder)
+        (folder / f"keep-{port}.toml").write_text(_CONFIG.format(port=port))
+        running.enter_context(peers.running(command, port))
+        # In turns, so that a busy moment of the machine meets both.
+        for _ in range(_ECHO_RUNS):
+            for size, connections in CELLS:
+                for label, port in ports.items():
+                    given = [load, str(port), str(connections), str(size), seconds]
+                    done = subprocess.run(given, capture_output=True, text=True, check=False)
+                    value = float(done.stdout) if done.returncode == 0 else 0.0
+                    found.setdefault((label, size, connections), []).append(value)
+    missed = False
+    print("\n| echo: message, connections | preview 1 | component | ratio |\n|---|---|---|---|")
+    for size, connections in CELLS:
+        first, ours = (statistics.median(found[label, size, connections]) for label in ports)
+        ratio = ours / first if first else 0.0
+        missed = missed or ratio < ECHO_GOAL
+        print(f"| {size} B, {connections} | {first:,.0f}/s | {ours:,.0f}/s | {ratio:.2f} |")
+    return missed
+
+
+def main() -> int:
+    """Measure, print two tables, and return 1 if a goal is missed."""
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    seconds = sys.argv[2] if len(sys.argv) > 2 else "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        slow = starts(folder, runs)
+        return int(echoes(folder, seconds) or slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

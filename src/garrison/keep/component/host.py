@@ -1,0 +1,79 @@
+"""What a component runs on: the same descriptors, files, network and signals as any guest's."""
+
+from __future__ import annotations
+
+from garrison.keep.vfs.errno import MFILE, Errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.streams import ListeningSocket
+    from garrison.keep.wasi.interrupts import Interrupts
+
+# What is read or made at once; one full record of TLS is 16 KiB.
+CHUNK = 1 << 16
+
+
+class Host:
+    """The host of one component.
+
+    Args:
+        args: the arguments, the program's name first.
+        env: the environment.
+        streams: standard input, output and error.
+        directories: those that it has from the start, by name.
+        network: what it can reach; None if nothing.
+        limit: how many descriptors it may have open besides those that it starts with.
+        listeners: those that it has from the start; it gets one by listening on its port.
+        interrupts: what ends a wait.
+
+    Attributes:
+        listeners: those that nobody listens on yet, by port.
+        names: the hosts' names that it looked up, in order, and `numbers` where each stands.
+        scratch: room for what is on its way into the component; used within one call.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        streams: Sequence[Descriptor],
+        directories: Sequence[tuple[str, Descriptor]],
+        network: Network | None,
+        interrupts: Interrupts,
+        limit: int,
+        listeners: Sequence[ListeningSocket] = (),
+    ) -> None:
+        self.args = [_text(arg) for arg in args]
+        self.env = [(_text(name), _text(value)) for name, value in env.items()]
+        self.streams = streams
+        self.directories = directories
+        self.network = network
+        self.interrupts = interrupts
+        self._left = limit
+        self.listeners = {listener.port(): listener for listener in listeners}
+        self.names: list[str] = []
+        self.numbers: dict[str, int] = {}
+        self.scratch = memoryview(bytearray(CHUNK))
+
+    def opened(self, descriptor: Descriptor | None) -> None:
+        """Count one descriptor more, or one less if there is none.
+
+        Raises:
+            Errno: there are too many; it is closed.
+        """
+        if descriptor is None:
+            self._left += 1
+            return
+        if self._left <= 0:
+            descriptor.close()
+            raise Errno(MFILE)
+        self._left -= 1
+
+
+def _text(text: str) -> str:
+    # A command line may hold bytes that are not UTF-8; a string of WIT cannot.
+    return text.encode(errors="surrogateescape").decode(errors="replace")

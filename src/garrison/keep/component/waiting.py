@@ -1,0 +1,130 @@
+"""Waiting, for times and descriptors together: what the resource `pollable` stands for."""
+
+from __future__ import annotations
+
+import time
+
+from garrison.keep.vfs.descriptor import SOCK_ACCEPT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    from garrison.keep.component.host import Host
+    from garrison.keep.vfs.descriptor import Descriptor
+
+    class Pollable(Protocol):
+        """Something to wait for."""
+
+        def ready(self) -> bool:
+            """Whether it has happened, as far as that is known without the kernel."""
+            ...
+
+        def events(self) -> tuple[int, int] | None:
+            """A descriptor of the host's and what to wait for there; None if there is no such."""
+            ...
+
+        def timeout(self) -> float | None:
+            """Seconds after which to ask again without any event."""
+            ...
+
+        def settled(self) -> bool:
+            """Whether an event means that it has happened, and not only that one has to ask."""
+            ...
+
+        def drop(self) -> None:
+            """End it."""
+            ...
+
+
+# poll(2), asm-generic/poll.h: what comes without having been asked for.
+_POLL_ENDED = 8 | 16 | 32
+
+
+class Moment:
+    """A time to wait for.
+
+    Args:
+        when: on the monotonic clock, in nanoseconds; 0 is always over.
+    """
+
+    def __init__(self, when: int) -> None:
+        self._when = when
+
+    def ready(self) -> bool:
+        """Whether it is over."""
+        return not self._when or time.monotonic_ns() >= self._when
+
+    def events(self) -> None:
+        """None: no descriptor knows."""
+        return
+
+    def timeout(self) -> float:
+        """How long it is until then."""
+        return max(0, self._when - time.monotonic_ns()) / 1e9
+
+    def settled(self) -> bool:
+        """There are no events."""
+        return False
+
+    def drop(self) -> None:
+        """End it."""
+
+
+class Readiness:
+    """A descriptor that can be read or accepted from."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._descriptor = descriptor
+        # What never has to be waited for has no events.
+        self._always = descriptor.events(write=False) is None
+        self._accepts = bool(descriptor.possible & SOCK_ACCEPT)
+
+    def ready(self) -> bool:
+        """Whether it can, as far as that is known without the kernel."""
+        return self._always or self._descriptor.ready(write=False)
+
+    def events(self) -> tuple[int, int] | None:
+        """What to wait for."""
+        return self._descriptor.events(write=False)
+
+    def timeout(self) -> float | None:
+        """When a listener's next handshake is late."""
+        return self._descriptor.timeout()
+
+    def settled(self) -> bool:
+        """A listener's event may be a step of a handshake only."""
+        return not self._accepts or self._descriptor.ready(write=False)
+
+    def drop(self) -> None:
+        """End it."""
+
+
+def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> list[int]:
+    """Wait until something of `wanted` happens, and say which have; all at once, if not `block`.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    while True:
+        happened: list[int] = []
+        asked: list[tuple[int, Pollable, tuple[int, int]]] = []
+        seconds: float | None = None
+        for index, pollable in enumerate(wanted):
+            # First `ready`, after which there may be other events to wait for.
+            if pollable.ready():
+                happened.append(index)
+                continue
+            if events := pollable.events():
+                asked.append((index, pollable, events))
+            if (late := pollable.timeout()) is not None:
+                seconds = late if seconds is None else min(seconds, late)
+        if happened or not block:
+            seconds = 0
+        found = host.interrupts.wait([events for *_, events in asked], seconds)
+        for index, pollable, (number, mask) in asked if found else ():
+            if found.get(number, 0) & (mask | _POLL_ENDED) and pollable.settled():
+                happened.append(index)
+        if happened or not block:
+            return sorted(happened)

@@ -1,0 +1,503 @@
+"""wasi:sockets: TCP and names, by the keep's one network, with its TLS, policy and peer checks.
+
+A keep's rules are by name, and a name's meaning must not be the host's word. So looking a name up
+asks nobody: it gives an address of our own that stands for the name, and connecting to that is
+connecting to the name, by the name's rule. An address that never stood for a name is one itself.
+Connecting and the handshake are done, to their end, by `start-connect`. There is no UDP.
+"""
+
+from __future__ import annotations
+
+import posix
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from garrison.formats.endpoint import bracketed
+from garrison.keep.component.instance import Failed
+from garrison.keep.component.waiting import Moment, Readiness
+from garrison.keep.component.wasi.names import (
+    Network,
+    host_of,
+    instance_network_instance_network,
+    ip_name_lookup_resolve_addresses,
+    network_network_error_code,
+    parsed,
+    resolve_address_stream_resolve_next_address,
+    resolve_address_stream_subscribe,
+    socket_address,
+    told,
+)
+from garrison.keep.component.wasi.streams import InputStream, OutputStream, Shared
+from garrison.keep.engine.failures import Trap
+from garrison.keep.vfs import errno
+from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.refusals import told as asked
+from garrison.keep.vfs.streams import ListeningSocket, Socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from garrison.keep.component.host import Host
+    from garrison.keep.component.waiting import Pollable
+    from garrison.keep.component.wasi.names import Case
+    from garrison.keep.vfs.network import Network as Reach
+
+# Functions of this package that stand in `names`.
+__all__ = [
+    "instance_network_instance_network",
+    "ip_name_lookup_resolve_addresses",
+    "network_network_error_code",
+    "resolve_address_stream_resolve_next_address",
+    "resolve_address_stream_subscribe",
+]
+
+WIT = """
+package wasi:sockets;
+interface network {
+    use wasi:io/error.{error};
+    resource network;
+    enum error-code {
+        unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout,
+        concurrency-conflict, not-in-progress, would-block, invalid-state, new-socket-limit,
+        address-not-bindable, address-in-use, remote-unreachable, connection-refused,
+        connection-reset, connection-aborted, datagram-too-large, name-unresolvable,
+        temporary-resolver-failure, permanent-resolver-failure,
+    }
+    network-error-code: func(err: borrow<error>) -> option<error-code>;
+    enum ip-address-family { ipv4, ipv6 }
+    type ipv4-address = tuple<u8, u8, u8, u8>;
+    type ipv6-address = tuple<u16, u16, u16, u16, u16, u16, u16, u16>;
+    variant ip-address { ipv4(ipv4-address), ipv6(ipv6-address) }
+    record ipv4-socket-address { port: u16, address: ipv4-address }
+    record ipv6-socket-address {
+        port: u16, flow-info: u32, address: ipv6-address, scope-id: u32,
+    }
+    variant ip-socket-address { ipv4(ipv4-socket-address), ipv6(ipv6-socket-address) }
+}
+interface instance-network {
+    use network.{network};
+    instance-network: func() -> network;
+}
+interface ip-name-lookup {
+    use wasi:io/poll.{pollable};
+    use network.{network, error-code, ip-address};
+    resource resolve-address-stream {
+        resolve-next-address: func() -> result<option<ip-address>, error-code>;
+        subscribe: func() -> pollable;
+    }
+    resolve-addresses: func(network: borrow<network>, name: string)
+        -> result<resolve-address-stream, error-code>;
+}
+interface tcp {
+    use wasi:io/streams.{input-stream, output-stream};
+    use wasi:io/poll.{pollable};
+    use wasi:clocks/monotonic-clock.{duration};
+    use network.{network, error-code, ip-socket-address, ip-address-family};
+    enum shutdown-type { receive, send, both }
+    resource tcp-socket {
+        start-bind: func(network: borrow<network>, local-address: ip-socket-address)
+            -> result<_, error-code>;
+        finish-bind: func() -> result<_, error-code>;
+        start-connect: func(network: borrow<network>, remote-address: ip-socket-address)
+            -> result<_, error-code>;
+        finish-connect: func() -> result<tuple<input-stream, output-stream>, error-code>;
+        start-listen: func() -> result<_, error-code>;
+        finish-listen: func() -> result<_, error-code>;
+        accept: func() -> result<tuple<tcp-socket, input-stream, output-stream>, error-code>;
+        local-address: func() -> result<ip-socket-address, error-code>;
+        remote-address: func() -> result<ip-socket-address, error-code>;
+        is-listening: func() -> bool;
+        address-family: func() -> ip-address-family;
+        set-listen-backlog-size: func(value: u64) -> result<_, error-code>;
+        keep-alive-enabled: func() -> result<bool, error-code>;
+        set-keep-alive-enabled: func(value: bool) -> result<_, error-code>;
+        keep-alive-idle-time: func() -> result<duration, error-code>;
+        set-keep-alive-idle-time: func(value: duration) -> result<_, error-code>;
+        keep-alive-interval: func() -> result<duration, error-code>;
+        set-keep-alive-interval: func(value: duration) -> result<_, error-code>;
+        keep-alive-count: func() -> result<u32, error-code>;
+        set-keep-alive-count: func(value: u32) -> result<_, error-code>;
+        hop-limit: func() -> result<u8, error-code>;
+        set-hop-limit: func(value: u8) -> result<_, error-code>;
+        receive-buffer-size: func() -> result<u64, error-code>;
+        set-receive-buffer-size: func(value: u64) -> result<_, error-code>;
+        send-buffer-size: func() -> result<u64, error-code>;
+        set-send-buffer-size: func(value: u64) -> result<_, error-code>;
+        subscribe: func() -> pollable;
+        shutdown: func(shutdown-type: shutdown-type) -> result<_, error-code>;
+    }
+}
+interface tcp-create-socket {
+    use network.{network, error-code, ip-address-family};
+    use tcp.{tcp-socket};
+    create-tcp-socket: func(address-family: ip-address-family)
+        -> result<tcp-socket, error-code>;
+}
+interface udp {
+    use wasi:io/poll.{pollable};
+    use network.{network, error-code, ip-socket-address, ip-address-family};
+    record incoming-datagram { data: list<u8>, remote-address: ip-socket-address }
+    record outgoing-datagram { data: list<u8>, remote-address: option<ip-socket-address> }
+    resource incoming-datagram-stream {
+        receive: func(max-results: u64) -> result<list<incoming-datagram>, error-code>;
+        subscribe: func() -> pollable;
+    }
+    resource outgoing-datagram-stream {
+        check-send: func() -> result<u64, error-code>;
+        send: func(datagrams: list<outgoing-datagram>) -> result<u64, error-code>;
+        subscribe: func() -> pollable;
+    }
+    resource udp-socket {
+        start-bind: func(network: borrow<network>, local-address: ip-socket-address)
+            -> result<_, error-code>;
+        finish-bind: func() -> result<_, error-code>;
+        %stream: func(remote-address: option<ip-socket-address>)
+            -> result<tuple<incoming-datagram-stream, outgoing-datagram-stream>, error-code>;
+        local-address: func() -> result<ip-socket-address, error-code>;
+        remote-address: func() -> result<ip-socket-address, error-code>;
+        address-family: func() -> ip-address-family;
+        unicast-hop-limit: func() -> result<u8, error-code>;
+        set-unicast-hop-limit: func(value: u8) -> result<_, error-code>;
+        receive-buffer-size: func() -> result<u64, error-code>;
+        set-receive-buffer-size: func(value: u64) -> result<_, error-code>;
+        send-buffer-size: func() -> result<u64, error-code>;
+        set-send-buffer-size: func(value: u64) -> result<_, error-code>;
+        subscribe: func() -> pollable;
+    }
+}
+interface udp-create-socket {
+    use network.{network, error-code, ip-address-family};
+    use udp.{udp-socket};
+    create-udp-socket: func(address-family: ip-address-family)
+        -> result<udp-socket, error-code>;
+}
+"""
+
+# The socket options, by what WASI calls them: level and number; one unit of the host in its own.
+_OPTIONS = {
+    "keep-alive-enabled": (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    "keep-alive-idle-time": (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1_000_000_000),
+    "keep-alive-interval": (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1_000_000_000),
+    "keep-alive-count": (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1),
+    "receive-buffer-size": (socket.SOL_SOCKET, socket.SO_RCVBUF, 1),
+    "send-buffer-size": (socket.SOL_SOCKET, socket.SO_SNDBUF, 1),
+    "hop-limit": (socket.IPPROTO_IP, socket.IP_TTL, 1),
+}
+# tcp(7), socket(7) and ip(7): what they are before they are set.
+_DEFAULTS = {
+    "keep-alive-enabled": 0,
+    "keep-alive-idle-time": 7200 * 1_000_000_000,
+    "keep-alive-interval": 75 * 1_000_000_000,
+    "keep-alive-count": 9,
+    "receive-buffer-size": 131072,
+    "send-buffer-size": 16384,
+    "hop-limit": 64,
+}
+_MAX_OPTION = (1 << 31) - 1
+_HOW = {"receive": socket.SHUT_RD, "send": socket.SHUT_WR, "both": socket.SHUT_RDWR}
+
+
+class TcpSocket:
+    """A socket: bound, listening or connected.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        bound: where it is to listen.
+        listener: where it listens.
+        connection: what it is connected by.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.bound: Case | None = None
+        self.listener: ListeningSocket | None = None
+        self.connection: Socket | None = None
+        self.output: OutputStream | None = None
+        self.remote: Case | None = None
+        # What was begun and not finished: "bind", "listen", "connect".
+        self.begun = ""
+        self.options = dict(_DEFAULTS)
+        self._changed: dict[str, int] = {}
+        self._shared: Shared | None = None
+
+    def begin(self, what: str, *, allowed: bool) -> None:
+        """Begin something that is finished later.
+
+        Raises:
+            Failed: something else is under way, or the state does not allow it.
+        """
+        if self.begun:
+            raise Failed("concurrency-conflict")
+        if not allowed:
+            raise Failed("invalid-state")
+        self.begun = what
+
+    def finish(self, what: str) -> None:
+        """Finish it.
+
+        Raises:
+            Failed: it was not begun.
+        """
+        if self.begun != what:
+            raise Failed("not-in-progress")
+        self.begun = ""
+
+    def address(self, given: Case) -> tuple[IPv4Address | IPv6Address, int]:
+        """Read an address, which must be of its family.
+
+        Raises:
+            Failed: it is not.
+        """
+        address, port = parsed(given)
+        # An IPv4 address in IPv6 clothes would be another spelling of a rule's host.
+        if given[0] != self.family or getattr(address, "ipv4_mapped", None) is not None:
+            raise Failed("invalid-argument")
+        return address, port
+
+    def connected(self, host: Host, connection: Socket) -> None:
+        """Be connected.
+
+        Raises:
+            Errno: the host has too many descriptors; it is closed.
+        """
+        self._shared = Shared(connection, host)
+        self._shared.use()
+        self.connection = connection
+        for name, value in self._changed.items():
+            self._set(connection, name, value)
+
+    def listening(self, host: Host, listener: ListeningSocket) -> None:
+        """Be a listener.
+
+        Raises:
+            Errno: the host has too many descriptors; it is closed.
+        """
+        self._shared = Shared(listener, host)
+        self._shared.use()
+        self.listener = listener
+
+    def streams(self, host: Host) -> tuple[InputStream, OutputStream]:
+        """The two directions of its connection."""
+        if self._shared is None:
+            raise Failed("invalid-state")
+        self.output = OutputStream(host, self._shared)
+        return InputStream(self._shared), self.output
+
+    def option(self, name: str, value: int) -> None:
+        """Set a socket option, now or when it is connected.
+
+        Raises:
+            OSError: it cannot have that value.
+        """
+        self.options[name] = self._changed[name] = value
+        if self.connection is not None:
+            self._set(self.connection, name, value)
+
+    def _set(self, connection: Socket, name: str, value: int) -> None:
+        level, number, unit = _OPTIONS[name]
+        if name == "hop-limit" and self.family == "ipv6":
+            level, number = socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS
+        with _host_socket(connection) as known:
+            known.setsockopt(level, number, min(-(-value // unit), _MAX_OPTION))
+
+    def drop(self) -> None:
+        """End it; the streams go on."""
+        if self._shared is not None:
+            self._shared.release()
+
+
+def _host_socket(connection: Socket | ListeningSocket) -> socket.socket:
+    """The host's socket under a connection or listener, to ask about it; to be closed."""
+    events = connection.events(write=True)
+    if events is None or events[0] < 0:
+        raise Errno(errno.BADF)
+    return socket.socket(fileno=posix.dup(events[0]))
+
+
+def _reach(host: Host) -> Reach:
+    if host.network is None:
+        raise Failed("access-denied")
+    return host.network
+
+
+def tcp_create_socket_create_tcp_socket(host: Host, family: str) -> TcpSocket:
+    """Make a socket."""
+    _reach(host)
+    return TcpSocket(family)
+
+
+@told
+def tcp_socket_start_bind(_host: Host, sock: TcpSocket, _network: Network, at: Case) -> None:
+    """Say where it shall listen; whether it may is found by listening."""
+    sock.address(at)
+    sock.begin("bind", allowed=sock.bound is None and sock.connection is None)
+    sock.bound = at
+
+
+def tcp_socket_finish_bind(_host: Host, sock: TcpSocket) -> None:
+    """Do nothing more."""
+    sock.finish("bind")
+
+
+@told
+def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
+    """Listen, by the rule for the port."""
+    bound = sock.bound
+    if bound is None:
+        raise Failed("invalid-state")
+    reach = _reach(host)
+    sock.begin("listen", allowed=sock.listener is None)
+    try:
+        address, port = sock.address(bound)
+        listener = host.listeners.pop(port, None)
+        if listener is None:
+            target = f"{bracketed(address.compressed)}:{port}"
+            listener = ListeningSocket(asked(target, lambda: reach.listen(target)))
+    except BaseException:
+        sock.begun = ""
+        raise
+    sock.listening(host, listener)
+    sock.bound = socket_address(address, listener.port())
+
+
+def tcp_socket_finish_listen(_host: Host, sock: TcpSocket) -> None:
+    """Do nothing more."""
+    sock.finish("listen")
+
+
+@told
+def tcp_socket_accept(host: Host, sock: TcpSocket) -> tuple[TcpSocket, InputStream, OutputStream]:
+    """Take the next connection, whose peer was checked."""
+    if sock.listener is None or sock.begun:
+        raise Failed("invalid-state")
+    accepted = TcpSocket(sock.family)
+    accepted.options = dict(sock.options)
+    accepted.connected(host, sock.listener.accept())
+    return (accepted, *accepted.streams(host))
+
+
+@told
+def tcp_socket_start_connect(host: Host, sock: TcpSocket, _network: Network, to: Case) -> None:
+    """Connect, by the rule for the host; the peer is checked before this returns."""
+    address, port = sock.address(to)
+    if not port or address.is_unspecified or address.is_multicast:
+        raise Failed("invalid-argument")
+    reach = _reach(host)
+    allowed = sock.bound is None and sock.connection is None and sock.remote is None
+    sock.begin("connect", allowed=allowed)
+    sock.remote = to
+    try:
+        target = f"{bracketed(host_of(host, address))}:{port}"
+        sock.connected(
+            host, Socket(asked(target, lambda: reach.connect(target, host.interrupts.wait)))
+        )
+    except BaseException:
+        sock.begun = ""
+        raise
+
+
+def tcp_socket_finish_connect(host: Host, sock: TcpSocket) -> tuple[InputStream, OutputStream]:
+    """Give the connection's two directions."""
+    sock.finish("connect")
+    return sock.streams(host)
+
+
+@told
+def tcp_socket_local_address(_host: Host, sock: TcpSocket) -> Case:
+    """Tell where it is."""
+    if sock.connection is None:
+        if sock.bound is None:
+            raise Failed("invalid-state")
+        return sock.bound
+    with _host_socket(sock.connection) as known:
+        return _told_address(known.getsockname())
+
+
+@told
+def tcp_socket_remote_address(_host: Host, sock: TcpSocket) -> Case:
+    """Tell where the other end is: as it was asked for, if it was."""
+    if sock.connection is None:
+        raise Failed("invalid-state")
+    if sock.remote is not None:
+        return sock.remote
+    with _host_socket(sock.connection) as known:
+        return _told_address(known.getpeername())
+
+
+def _told_address(address: tuple[Any, ...]) -> Case:
+    # A zone names an interface of the host: it says nothing in a keep.
+    return socket_address(ip_address(address[0].partition("%")[0]), address[1])
+
+
+def tcp_socket_is_listening(_host: Host, sock: TcpSocket) -> bool:
+    """Whether it listens."""
+    return sock.listener is not None
+
+
+def tcp_socket_address_family(_host: Host, sock: TcpSocket) -> str:
+    """Tell which addresses it has."""
+    return sock.family
+
+
+def tcp_socket_set_listen_backlog_size(_host: Host, _socket: TcpSocket, size: int) -> None:
+    """Take note of nothing: the keep's backlog is the same for all."""
+    if not size:
+        raise Failed("invalid-argument")
+
+
+def _option(name: str) -> tuple[Callable[[Host, TcpSocket], Any], Callable[..., None]]:
+    def get(_host: Host, sock: TcpSocket) -> Any:
+        value = sock.options[name]
+        return bool(value) if name == "keep-alive-enabled" else value
+
+    @told
+    def change(_host: Host, sock: TcpSocket, value: Any) -> None:
+        if name != "keep-alive-enabled" and not value:
+            raise Failed("invalid-argument")
+        sock.option(name, int(value))
+
+    return get, change
+
+
+tcp_socket_keep_alive_enabled, tcp_socket_set_keep_alive_enabled = _option("keep-alive-enabled")
+tcp_socket_keep_alive_idle_time, tcp_socket_set_keep_alive_idle_time = _option(
+    "keep-alive-idle-time"
+)
+tcp_socket_keep_alive_interval, tcp_socket_set_keep_alive_interval = _option("keep-alive-interval")
+tcp_socket_keep_alive_count, tcp_socket_set_keep_alive_count = _option("keep-alive-count")
+tcp_socket_hop_limit, tcp_socket_set_hop_limit = _option("hop-limit")
+tcp_socket_receive_buffer_size, tcp_socket_set_receive_buffer_size = _option("receive-buffer-size")
+tcp_socket_send_buffer_size, tcp_socket_set_send_buffer_size = _option("send-buffer-size")
+
+
+def tcp_socket_subscribe(_host: Host, sock: TcpSocket) -> Pollable:
+    """Give what to wait for: a connection to accept; all else is done at once."""
+    return Moment(0) if sock.listener is None else Readiness(sock.listener)
+
+
+@told
+def tcp_socket_shutdown(_host: Host, sock: TcpSocket, how: str) -> None:
+    """End one direction or both; what was written before goes out first."""
+    if sock.connection is None:
+        raise Failed("invalid-state")
+    if how != "receive" and sock.output is not None:
+        sock.output.flush()
+    sock.connection.stream.shutdown(_HOW[how])
+
+
+def udp_create_socket_create_udp_socket(_host: Host, _family: str) -> None:
+    """Refuse: a keep's network has TLS and checked peers, and UDP has neither."""
+    raise Failed("not-supported")
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """The functions of UDP's resources, of which there are none to call them on."""
+    if not name.startswith(("udp_socket_", "incoming_datagram_", "outgoing_datagram_")):
+        raise AttributeError(name)
+
+    def refuse(_host: Host, *_: object) -> None:
+        raise Trap("the guest failed: there are no UDP sockets")
+
+    return refuse

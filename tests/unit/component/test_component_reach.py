@@ -1,0 +1,167 @@
+"""A component calls every function of every interface, with real handles, to reach the host.
+
+Python tells an audit hook of every file that is opened, every socket and every program: while
+a component runs there must be none. What it asks of the network must come to the keep's network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from garrison.errors import Rejected
+from garrison.keep.component import interfaces
+from garrison.keep.component import types as t
+from garrison.keep.component.abi import codec
+from garrison.keep.component.boundary import Boundary
+from garrison.keep.component.handles import Handles
+from garrison.keep.component.instance import lowered_signature
+from garrison.keep.engine.failures import Trap
+from garrison.testing.component import command
+
+if TYPE_CHECKING:
+    from conftest import Runner  # type: ignore[import-not-found]  # (pytest's own way)
+
+# Each makes one handle; what comes first in a component's table is handle 1.
+_MADE = {
+    "wasi:io/streams input-stream": ("wasi:cli/stdin", "get-stdin", "(drop (call $made0))"),
+    "wasi:io/streams output-stream": ("wasi:cli/stdout", "get-stdout", "(drop (call $made1))"),
+    "wasi:io/poll pollable": (
+        "wasi:clocks/monotonic-clock", "subscribe-duration", "(drop (call $made2 (i64.const 0)))",
+    ),
+    "wasi:sockets/network network": (
+        "wasi:sockets/instance-network", "instance-network", "(drop (call $made3))",
+    ),
+    "wasi:filesystem/types descriptor": (
+        "wasi:filesystem/preopens", "get-directories", "(call $made4 (i32.const 2048))",
+    ),
+    "wasi:filesystem/types directory-entry-stream": (
+        "wasi:filesystem/types", "[method]descriptor.read-directory",
+        "(call $made5 (i32.const 5) (i32.const 2048))",
+    ),
+    "wasi:sockets/tcp tcp-socket": (
+        "wasi:sockets/tcp-create-socket", "create-tcp-socket",
+        "(call $made6 (i32.const 0) (i32.const 2048))",
+    ),
+    "wasi:sockets/ip-name-lookup resolve-address-stream": (
+        "wasi:sockets/ip-name-lookup", "resolve-addresses",
+        "(call $made7 (i32.const 4) (i32.const 224) (i32.const 9) (i32.const 2048))",
+    ),
+    # What a read of a directory fails with, for there are bytes only in files.
+    "wasi:io/error error": (
+        "wasi:io/streams", "[method]output-stream.check-write",
+        "(call $made8 (i32.const 2) (i32.const 2048))",
+    ),
+}  # fmt: skip
+_NUMBERS = {resource: index + 1 for index, resource in enumerate(_MADE)}
+_PATHS = ("../../../../etc/passwd", "/etc/passwd", "pkg/../..", "tmp/x", "net/con/localhost:22")
+_HOST_ADDRESS = ("ipv4", (22, (127, 0, 0, 1)))
+
+_WATCHED = ("open", "os.", "socket.", "subprocess.", "shutil.", "ctypes.dlopen", "import")
+_seen: list[str] | None = None
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if _seen is not None and event.startswith(_WATCHED) and event != "import":
+        _seen.append(f"{event} {args}")
+
+
+sys.addaudithook(_hook)
+
+
+# There is no error without a failure, and no UDP socket; and 64 KiB of zeros are too many at once.
+_TRAPS = ("[method]output-stream.blocking-write-zeroes-and-flush",)
+
+
+class _Network:
+    """The keep's network: it notes what is asked of it, and refuses."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def connect(self, target: str, *_: object) -> Any:
+        self.asked.append(target)
+        raise Rejected("denied by the workload's configuration", found=target)
+
+    listen = connect
+
+    def next_event(self, direction: str) -> None:
+        self.asked.append(direction)
+
+
+def _flat(kind: t.Type, path: str) -> list[Any]:
+    """Core values of a hostile parameter: real handles, and addresses of what is in memory."""
+    match kind:
+        case t.Own(resource) | t.Borrow(resource):
+            return [_NUMBERS.get(resource.name, 1)]
+        case t.Primitive("string"):
+            return [128, len(path)]
+        case t.Listed():
+            return [192, 1]
+        case t.Variant(cases) if cases[0][0] == "ipv4":
+            return codec(kind).lower(Boundary(None, Handles()), _HOST_ADDRESS)
+        case t.Flags(labels):
+            return [(1 << len(labels)) - 1]
+        case t.Primitive("u64"):
+            return [65536]
+    return [1 if letter in "IQ" else 1.0 for letter in codec(kind).flat]
+
+
+def _attempt(interface: t.Interface, function: str, path: str) -> bytes:
+    kind = interface.functions[function]
+    letters, result = lowered_signature(kind)
+    given = [value for _, part in kind.parameters for value in _flat(part, path)]
+    constants = {"I": "i32.const", "Q": "i64.const", "f": "f32.const", "d": "f64.const"}
+    given += [1024] * (len(letters) - len(given))
+    call = "(call $tried " + " ".join(
+        f"({constants[letter]} {value})" for letter, value in zip(letters, given, strict=True)
+    )
+    body = "".join(prelude for *_, prelude in _MADE.values())
+    body += f"(drop {call}))" if result else call + ")"
+    functions = {f"made{i}": (owner, f) for i, (owner, f, _) in enumerate(_MADE.values())}
+    functions["tried"] = (interface.name, function)
+    data = "".join(f"\\{byte:02x}" for byte in path.encode())
+    return command(
+        f"""(data (i32.const 128) "{data}") (data (i32.const 192) "\\03\\00\\00\\00")
+        (data (i32.const 224) "localhost")
+        (func (export "run") (result i32) {body} (i32.const 0))""",
+        functions,
+    )
+
+
+def _every() -> list[Any]:
+    return [
+        pytest.param(interface, function, id=f"{interface.name} {function}")
+        for interface in interfaces.known()
+        if interface.name != "wasi:cli/run"
+        for function in interface.functions
+    ]
+
+
+@pytest.mark.parametrize(("interface", "function"), _every())
+def test_no_function_reaches_the_host(
+    interface: t.Interface, function: str, runner: Runner
+) -> None:
+    global _seen  # noqa: PLW0603  (a hook cannot be taken away again)
+    takes_path = any(
+        part == t.Primitive("string") for _, part in interface.functions[function].parameters
+    )
+    traps = interface.name.endswith("/udp") or "error" in function or function in _TRAPS
+    for path in _PATHS if takes_path else _PATHS[:1]:
+        wasm = _attempt(interface, function, path)
+        # Once before: what the host imports at the first call is not the component's.
+        events: list[str] = []
+        for watched in (None, events):
+            network = _Network()
+            _seen = watched
+            try:
+                # No cache, which is the host's and in files.
+                with pytest.raises(Trap) if traps else contextlib.nullcontext():
+                    runner.run(wasm, network=network, cached=False)
+            finally:
+                _seen = None
+            assert events == []
+            assert set(network.asked) <= {"localhost:22", "127.0.0.1:22"}
