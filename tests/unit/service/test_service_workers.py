@@ -79,10 +79,11 @@ def test_kill_of_a_worker_disturbs_no_other_and_it_comes_back(pki: Pki) -> None:
         # At most what was under way in it, from two clients.
         assert done["broken"] <= 2
         assert before[1] in workers_of(server)
-        # What the dead one counted is not lost; a request under way in it never ended.
+        # What the dead one counted is not lost; a request under way in it never ended. It may
+        # have died between the answer and the count, once for each of two clients.
         wait_for(lambda: server.counted()["garrison_requests_in_flight"] == 0)
         name = 'garrison_requests_total{method="GET",route="/",status="200"}'
-        assert done["answered"] <= server.counted()[name] <= done["answered"] + 2
+        assert done["answered"] - 2 <= server.counted()[name] <= done["answered"] + 2
         code, _, err = server.end()
     assert code == 0
     (told,) = [json.loads(line) for line in err.splitlines() if '"worker"' in line]
