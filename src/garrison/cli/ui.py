@@ -28,6 +28,11 @@ def success(text: str) -> None:
     print(f"{paint('✔', 'green', sys.stderr)} {text}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """Tell the user something on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """Warn on standard error."""
     print(f"{paint('warning:', 'yellow', sys.stderr)} {text}", file=sys.stderr)
