@@ -126,7 +126,7 @@ def serve(
             "INSECURE: --insecure-dev lets whoever can read"
             f" {local / dev.SECRET} log in as anybody. Never use it in production."
         )
-        issuer = dev.InsecureIssuer(secret)
+        issuer = dev.InsecureIssuer(secret, local / dev.DEVICES)
         verifier, routes = issuer.verifier(), [*issuer.routes()]
         if tls_cert is None:
             tls_cert, tls_key = local / dev.SERVER_PEM, local / dev.SERVER_KEY

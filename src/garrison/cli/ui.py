@@ -33,6 +33,11 @@ def step(text: str) -> None:
     print(f"  {text}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """Tell the user something on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """Warn on standard error."""
     print(f"{paint('warning:', 'yellow', sys.stderr)} {text}", file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import os
 from base64 import urlsafe_b64decode
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from garrison.errors import Malformed, Misuse
 from garrison.formats.slug import check_host, check_user
 from garrison.terminal import plain
 
+if TYPE_CHECKING:
+    from garrison.drawbridge.login import DeviceCode
+
 _SECRETS = ("GARRISON_OIDC_CLIENT_SECRET", "ENARX_OIDC_CLIENT_SECRET")
 
 
@@ -27,12 +31,15 @@ def command() -> None:
 
 @command.command(
     epilog="""\b
-The secret of the client comes from the variable GARRISON_OIDC_CLIENT_SECRET, or from the file of
---oidc-secret-file, never from the command line, which other processes can see.
+People log in with a browser: the command shows an address and a code. Machines give the secret of
+a client, and nobody is asked: it comes from the variable GARRISON_OIDC_CLIENT_SECRET, or from the
+file of --oidc-secret-file, never from the command line, which other processes can see.
 
 \b
-Example:
-  garrison user login --oidc-domain https://auth.example.com/ --oidc-client-id jane \\
+Examples:
+  garrison user login --oidc-domain https://auth.example.com/ --oidc-client-id garrison \\
+      drawbridge.example.com
+  garrison user login --oidc-domain https://auth.example.com/ --oidc-client-id builder \\
       --oidc-secret-file secret drawbridge.example.com
 """
 )
@@ -47,7 +54,7 @@ Example:
 @click.option(
     "--oidc-secret-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with the client's secret.",
+    help="File with the client's secret; without one, log in with a browser.",
 )
 @click.option(
     "--ca-bundle",
@@ -63,28 +70,38 @@ def login(
     ca_bundle: Path | None,
     host: str,
 ) -> None:
-    """Log in at the drawbridge HOST (host[:port]) with a client's credentials."""
-    from garrison.drawbridge.login import client_credentials
+    """Log in at the drawbridge HOST (host[:port]): with a browser, or with a client's secret."""
+    from garrison.drawbridge.login import client_credentials, device_flow
 
     check_host(host, field="HOST")
-    token = client_credentials(
-        oidc_domain,
-        client_id=oidc_client_id,
-        secret=_secret(oidc_secret_file),
-        audience=f"https://{host}/",
-        ca_pem=None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle"),
-    )
+    audience = f"https://{host}/"
+    ca_pem = None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle")
+    secret = _secret(oidc_secret_file)
+    if secret is None:
+        token = device_flow(
+            oidc_domain, client_id=oidc_client_id, audience=audience, ca_pem=ca_pem, show=_show
+        )
+    else:
+        token = client_credentials(
+            oidc_domain, client_id=oidc_client_id, secret=secret, audience=audience, ca_pem=ca_pem
+        )
     store_token(host, token)
     ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {tokens_file()}")
 
 
-def _secret(path: Path | None) -> str:
+def _show(code: DeviceCode) -> None:
+    ui.note(f"open {plain(code.address)} and type the code {plain(code.user_code)}")
+    if code.complete is not None:
+        ui.note(f"or open {plain(code.complete)}")
+
+
+def _secret(path: Path | None) -> str | None:
     if path is not None:
         return path.read_text().strip()
     for name in _SECRETS:
         if os.environ.get(name):
             return os.environ[name]
-    raise Misuse("no secret", field="--oidc-secret-file", expected=f"a file, or ${_SECRETS[0]}")
+    return None
 
 
 @command.command()

@@ -11,8 +11,9 @@ In the store's directory it makes, once, and readable by its owner alone:
     tls/server.pem, server.key  for localhost and the address that is listened on
 
 The issuer's routes are below `/insecure-oidc/`: discovery, `jwks`, and `oauth/token` with the
-client-credentials grant, whose subject is the client's id. Its key is made at each start: a
-token ends with the process.
+client-credentials grant, whose subject is the client's id, and with the device grant, for which
+`oauth/device` gives out codes and `device` is the page where somebody with the secret says whose
+token it is to be. Its key is made at each start: a token ends with the process.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
+from garrison.drawbridge import insecure_device as device
 from garrison.drawbridge.tokens import Verifier
 from garrison.errors import GarrisonError, Misuse
 from garrison.service.requests import read_limited
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 PREFIX = "/insecure-oidc"
+DEVICES = "insecure-devices"
 SECRET = "insecure-oidc-secret"  # noqa: S105  (a file's name)
 CA_PEM = "tls/ca.pem"
 SERVER_PEM = "tls/server.pem"
@@ -70,8 +73,15 @@ _LIFETIME = timedelta(days=365)
 class InsecureIssuer:
     """Gives a token for any subject to whoever has the secret."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, devices: Path | None = None) -> None:
+        """Make an issuer with a new key.
+
+        Args:
+            secret: whoever has it may log in.
+            devices: where the device flow keeps what is pending; None for no device flow.
+        """
         self._secret = secret.encode()
+        self._devices = None if devices is None else device.DeviceGrants(devices)
         self._key = ec.generate_private_key(ec.SECP256R1())
         public = jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         self._jwk = {**public, "kid": _KID, "use": "sig", "alg": "ES256"}
@@ -100,42 +110,59 @@ class InsecureIssuer:
 
     def routes(self) -> list[Route]:
         """The issuer's HTTP."""
-        return [
+        routes = [
             Route(f"{PREFIX}/.well-known/openid-configuration", self._discovery),
             Route(f"{PREFIX}/jwks", self._jwks),
             Route(f"{PREFIX}/oauth/token", self._token, methods=["POST"]),
         ]
+        if self._devices is not None:
+            routes += [
+                Route(f"{PREFIX}/oauth/device", self._device_code, methods=["POST"]),
+                Route(f"{PREFIX}/device", self._device_page, methods=["GET", "POST"]),
+            ]
+        return routes
 
     async def _discovery(self, request: Request) -> Response:
-        base = f"https://{request.headers.get('host', 'localhost')}{PREFIX}/"
-        return JSONResponse(
-            {
-                "issuer": base,
-                "token_endpoint": f"{base}oauth/token",
-                "jwks_uri": f"{base}jwks",
-                "grant_types_supported": ["client_credentials"],
-                "scopes_supported": sorted(_SCOPES),
-            }
-        )
+        base = _base(request)
+        document = {
+            "issuer": base,
+            "token_endpoint": f"{base}oauth/token",
+            "jwks_uri": f"{base}jwks",
+            "grant_types_supported": ["client_credentials"],
+            "scopes_supported": sorted(_SCOPES),
+        }
+        if self._devices is not None:
+            document["device_authorization_endpoint"] = f"{base}oauth/device"
+            document["grant_types_supported"] = ["client_credentials", device.GRANT]
+        return JSONResponse(document)
 
     async def _jwks(self, _request: Request) -> Response:
         return JSONResponse({"keys": [self._jwk]})
 
     async def _token(self, request: Request) -> Response:
         """RFC 6749, 4.4: the errors are those of its section 5.2."""
-        try:
-            form = parse_qs((await read_limited(request, _MAX_FORM)).decode())
-        except (GarrisonError, ValueError):
+        given = await _form(request)
+        if given is None:
             return _refused("invalid_request")
-        given = {name: values[0] for name, values in form.items() if len(values) == 1}
+        if given.get("grant_type") == device.GRANT and self._devices is not None:
+            try:
+                granted = self._devices.take(
+                    given.get("device_code", ""), given.get("client_id", ""), int(time.time())
+                )
+            except device.GrantError as error:
+                return _refused(str(error))
+            return self._granted(str(granted.subject), frozenset(granted.scopes))
         subject = given.get("client_id", "")
         if given.get("grant_type") != "client_credentials":
             return _refused("unsupported_grant_type")
-        if not 0 < len(subject) <= _MAX_SUBJECT or not hmac.compare_digest(
-            given.get("client_secret", "").encode(), self._secret
-        ):
+        if not 0 < len(subject) <= _MAX_SUBJECT or not self._knows_secret(given):
             return _refused("invalid_client", status=401)
-        scopes = frozenset(given.get("scope", "").split()) & _SCOPES or _SCOPES
+        return self._granted(subject, _scopes(given))
+
+    def _knows_secret(self, given: dict[str, str]) -> bool:
+        return hmac.compare_digest(given.get("client_secret", "").encode(), self._secret)
+
+    def _granted(self, subject: str, scopes: frozenset[str]) -> Response:
         return JSONResponse(
             {
                 "access_token": self.token(subject, scopes),
@@ -145,6 +172,74 @@ class InsecureIssuer:
             },
             headers={"Cache-Control": "no-store"},
         )
+
+    async def _device_code(self, request: Request) -> Response:
+        """RFC 8628, 3.1 and 3.2."""
+        given = await _form(request)
+        client_id = "" if given is None else given.get("client_id", "")
+        if given is None or self._devices is None or not 0 < len(client_id) <= _MAX_SUBJECT:
+            return _refused("invalid_request")
+        try:
+            code, pending = self._devices.begin(client_id, _scopes(given), int(time.time()))
+        except GarrisonError:
+            return _refused("temporarily_unavailable", status=503)
+        address = f"{_base(request)}device"
+        return JSONResponse(
+            {
+                "device_code": code,
+                "user_code": pending.user_code,
+                "verification_uri": address,
+                "verification_uri_complete": f"{address}?user_code={pending.user_code}",
+                "expires_in": device.LIFETIME_SECONDS,
+                "interval": device.INTERVAL_SECONDS,
+            },
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _device_page(self, request: Request) -> Response:
+        """RFC 8628, 3.3: the user types the code, and says who it is."""
+        address = f"{PREFIX}/device"
+        if request.method != "POST":
+            code = request.query_params.get("user_code", "")[:_MAX_SUBJECT]
+            return _html(device.page(address, code, "Is this the code that your device shows?"))
+        given = await _form(request)
+        if given is None or self._devices is None:
+            return _html(device.page(address, "", "That was not this form."), 400)
+        code, subject = given.get("user_code", ""), given.get("subject", "")
+        allow = given.get("decision") == "allow"
+        if not self._knows_secret(given):
+            return _html(device.page(address, code, "This is not the secret."), 403)
+        if allow and not 0 < len(subject) <= _MAX_SUBJECT:
+            return _html(device.page(address, code, "Say as whom to log in."), 400)
+        try:
+            self._devices.decide(code, subject if allow else None, int(time.time()))
+        except GarrisonError as error:
+            return _html(device.page(address, code, str(error)), 400)
+        done = "The device is logged in." if allow else "The device was refused."
+        return _html(device.page(address, "", done))
+
+
+def _base(request: Request) -> str:
+    return f"https://{request.headers.get('host', 'localhost')}{PREFIX}/"
+
+
+async def _form(request: Request) -> dict[str, str] | None:
+    """The fields of a form that are there once; None if it is not a form."""
+    try:
+        form = parse_qs((await read_limited(request, _MAX_FORM)).decode())
+    except (GarrisonError, ValueError):
+        return None
+    return {name: values[0] for name, values in form.items() if len(values) == 1}
+
+
+def _scopes(given: dict[str, str]) -> frozenset[str]:
+    return frozenset(given.get("scope", "").split()) & _SCOPES or _SCOPES
+
+
+def _html(text: str, status: int = 200) -> Response:
+    policy = "default-src 'none'; form-action 'self'; frame-ancestors 'none'"
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return HTMLResponse(text, status_code=status, headers=headers)
 
 
 def _refused(error: str, status: int = 400) -> Response:
