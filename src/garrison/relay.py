@@ -213,14 +213,16 @@ class Messages:
 
 
 def carry(
-    watched: list[Watched], until: Callable[[], bool], *, deadline: float | None = None
+    watched: list[Watched],
+    until: Callable[[], bool],
+    deadline: Callable[[], float | None] = lambda: None,
 ) -> bool:
     """Carry what comes until `until` says so, which is asked after each event.
 
     Args:
         watched: what to wait for.
         until: whether it is enough.
-        deadline: by `time.monotonic`, when it is enough anyway; None: never.
+        deadline: when it is enough anyway, by `time.monotonic`, asked likewise; None: never.
 
     Returns:
         Whether `until` said so; else the time is over.
@@ -235,7 +237,8 @@ def carry(
                 owners.setdefault(descriptor, []).append(each)
         for descriptor, events in interest.items():
             poll.register(descriptor, events)
-        left = None if deadline is None else deadline - time.monotonic()
+        end = deadline()
+        left = None if end is None else end - time.monotonic()
         if left is not None and left <= 0:
             return False
         for descriptor, found in poll.poll(None if left is None else left * 1000):

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 _MAX_FILES = 1024
 # Those by which a terminal or a supervisor asks a process to end.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# How long a host has to hang up.
-_FAREWELL_SECONDS = 10.0
 
 
 def serve(ports: Mapping[str, int], prepare: Callable[[GuestRequest], None]) -> int:
@@ -126,8 +124,8 @@ class _Session:
                 watched: list[Watched] = [self._control, flow]
                 carry(watched, lambda flow=flow: flow.done or self._control.closed)  # type: ignore[misc]
         self._control.send(Frame(Kind.EXIT, bytes((code & 0xFF,))))
-        deadline = time.monotonic() + _FAREWELL_SECONDS
-        carry([self._control], lambda: self._control.closed, deadline=deadline)
+        # However long that takes: what the host has not read yet would be lost with the machine.
+        carry([self._control], lambda: self._control.closed)
 
     @property
     def _stopped(self) -> bool:
