@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 #: The module whose `main` runs in the image, where no other is named.
-ENTRY = "garrison.keep.selftest"
+ENTRY = "garrison.guest.__main__"
 #: The first serial port is the console; a crash ends the machine at once, and does not repeat.
 COMMAND_LINE = "console=ttyS0 quiet panic=-1 no_timer_check"
 # Of LZ4's 12; what unpacks it is as fast with each.

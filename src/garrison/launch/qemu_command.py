@@ -1,10 +1,11 @@
-"""The command line of QEMU for a confidential guest: a plan in, the arguments out.
+"""The command line of QEMU for a guest: a plan in, the arguments out.
 
 QEMU, docs/system/i386/amd-memory-encryption.rst and docs/system/i386/tdx.rst; objects
 `sev-snp-guest` (QEMU 9.1 and later) and `tdx-guest` (10.1 and later). The guest boots a kernel
 directly, with nothing in its firmware to boot from, and has no device but those named here: a
 serial console, one network card, and channels to the host. All virtio devices use the guest's
-bounce buffers, since its memory is closed to the host.
+bounce buffers, since its memory is closed to the host. A guest that is not confidential is the
+same machine without what makes it so.
 
 It starts nothing and asks nothing of the host: `host_checks.require` says whether it can run what
 is planned here. It refuses plans whose measurement nobody could predict: another machine than the
@@ -42,10 +43,10 @@ QUOTE_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What every confidential guest has.
+    """What every guest has.
 
     Attributes:
-        firmware: the image of its firmware.
+        firmware: the image of its firmware; None, where nobody measures it: QEMU's own.
         kernel: what it boots.
         initrd: the initial file system.
         append: the kernel's command line.
@@ -58,7 +59,7 @@ class Guest:
         qemu: the program.
     """
 
-    firmware: Path
+    firmware: Path | None
     kernel: Path
     initrd: Path
     append: str
@@ -154,7 +155,47 @@ def tdx_command(guest: Guest, launch: TdxLaunch) -> list[str]:
     return _command(guest, properties, cpu="host", machine="q35,kernel-irqchip=split,smm=off")
 
 
+def kvm_command(guest: Guest, *, kvm: bool) -> list[str]:
+    """The command line of a guest that nothing protects from its host: for development.
+
+    Args:
+        guest: what it has.
+        kvm: whether the processor runs it; else QEMU emulates one.
+
+    Raises:
+        Misuse: the plan cannot be.
+    """
+    # With several threads, or the model `max`, QEMU has crashed kernels.
+    accel, cpu = ("kvm", "host") if kvm else ("tcg,thread=single", "EPYC")
+    return [
+        *_processors(guest, accel, "q35,vmport=off,smm=off", cpu),
+        *_parts(guest, {"disable-legacy": "on"}),
+        # The kernel's seed, where the processor gives none.
+        *_device({"driver": "virtio-rng-pci", "disable-legacy": "on"}),
+    ]
+
+
 def _command(guest: Guest, tee: dict[str, Any], *, cpu: str, machine: str) -> list[str]:
+    if guest.firmware is None:
+        raise Misuse("none is named", field="firmware", expected="one that can be measured")
+    machine = f"{machine},confidential-guest-support=tee,memory-backend=ram"
+    ram = {
+        "qom-type": "memory-backend-memfd",
+        "id": "ram",
+        "size": guest.memory << 20,
+        "share": True,
+        "prealloc": False,
+    }
+    return [
+        *_processors(guest, "kvm", machine, cpu),
+        *_object(ram),
+        *_object(tee),
+        # Its memory is closed: devices must not reach into it, nor load code from the host.
+        *_parts(guest, {"disable-legacy": "on", "iommu_platform": True}),
+    ]
+
+
+def _processors(guest: Guest, accel: str, machine: str, cpu: str) -> list[str]:
     if guest.memory < _MINIMUM_MEMORY or guest.vcpus < 1:
         raise Misuse(
             "too small",
@@ -162,33 +203,29 @@ def _command(guest: Guest, tee: dict[str, Any], *, cpu: str, machine: str) -> li
             found=f"{guest.memory} MiB, {guest.vcpus} processors",
             expected=f"{_MINIMUM_MEMORY} MiB and one processor at least",
         )
-    # The guest's memory is closed: devices must not reach into it, nor load code from the host.
-    virtio = {"disable-legacy": "on", "iommu_platform": True}
-    command = [
+    return [
         guest.qemu,
-        *("-accel", "kvm"),
-        *("-machine", f"{machine},confidential-guest-support=tee,memory-backend=ram"),
+        *("-accel", accel),
+        *("-machine", machine),
         *("-cpu", cpu),
         *("-smp", str(guest.vcpus)),
         *("-m", f"{guest.memory}M"),
-        *_object(
-            {
-                "qom-type": "memory-backend-memfd",
-                "id": "ram",
-                "size": guest.memory << 20,
-                "share": True,
-                "prealloc": False,
-            }
-        ),
-        *_object(tee),
+    ]
+
+
+def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
+    """What it boots, and its devices, whose properties are those of `virtio` and their own."""
+    # IPv6 would come with addresses that are not fixed.
+    net = ",".join(("user", "id=net", "ipv6=off", *_forwards(guest)))
+    command = [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-bios", str(guest.firmware)),
+        *(() if guest.firmware is None else ("-bios", str(guest.firmware))),
         *("-kernel", str(guest.kernel)),
         *("-initrd", str(guest.initrd)),
         *("-append", guest.append),
         *("-chardev", f"file,id=console,path={_escaped(guest.console)}"),
         *("-serial", "chardev:console"),
-        *("-netdev", ",".join(("user", "id=net", *_forwards(guest)))),
+        *("-netdev", net),
         *_device({"driver": "virtio-net-pci", "netdev": "net", "romfile": "", **virtio}),
     ]
     if guest.channels:

@@ -90,7 +90,7 @@ def test_no_path_becomes_a_property() -> None:
     command = snp_command(GUEST, SnpLaunch())
     assert "file,id=console,path=/console,,log" in command
     assert "socket,id=channel0,path=/run/a,,b" in command
-    assert _after(command, "-netdev") == ["user,id=net,hostfwd=tcp:127.0.0.1:8443-:443"]
+    assert _after(command, "-netdev") == ["user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:8443-:443"]
 
 
 def test_devices_do_not_reach_into_the_guest() -> None:
@@ -201,7 +201,9 @@ def test_a_real_qemu_makes_the_machine(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "so,cket"))
         listener.listen()
         channels = (("garrison.request", tmp_path / "so,cket"),)
-        command = snp_command(replace(_real(tmp_path, qemu), channels=channels), SnpLaunch())
+        command = snp_command(
+            replace(_real(tmp_path, qemu), channels=channels), SnpLaunch(vcpu_type="EPYC-v3")
+        )
         machine = command.index("-machine") + 1
         command[machine] = command[machine].replace(",confidential-guest-support=tee", "")
         command[command.index("kvm")] = "tcg"

@@ -1,0 +1,131 @@
+"""What a host asks of the keep in a virtual machine: a JSON document on its channel of control.
+
+It holds a launch request, or what to run of the files that came before; and the few things that a
+process would find on the machine that it runs on. Like all that the host says it is not believed:
+it can name other hosts for the keep's peers, and then TLS fails; it can ask for another log level.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from garrison.errors import Malformed
+from garrison.formats.channel import MAX_REQUEST
+from garrison.formats.launch_request import LaunchRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_WHAT = "guest request"
+_KEYS = {"launch", "local", "hosts", "log"}
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# A file of hosts, not a directory of the world.
+_MAX_HOSTS = 64
+# RFC 1123, 2.1: letters, digits, hyphens, dots, at most 253 characters.
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+# Linux, MAX_ARG_STRINGS is far above; a person's command line is far below.
+_MAX_ARGUMENTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A local workload without an identity: the files came before. For development only.
+
+    Attributes:
+        arguments: of the workload.
+        roots: PEM, the roots that its peers are verified under; may be empty.
+    """
+
+    arguments: tuple[str, ...] = ()
+    roots: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRequest:
+    """What to run, and what the machine is to know.
+
+    Attributes:
+        what: a published workload, or a local one.
+        hosts: addresses by name, before any name server is asked.
+        log: how much the keep logs.
+    """
+
+    what: LaunchRequest | Local
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    log: str = "info"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> GuestRequest:
+        """Read the document.
+
+        Raises:
+            Malformed: it is not JSON, too long, or not exactly these fields.
+        """
+        if len(data) > MAX_REQUEST:
+            raise Malformed("too long", field=_WHAT, expected=f"at most {MAX_REQUEST} bytes")
+        try:
+            read: Any = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise Malformed("not JSON", field=_WHAT) from error
+        if not isinstance(read, dict) or read.keys() != _KEYS:
+            raise Malformed("wrong fields", field=_WHAT, expected=", ".join(sorted(_KEYS)))
+        if (read["launch"] is None) == (read["local"] is None):
+            raise Malformed("one of them", field=f"{_WHAT}: launch, local")
+        if read["log"] not in LOG_LEVELS:
+            raise Malformed(
+                "no such level",
+                field=f"{_WHAT}: log",
+                found=repr(read["log"])[:40],
+                expected=", ".join(LOG_LEVELS),
+            )
+        what: LaunchRequest | Local
+        if read["launch"] is not None:
+            what = LaunchRequest.from_json(json.dumps(read["launch"]).encode())
+        else:
+            what = _local(read["local"])
+        return cls(what, _hosts(read["hosts"]), read["log"])
+
+    def to_json(self) -> bytes:
+        """Write the document."""
+        launch = local = None
+        if isinstance(self.what, LaunchRequest):
+            launch = json.loads(self.what.to_json())
+        else:
+            local = {"arguments": list(self.what.arguments), "roots": self.what.roots}
+        document = {"launch": launch, "local": local, "hosts": dict(self.hosts), "log": self.log}
+        return json.dumps(document).encode()
+
+
+def _local(read: Any) -> Local:
+    match read:
+        case {"arguments": list(arguments), "roots": str(roots), **rest} if (
+            not rest
+            and len(arguments) <= _MAX_ARGUMENTS
+            and all(isinstance(each, str) for each in arguments)
+        ):
+            return Local(tuple(arguments), roots)
+    raise Malformed("wrong fields", field=f"{_WHAT}: local", expected="arguments, roots")
+
+
+def _hosts(read: Any) -> dict[str, str]:
+    if not isinstance(read, dict) or len(read) > _MAX_HOSTS:
+        raise Malformed(
+            "not addresses by name", field=f"{_WHAT}: hosts", expected=f"at most {_MAX_HOSTS}"
+        )
+    for name, address in read.items():
+        if not _HOST.fullmatch(name):
+            raise Malformed("not a host's name", field=f"{_WHAT}: hosts", found=repr(name)[:300])
+        try:
+            # Not a number, which would be an address too.
+            ipaddress.IPv4Address(str(address))
+        except ValueError as error:
+            raise Malformed(
+                "not an IPv4 address",
+                field=f"{_WHAT}: hosts: {name}",
+                found=repr(address)[:60],
+            ) from error
+    return read

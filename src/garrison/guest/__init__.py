@@ -1,0 +1,1 @@
+"""Inside a keep's virtual machine: what the image's first process runs."""

@@ -1,0 +1,17 @@
+"""What the first process of a keep image runs: see `garrison.image.init`, which calls `main`."""
+
+from __future__ import annotations
+
+from garrison.formats.channel import CHANNELS
+from garrison.guest import machine
+from garrison.guest.ports import open_ports
+from garrison.guest.serve import serve
+
+
+def main() -> int:
+    """Serve the host's request over the channels of this machine, and return the exit code.
+
+    Raises:
+        GarrisonError: the host gives no channels.
+    """
+    return serve(open_ports(CHANNELS), lambda request: machine.prepare(request.hosts))
