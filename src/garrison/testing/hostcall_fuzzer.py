@@ -96,6 +96,7 @@ _PATHS = (
 
 # The guest's memory. Pointers of the right kind lead into its first page and to its end. The
 # counts, of each function and errno, stand between, where few of the wild ones hit them.
+_MONOTONIC = 1  # the number of the clock
 _PAGES = 4
 _SIZE = _PAGES << 16
 _NAMES_AT = 0xE000
@@ -279,6 +280,7 @@ class _FakeNetwork:
 
 class _FakeListener:
     port = 1
+    restless = True
 
     def __init__(self, network: _FakeNetwork) -> None:
         self._network = network
@@ -369,7 +371,7 @@ class _patched:  # noqa: N801  (used as a function is)
     def __init__(self, fuzzer: Fuzzer, seed: int) -> None:
         self._fuzzer = fuzzer
         self._seed = seed
-        self._saved = (process.proc_exit, process.random_get, host.Host.wait_for, poll._Poll.run)  # noqa: SLF001
+        self._saved = (process.proc_exit, process.random_get, host.Host.wait_for, poll.Poll.run)
 
     def __enter__(self) -> None:
         real_exit, real_random, real_wait, real_run = self._saved
@@ -392,21 +394,24 @@ class _patched:  # noqa: N801  (used as a function is)
                 raise Errno(errno.AGAIN)
             real_wait(running, descriptor, write=write)
 
-        def run(polling: Any) -> Any:
+        def run(polling: poll.Poll) -> Any:
             # One clock more ends each wait at once. It is not to be told: no room was made for it.
-            room = len(polling._clocks) + len(polling._descriptors) + len(polling.happened)  # noqa: SLF001
-            polling._clocks.append((0, time.monotonic_ns() + 10_000))  # noqa: SLF001
-            return real_run(polling)[:room]
+            room = len(polling.wanted) // 48
+            polling._clocks.append((0, 0, _MONOTONIC, 10_000))  # noqa: SLF001
+            try:
+                return real_run(polling)[:room]
+            finally:
+                polling._clocks.pop()  # noqa: SLF001
 
         process.proc_exit = proc_exit  # type: ignore[assignment]  # for a run
         process.random_get = random_get  # type: ignore[assignment]  # for a run
         host.Host.wait_for = wait_for  # type: ignore[method-assign,assignment]  # for a run
-        poll._Poll.run = run  # type: ignore[method-assign,assignment]  # noqa: SLF001  (likewise)
+        poll.Poll.run = run  # type: ignore[method-assign,assignment]  # likewise
 
     def __exit__(self, *_: object) -> None:
         process.proc_exit, process.random_get = self._saved[:2]
         host.Host.wait_for = self._saved[2]  # type: ignore[method-assign]  # as it was
-        poll._Poll.run = self._saved[3]  # type: ignore[method-assign]  # noqa: SLF001  (likewise)
+        poll.Poll.run = self._saved[3]  # type: ignore[method-assign]  # likewise
 
 
 def guards(address: int, size: int) -> tuple[int, int]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class FakeStream:
     """A connection over a socket pair, as the network gives one."""
 
+    restless = False
+
     def __init__(self, end: socket.socket, peer: dict[str, Any]) -> None:
         end.settimeout(0)
         self._end = end
@@ -55,6 +57,8 @@ class FakeStream:
 
 class FakeListener:
     """Gives one stream, after its descriptor was readable for nothing once."""
+
+    restless = True
 
     def __init__(self, stream: FakeStream) -> None:
         self._streams = [stream]

@@ -95,6 +95,11 @@ class Listener:
         """An epoll descriptor, readable when `ready` has something to do."""
         return self._epoll.fileno()
 
+    @property
+    def restless(self) -> bool:
+        """Whether a connection waits, or a handshake or pause has a deadline."""
+        return bool(self._ready or self._pending or self._paused_until is not None)
+
     def ready(self) -> bool:
         """Do what can be done without blocking.
 

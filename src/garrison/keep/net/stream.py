@@ -33,6 +33,10 @@ _MAX_CALL = (1 << 31) - 1
 # because the peer does not read. Beyond, the stream is cut off.
 _LINGER_SECONDS = 10.0
 _MAX_LINGERING = 64
+# What every read and write calls.
+_CHARS = ffi.typeof("char[]")
+_from_buffer, _release = ffi.from_buffer, ffi.release
+_clear_errors, _read, _write = lib.ERR_clear_error, lib.SSL_read, lib.SSL_write
 
 
 class Stream:
@@ -41,7 +45,10 @@ class Stream:
     Attributes:
         peer: who is at the other end, as the workload reads it.
         place: what it has of the workload's connections, freed when it is closed.
+        restless: whether `pending` or `wants_write` may say so.
     """
+
+    restless = False
 
     def __init__(self, sock: socket.socket, peer: dict[str, Any]) -> None:
         self.peer = dict(peer)
@@ -119,6 +126,7 @@ class TlsStream(Stream):
         self._connection = connection
         self._ssl = handle(connection)
         self._closed = False
+        self.restless = self.pending()
         # Number and message of the error that ended the connection. Not the exception: with its
         # traceback it would keep the workload's memory alive, and itself.
         self._failure: tuple[int, str] | None = None
@@ -148,22 +156,30 @@ class TlsStream(Stream):
             return 0
         if self._write_ended and not self._end_sent:
             self._end_write()
-        # Released at once: nothing may point into the workload's memory after the call.
-        with ffi.from_buffer(view, require_writable=True) as target:
+        target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (it must be writable; by name, it costs twice as much)
+        try:
             return self._ssl_read(target, size)
+        finally:
+            # At once: nothing may point into the workload's memory after the call.
+            _release(target)
 
     def _ssl_read(self, target: Any, size: int) -> int:
         self._read_wants_write = False
         total = 0
         while True:
-            lib.ERR_clear_error()
-            count = int(lib.SSL_read(self._ssl, target + total, size - total))
+            _clear_errors()
+            count: int = _read(self._ssl, target + total, size - total)
             if count > 0:
                 total += count
                 # One call gives one record; after a full one there is likely more.
-                if count < _MAX_RECORD or total == size:
+                if total == size:
+                    self.restless = True
+                    return total
+                if count < _MAX_RECORD:
+                    self.restless = self._write_ended
                     return total
                 continue
+            self.restless = True
             code = lib.SSL_get_error(self._ssl, count)
             if code == lib.SSL_ERROR_ZERO_RETURN:
                 return total
@@ -212,11 +228,14 @@ class TlsStream(Stream):
         return count
 
     def _ssl_write(self, view: memoryview) -> int:
-        lib.ERR_clear_error()
-        with ffi.from_buffer(view) as source:
-            count = int(lib.SSL_write(self._ssl, source, min(len(view), _MAX_CALL)))
+        _clear_errors()
+        source = _from_buffer(_CHARS, view)
+        try:
+            count: int = _write(self._ssl, source, min(len(view), _MAX_CALL))
             # Here, for no other call may come between the failed one and this.
             code = 0 if count > 0 else lib.SSL_get_error(self._ssl, count)
+        finally:
+            _release(source)
         if count > 0:
             return count
         if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
@@ -257,7 +276,7 @@ class TlsStream(Stream):
         if how != socket.SHUT_WR:
             self._read_ended = True
         if how != socket.SHUT_RD:
-            self._write_ended = True
+            self._write_ended = self.restless = True
             self._end_write()
 
     def _end_write(self) -> None:

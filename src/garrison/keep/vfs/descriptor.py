@@ -12,8 +12,17 @@ from garrison.keep.vfs.errno import Errno
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from garrison.keep.vfs.nodes import Directory
+
+    class Source(Protocol):
+        """What a descriptor's readiness comes from."""
+
+        @property
+        def restless(self) -> bool:
+            """Whether more than the kernel knows may be ready, or wanted of the kernel."""
+
 
 # `filetype`
 UNKNOWN = 0
@@ -212,6 +221,10 @@ class Descriptor:
         """Host descriptor and poll events to wait for; None where waiting is never needed."""
         return None
 
+    def source(self) -> "Source":
+        """What says whether `ready`, `events` and `timeout` have to be asked at all."""
+        return _RESTLESS
+
     def timeout(self) -> "float | None":
         """Seconds after which to ask again without any event."""
         return None
@@ -222,6 +235,13 @@ class Descriptor:
 
     def close(self) -> None:
         """End it."""
+
+
+class _Restless:
+    restless = True
+
+
+_RESTLESS = _Restless()
 
 
 class Late(Descriptor):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     class Stream(Protocol):
         """A connection whose peer was checked (`garrison.keep.net`)."""
 
+        restless: bool
+
         @property
         def peer(self) -> dict[str, Any]: ...  # noqa: D102
         def fileno(self) -> int: ...  # noqa: D102
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
         port: int
 
+        @property
+        def restless(self) -> bool: ...  # noqa: D102
         def fileno(self) -> int: ...  # noqa: D102
         def ready(self) -> bool: ...  # noqa: D102
         def accept(self) -> Stream: ...  # noqa: D102
@@ -168,6 +172,10 @@ class Socket(Descriptor):
             return self.stream.fileno(), POLLOUT
         return self.stream.fileno(), POLLIN | (POLLOUT if self.stream.wants_write() else 0)
 
+    def source(self) -> "Stream":
+        """The connection."""
+        return self.stream
+
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
@@ -207,6 +215,10 @@ class ListeningSocket(Descriptor):
     def events(self, *, write: bool) -> tuple[int, int] | None:
         """Its own descriptor, which is readable when there is something to go on with."""
         return self._listener.fileno(), POLLIN
+
+    def source(self) -> "Listener":
+        """The listener."""
+        return self._listener
 
     def timeout(self) -> float | None:
         """When the next handshake is late."""

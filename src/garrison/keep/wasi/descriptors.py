@@ -203,6 +203,7 @@ def fd_fdstat_set_rights(host: "Host", fd: int, rights: int, inheriting: int) ->
     if rights & ~descriptor.rights or inheriting & ~descriptor.inheriting:
         raise Errno(errno.NOTCAPABLE)
     descriptor.rights, descriptor.inheriting = rights, inheriting
+    host.descriptors.changes += 1
 
 
 def fd_filestat_get(host: "Host", fd: int, result: int) -> None:

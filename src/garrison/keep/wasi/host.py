@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from garrison.keep.engine.runtime import Instance, Module
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.interrupts import Interrupts
+    from garrison.keep.wasi.poll import Poll
 
     Function = Callable[..., None]
 
@@ -51,10 +52,14 @@ class Table(dict[int, "Descriptor"]):
 
     Args:
         limit: how many there may be.
+
+    Attributes:
+        changes: how often a number was given to another, or what it may be used for changed.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
+        self.changes = 0
         self._ceiling = Ceiling("descriptors", limit)
         # No number below this one is free.
         self._lowest = 0
@@ -73,6 +78,7 @@ class Table(dict[int, "Descriptor"]):
         while number in self:
             number += 1
         self[number] = descriptor
+        self.changes += 1
         self._lowest = number + 1
         return number
 
@@ -84,6 +90,7 @@ class Table(dict[int, "Descriptor"]):
         """
         descriptor = self.having(number)
         del self[number]
+        self.changes += 1
         self._lowest = min(self._lowest, number)
         return descriptor
 
@@ -118,6 +125,7 @@ class Host:
         interrupts: what ends a wait.
 
     Attributes:
+        polled: what the guest last waited for.
         failure: what ended the guest from inside a function, if that was it.
     """
 
@@ -130,6 +138,7 @@ class Host:
         self.descriptors = descriptors
         self.interrupts = interrupts
         self.memory = Memory()
+        self.polled: Poll | None = None
         self.failure: BaseException | None = None
 
     def provide(self, instance: "Instance", module: "Module") -> None:

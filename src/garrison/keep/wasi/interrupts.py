@@ -119,14 +119,21 @@ class Interrupts:
         # A guest that serves waits for the same again and again. The object holds numbers only,
         # so it stays right when one of them is closed and given to another.
         if self._poll is None or events != self._polled:
-            self._poll, self._polled = self._poller(events), events
+            self._poll, self._polled = self.poller(events), events
+        return dict(self.wait_for(self._poll, seconds))
+
+    def wait_for(self, poll: "select.poll", seconds: float | None) -> list[tuple[int, int]]:
+        """Wait as `wait` does, for what `poller` was given."""
         # poll(2) takes a C int of milliseconds; a longer wait is a caller's loop.
-        found = dict(self._poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30)))
-        if found.pop(self._pipes[2], 0):
+        found = poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30))
+        # Registered first, and so found first.
+        if found and found[0][0] == self._pipes[2]:
             self.check()
+            del found[0]
         return found
 
-    def _poller(self, events: list[tuple[int, int]]) -> "select.poll":
+    def poller(self, events: list[tuple[int, int]]) -> "select.poll":
+        """Make what waits for `events`, and for what ends the run."""
         from select import poll  # late: most short programs never wait
 
         poller = poll()
@@ -163,7 +170,7 @@ class Interrupts:
 
 def _readable(descriptor: int, end: float) -> bool:
     """Whether something is to be read before the time `end`."""
-    from select import poll  # late: see `_poller`
+    from select import poll  # late: see `poller`
 
     poller = poll()
     poller.register(descriptor, POLLIN)

@@ -12,10 +12,15 @@ from garrison.keep.wasi.memory import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import select
 
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.host import Host
+
+    # User data, errno, type, how many bytes, flags.
+    _Event = tuple[int, int, int, int, int]
+    # User data, type, what, and what the kernel is asked: descriptor and poll(2) events.
+    _Asked = tuple[int, int, Descriptor, tuple[int, int]]
 
 # `subscription`, 48 bytes: user data at 0, tag at 8; of a clock its number at 16, the time at
 # 24, the precision at 32, the flags at 40; of a descriptor its number at 16.
@@ -45,71 +50,135 @@ def poll_oneoff(host: "Host", subscriptions: int, events: int, count: int, resul
     # A copy: the guest may want the events where the subscriptions are.
     wanted = bytes(host.memory.view(subscriptions, count * _SUBSCRIPTION.size))
     answer = host.memory.view(events, count * _EVENT.size)
-    poll = _Poll(host, _SUBSCRIPTION.iter_unpack(wanted))
+    poll = host.polled
+    # A guest that serves waits for the same again and again.
+    if poll is None or poll.wanted != wanted or poll.changes != host.descriptors.changes:
+        poll = host.polled = Poll(host, wanted)
     happened = poll.run()
-    for index, event in enumerate(happened):
-        _EVENT.pack_into(answer, index * _EVENT.size, *event)
+    place = 0
+    for event in happened:
+        _EVENT.pack_into(answer, place, *event)
+        place += _EVENT.size
     U32.pack_into(host.memory.all, result, len(happened))
 
 
-class _Poll:
-    """One call: what is waited for, and what has happened already."""
+class Poll:
+    """What is waited for, read from the subscriptions as long as they mean the same.
 
-    def __init__(self, host: "Host", subscriptions: "Iterable[tuple[int, ...]]") -> None:
-        self._host = host
-        self.happened: list[tuple[int, int, int, int, int]] = []
-        self._clocks: list[tuple[int, int]] = []
+    Attributes:
+        wanted: the subscriptions.
+        changes: how often the descriptors had changed when they were read.
+    """
+
+    def __init__(self, host: "Host", wanted: bytes) -> None:
+        self.wanted = wanted
+        self.changes = host.descriptors.changes
+        self._interrupts = host.interrupts
+        self._errors: list[_Event] = []
+        # User data, flags, the number of the clock and the time.
+        self._clocks: list[tuple[int, int, int, int]] = []
         self._descriptors: list[tuple[int, int, Descriptor]] = []
-        for data, tag, number, timeout, _precision, flags in subscriptions:
+        for data, tag, number, timeout, _precision, flags in _SUBSCRIPTION.iter_unpack(wanted):
             try:
-                self._add(data, tag, number, timeout, flags)
+                self._add(host, data, tag, number, timeout, flags)
             except Errno as error:
-                self.happened.append((data, error.number, tag, 0, 0))
+                self._errors.append((data, error.number, tag, 0, 0))
+        self._sources = [descriptor.source() for *_, descriptor in self._descriptors]
+        # What the kernel is asked where nothing is restless: made when it is first wanted.
+        self._poller: select.poll | None = None
+        self._by_number: dict[int, list[_Asked]] = {}
 
-    def _add(self, data: int, tag: int, number: int, timeout: int, flags: int) -> None:
+    def _add(
+        self, host: "Host", data: int, tag: int, number: int, timeout: int, flags: int
+    ) -> None:
         if tag == _CLOCK:
-            if flags & _ABSOLUTE:
-                timeout = max(0, timeout - now(number))
-            elif number not in abi.CLOCKS:
+            if number not in abi.CLOCKS:
                 raise Errno(errno.INVAL)
-            self._clocks.append((data, time.monotonic_ns() + timeout))
+            self._clocks.append((data, flags, number, timeout))
         elif tag in (_READ, _WRITE):
-            found = self._host.descriptors.having(number, d.POLL)
+            found = host.descriptors.having(number, d.POLL)
             self._descriptors.append((data, tag, found))
         else:
             raise Errno(errno.INVAL)
 
-    def run(self) -> list[tuple[int, int, int, int, int]]:
+    def run(self) -> "list[_Event]":
         """Wait, and say what happened."""
+        begun = time.monotonic_ns() if self._clocks else 0
+        ends = [
+            (data, begun + (max(0, timeout - now(number)) if flags & _ABSOLUTE else timeout))
+            for data, flags, number, timeout in self._clocks
+        ]
         while True:
-            # What is ready without asking the kernel; a listener goes on with its handshakes.
-            happened = list(self.happened)
-            asked = []
-            timeouts = [max(0, end - time.monotonic_ns()) / 1e9 for _, end in self._clocks]
-            for data, tag, descriptor in self._descriptors:
-                write = tag == _WRITE
-                # First `ready`, after which there may be other events to wait for.
-                if descriptor.ready(write=write) or not (events := descriptor.events(write=write)):
-                    happened.append((data, 0, tag, _size(descriptor, tag), 0))
-                else:
-                    asked.append((data, tag, descriptor, events))
-                    if (late := descriptor.timeout()) is not None:
-                        timeouts.append(late)
-            seconds = 0 if happened else min(timeouts, default=None)
-            found = self._host.interrupts.wait([events for *_, events in asked], seconds)
-            for data, tag, descriptor, (number, mask) in asked if found else ():
-                if not (seen := found.get(number, 0)):
-                    continue
-                # A listener's event may be a step of a handshake only.
-                if seen & (mask | _POLLERR | _POLLHUP | _POLLNVAL) and (
-                    not _is_listener(descriptor) or descriptor.ready(write=False)
-                ):
-                    hangup = _HANGUP if seen & _POLLHUP else 0
-                    happened.append((data, 0, tag, _size(descriptor, tag), hangup))
-            present = time.monotonic_ns()
-            happened += [(data, 0, _CLOCK, 0, 0) for data, end in self._clocks if end <= present]
+            happened = self._calm(ends) if self._is_calm() else self._asked(ends)
+            if ends:
+                present = time.monotonic_ns()
+                happened += [(data, 0, _CLOCK, 0, 0) for data, end in ends if end <= present]
             if happened:
                 return happened
+
+    def _is_calm(self) -> bool:
+        """Whether the kernel alone knows what is ready."""
+        if self._errors or not self._sources:
+            return False
+        for source in self._sources:  # noqa: SIM110  (a generator costs as much as all the rest)
+            if source.restless:
+                return False
+        return True
+
+    def _calm(self, ends: list[tuple[int, int]]) -> "list[_Event]":
+        if self._poller is None:
+            asked = []
+            for data, tag, descriptor in self._descriptors:
+                events = descriptor.events(write=tag == _WRITE)
+                assert events is not None  # noqa: S101  (what can be calm has a descriptor)
+                asked.append((data, tag, descriptor, events))
+            for entry in asked:
+                self._by_number.setdefault(entry[3][0], []).append(entry)
+            self._poller = self._interrupts.poller([events for *_, events in asked])
+        happened: list[_Event] = []
+        for number, seen in self._interrupts.wait_for(self._poller, _first(ends)):
+            for entry in self._by_number.get(number, ()):
+                _note(happened, entry, seen)
+        return happened
+
+    def _asked(self, ends: list[tuple[int, int]]) -> "list[_Event]":
+        """What is ready without asking the kernel, or what is when it was asked."""
+        happened = list(self._errors)
+        asked: list[_Asked] = []
+        seconds = _first(ends)
+        for data, tag, descriptor in self._descriptors:
+            write = tag == _WRITE
+            # First `ready`, after which there may be other events to wait for; a listener goes
+            # on with its handshakes.
+            if descriptor.ready(write=write) or not (events := descriptor.events(write=write)):
+                happened.append((data, 0, tag, _size(descriptor, tag), 0))
+            else:
+                asked.append((data, tag, descriptor, events))
+                if (late := descriptor.timeout()) is not None:
+                    seconds = late if seconds is None else min(seconds, late)
+        found = self._interrupts.wait([events for *_, events in asked], 0 if happened else seconds)
+        for entry in asked if found else ():
+            if seen := found.get(entry[3][0], 0):
+                _note(happened, entry, seen)
+        return happened
+
+
+def _first(ends: list[tuple[int, int]]) -> float | None:
+    """In how many seconds the first of the clocks is over."""
+    if not ends:
+        return None
+    return max(0, min(end for _, end in ends) - time.monotonic_ns()) / 1e9
+
+
+def _note(happened: "list[_Event]", asked: "_Asked", seen: int) -> None:
+    """Add what the kernel saw at one descriptor, if it is what was asked for."""
+    data, tag, descriptor, (_, mask) = asked
+    # A listener's event may be a step of a handshake only.
+    if seen & (mask | _POLLERR | _POLLHUP | _POLLNVAL) and (
+        not _is_listener(descriptor) or descriptor.ready(write=False)
+    ):
+        hangup = _HANGUP if seen & _POLLHUP else 0
+        happened.append((data, 0, tag, _size(descriptor, tag), hangup))
 
 
 def _is_listener(descriptor: "Descriptor") -> bool:
