@@ -1,6 +1,6 @@
 # The one entry: each target does all its own set-up.
 #
-#   make demo      the demonstration, end to end
+#   make demo      the demonstration, end to end; with BACKEND=kvm in machines (needs QEMU)
 #   make test      the tests, in a few minutes
 #   make test-all  the slow ones too
 #   make check     lint, types and import rules
@@ -37,7 +37,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py $(BACKEND)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"

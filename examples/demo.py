@@ -1,5 +1,9 @@
 """The demonstration, end to end: publish, deploy, attest, converse, refuse.
 
+With the name of a backend, `nil` or `kvm`, keeps run in it: `make demo BACKEND=kvm`. With machines
+the policy has the measurement that is predicted for the keep image, before anything has booted;
+what runs while things change (steps 8 to 10) is shown with processes only.
+
 Every step is done by Garrison's own commands, in processes of their own, over real sockets.
 Nothing is left running, and nothing is left on disk. Exit code 0 means that every step was
 seen to work; 1 that one was not, and says which and why.
@@ -21,6 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from garrison import __version__
+from garrison.errors import GarrisonError
+from garrison.image.build import Recipe, default_folder
+from garrison.image.build import build as build_image
+from garrison.image.folder import KERNEL, load
+from garrison.launch.qemu_command import QEMU
 from garrison.terminal import paint
 from garrison.testing.stack import Process, Stack, StackError, free_port
 
@@ -87,13 +96,15 @@ def sha256sum(data: bytes, directory: Path) -> str:
     return done.stdout.split()[0]
 
 
-def demonstrate(show: Transcript, directory: Path) -> None:
+def demonstrate(show: Transcript, directory: Path, image: Path | None) -> None:
     """All steps, in order."""
     chat_port = free_port()
-    with Stack(directory / "stack", denied="poll_seconds = 1") as stack:
+    with Stack(directory / "stack", image, denied="poll_seconds = 1") as stack:
         with show.step("1. The environment"):
             show.fact(f"garrison {__version__}, Python {sys.version.split()[0]}")
             show.fact(openssl("version").strip())
+            if image is not None:
+                show.fact(f"keeps are machines: {qemu_version()}; image {load(image).digest}")
 
         with show.step("2. A drawbridge and a steward, over TLS, on free ports"):
             stack.start_services()
@@ -111,18 +122,7 @@ def demonstrate(show: Transcript, directory: Path) -> None:
             digests = publish(show, stack, packages, directory)
 
         with show.step("5. Deploy: attest, certify, fetch over mutual TLS, check, certify, run"):
-            server = stack.deploy("chat-server:0.1.0", "the chat server's keep")
-            certified = server.expect("certified as spiffe://demo.test/keep/snp")
-            show.fact(f"server     {said(certified)}")
-            show.fact(f"server     {said(server.expect('every byte checked'))}")
-            show.fact(f"server     {said(server.expect('certified as'))}")
-            server.expect("listening")
-            alice, bob = (
-                stack.deploy("chat-client:0.1.0", f"{name}'s keep") for name in ("Alice", "Bob")
-            )
-            alice_sees, bob_sees = (keep.expect("connected to") for keep in (alice, bob))
-            pids = ", ".join(str(keep.pid) for keep in (server, alice, bob))
-            show.fact(f"three keeps, a process each: {pids}")
+            server, alice, bob, alice_sees, bob_sees = deploy(show, stack)
 
         with show.step("6. Each side names the other, and they talk over TLS 1.3"):
             server_name = f"{stack.slug('chat-server:0.1.0')}@{digests['chat-server']}"
@@ -138,14 +138,14 @@ def demonstrate(show: Transcript, directory: Path) -> None:
         with show.step("7. What is refused"):
             refusals(show, stack, server, packages, directory, chat_port)
 
-        in_motion(show, stack, directory)
+        if image is None:
+            in_motion(show, stack, directory)
+        else:
+            with show.step("8. A keep image with one byte changed"):
+                changed_image(show, stack, directory, image)
 
-        with show.step("11. The end"):
-            for name, keep in (("Alice", alice), ("Bob", bob)):
-                code = keep.finish()
-                require(code == 0, f"{name}'s keep ended with {code}")
-            server.stop()
-            show.fact("both clients left, exit code 0; the server was told to stop")
+        with show.step("11. The end" if image is None else "9. The end"):
+            leave(show, {"Alice": alice, "Bob": bob}, server)
 
     left = leftovers(directory)
     require(not left, f"still running: {left}")
@@ -197,6 +197,22 @@ def publish(
         local = stack.command("tree", "digest", str(package)).strip()
         require(local == digests[name], f"tree digest of {package} is {local}")
     return digests
+
+
+def deploy(show: Transcript, stack: Stack) -> tuple[Process, Process, Process, str, str]:
+    """Start the server's keep and those of two clients; what each client sees of the server."""
+    server = stack.deploy("chat-server:0.1.0", "the chat server's keep")
+    certified = server.expect("certified as spiffe://demo.test/keep/snp")
+    show.fact(f"server     {said(certified)}")
+    show.fact(f"server     {said(server.expect('every byte checked'))}")
+    show.fact(f"server     {said(server.expect('certified as'))}")
+    server.expect("listening")
+    alice, bob = (stack.deploy("chat-client:0.1.0", f"{name}'s keep") for name in ("Alice", "Bob"))
+    alice_sees, bob_sees = (keep.expect("connected to") for keep in (alice, bob))
+    pids = ", ".join(str(keep.pid) for keep in (server, alice, bob))
+    each = "process" if stack.image is None else "machine"
+    show.fact(f"three keeps, a {each} each: {pids}")
+    return server, alice, bob, alice_sees, bob_sees
 
 
 def converse(show: Transcript, alice: Process, bob: Process) -> None:
@@ -290,6 +306,55 @@ def tampered(show: Transcript, stack: Stack, packages: dict[str, Path], director
     show.fact(f"tampered main.wasm: {error_of(done.stderr)}")
 
 
+def leave(show: Transcript, clients: dict[str, Process], server: Process) -> None:
+    """End all keeps."""
+    for name, keep in clients.items():
+        code = keep.finish()
+        require(code == 0, f"{name}'s keep ended with {code}")
+    server.stop()
+    show.fact("both clients left, exit code 0; the server was told to stop")
+
+
+def changed_image(show: Transcript, stack: Stack, directory: Path, image: Path) -> None:
+    """It boots and does the same; it has another measurement, and so gets no certificate."""
+    changed = directory / "changed image"
+    shutil.copytree(image, changed)
+    kernel = changed / KERNEL
+    # A letter of the kernel's address for mail, in its header, which nobody reads.
+    before, text, after = kernel.read_bytes().partition(b"debian-kernel@")
+    require(text, "the kernel does not have the text that is changed here")
+    kernel.write_bytes(before + b"Debian-kernel@" + after)
+    measured = stack.command("image", "measure", str(changed), "--tee", "snp").strip()
+    require(measured != stack.measurement, "the measurement is the same")
+    done = stack.run(*stack.deploy_arguments("chat-client:0.1.0", image=changed), stdin="")
+    require(done.returncode == 77, f"a changed image ended with {done.returncode}")
+    require(measured in done.stderr, f"not for its measurement: {done.stderr}")
+    show.fact(f"measures {measured[:32]}…, not {stack.measurement[:32]}…")
+    show.fact(error_of(done.stderr)[:160])
+
+
+def prepare_image() -> Path:
+    """The keep image of this release, built if it is not there.
+
+    Raises:
+        StepError: there is no QEMU.
+        GarrisonError: it cannot be built.
+    """
+    if shutil.which(QEMU) is None:
+        raise StepError(
+            f"{QEMU} is not installed: on Debian, apt-get install qemu-system-x86; on RHEL and"
+            " Fedora, dnf install qemu-kvm"
+        )
+    recipe = Recipe.of_this_release()
+    return build_image(recipe, default_folder(recipe), say=lambda text: print(f"  {text}")).folder
+
+
+def qemu_version() -> str:
+    """What QEMU says of itself."""
+    done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
 def leftovers(directory: Path) -> list[str]:
     """The processes, other than this one, whose command line names `directory`."""
     found = []
@@ -312,15 +377,20 @@ def interrupted(number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> int:
     """Run the demonstration, and return its exit code."""
     signal.signal(signal.SIGTERM, interrupted)
+    backend = sys.argv[1] if len(sys.argv) > 1 else "nil"
+    if backend not in {"nil", "kvm"} or len(sys.argv) > 2:
+        print("usage: demo.py [nil | kvm]", file=sys.stderr)
+        return 2
     show = Transcript()
     start = time.monotonic()
     try:
+        image = prepare_image() if backend == "kvm" else None
         with tempfile.TemporaryDirectory(prefix="garrison-demo-") as directory:
-            demonstrate(show, Path(directory))
+            demonstrate(show, Path(directory), image)
     except KeyboardInterrupt:
         print(f"\ninterrupted in step “{show.current}”; everything was stopped", file=sys.stderr)
         return 130
-    except (StepError, StackError, OSError, subprocess.SubprocessError) as error:
+    except (StepError, StackError, GarrisonError, OSError, subprocess.SubprocessError) as error:
         print(f"{paint('✗', 'red', sys.stderr)} {show.current}\n{error}", file=sys.stderr)
         return 1
     print(f"done in {time.monotonic() - start:.0f} s")

@@ -29,6 +29,7 @@ _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # Each with the reason why a keep needs it.
 PACKAGES = {
+    _KERNEL: "the kernel, and the modules that a keep loads",
     "libc6": "the C library of all the rest, and its loader",
     "libexpat1": "Python's program is linked with it",
     "libffi8": "ctypes: Python calls the WebAssembly engine through it",
@@ -41,6 +42,12 @@ PACKAGES = {
     "python3.13-minimal": "Python, which a keep is written in",
     "systemd-boot-efi": "starts the image as one file (UKI) under UEFI",
     "zlib1g": "Python's program and libssl3t64 are linked with it",
+}
+# The suite has none that measures the kernel: the next one does. Guests run nothing else of it.
+FIRMWARE_SUITE = "forky"
+FIRMWARE = {
+    "ovmf-amdsev": "the firmware of SEV-SNP machines, which holds the kernel to its digest",
+    "ovmf-inteltdx": "the firmware of TDX machines",
 }
 WHEELS = {
     "certifi": "the roots of the public web, for workloads that name them",
@@ -60,7 +67,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=LOCK)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        packages = tuple(sorted(_packages(Path(folder), options.suite, options.mirror), key=_name))
+        suites = ((options.suite, PACKAGES), (FIRMWARE_SUITE, FIRMWARE))
+        packages = tuple(
+            sorted(
+                (
+                    found
+                    for suite, reasons in suites
+                    for found in _packages(Path(folder) / suite, suite, options.mirror, reasons)
+                ),
+                key=_name,
+            )
+        )
         wheels = tuple(sorted(_wheels(Path(folder)), key=_name))
     lock = Lock(options.suite, int(time.time()), packages, wheels)
     # What is written must be readable.
@@ -74,7 +91,9 @@ def _name(item: Input) -> str:
     return item.name
 
 
-def _packages(folder: Path, suite: str, mirror: str) -> Iterator[Input]:
+def _packages(
+    folder: Path, suite: str, mirror: str, wanted: dict[str, str]
+) -> Iterator[Input]:
     apt = folder / "apt"
     for part in ("lists/partial", "cache/archives/partial"):
         (apt / part).mkdir(parents=True)
@@ -95,13 +114,14 @@ Acquire::Languages "none";
 """
     )
     _apt(apt, "apt-get", "update", "-q")
-    depends = _show(apt, _KERNEL)["Depends"]
-    kernel = re.match(r"linux-image-\S+-cloud-amd64", depends)
-    if kernel is None:
-        raise SystemExit(f"{_KERNEL} depends on no kernel: {depends}")
-    reasons = {kernel[0]: "the kernel, and the modules that a keep loads", **PACKAGES}
-    for name, why in reasons.items():
+    for name, why in wanted.items():
         found = _show(apt, name)
+        if name == _KERNEL:
+            # It has nothing but the name of the newest.
+            kernel = re.match(r"linux-image-\S+-cloud-amd64", found["Depends"])
+            if kernel is None:
+                raise SystemExit(f"{name} depends on no kernel: {found['Depends']}")
+            name, found = kernel[0], _show(apt, kernel[0])  # noqa: PLW2901  (what it stands for)
         yield Input(
             name, found["Version"], found["Filename"], found["SHA256"], int(found["Size"]), why
         )

@@ -318,7 +318,7 @@ def test_a_host_without_tenants_does_not_start(stack: Stack, tmp_path: Path) -> 
 def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], engine: str) -> None:
     name, port = server
     verb, *arguments = stack.deploy_arguments(name, simulate=False)
-    done = stack.run(verb, "--output", engine, "--image", "garrison:test", *arguments)
+    done = stack.run(verb, "--output", engine, "--container-image", "garrison:test", *arguments)
     assert done.returncode == 0, done.stderr
     assert stack.slug(name) in done.stdout
     assert "BEGIN CERTIFICATE" in done.stdout

@@ -21,7 +21,8 @@ def select(spec: Mapping[str, str]) -> Attester:
     Args:
         spec: `{"kind": "nil"}`, `{"kind": "detect"}`, one of the kinds in
             `garrison.attesters.detect.ORDER`, or
-            `{"kind": "simulated-snp-insecure", "directory": <what create_insecure made>}`.
+            `{"kind": "simulated-snp-insecure", "directory": <what create_insecure made>}`, or, in
+            a virtual machine, `{"kind": "host-simulated-insecure", "tee": <which>}`.
 
     Raises:
         Misuse: it is none of these, this machine has no such TEE, or the simulator's directory
@@ -40,10 +41,14 @@ def select(spec: Mapping[str, str]) -> Attester:
             from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
 
             return SimulatedSnpInsecure.open(Path(directory))
+        case {"kind": "host-simulated-insecure", "tee": tee, **rest} if not rest:
+            from garrison.attesters.host_simulated_insecure import HostSimulatedInsecure
+
+            return HostSimulatedInsecure.open(tee)
     raise Misuse(
         "unknown attester",
         field="attester",
         found=" ".join(f"{key}={value}" for key, value in spec.items())[:200] or "nothing",
         expected=" | ".join(f"kind={kind}" for kind in ("nil", "detect", *OPENERS))
-        + " | kind=simulated-snp-insecure directory=DIR",
+        + " | kind=simulated-snp-insecure directory=DIR | kind=host-simulated-insecure tee=TEE",
     )

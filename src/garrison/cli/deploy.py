@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from garrison.cli.machine_options import MACHINES, Machine, machine_options, run_in_machine
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.errors import Misuse
 from garrison.formats.deployment_policy import DeploymentPolicy
@@ -35,6 +36,7 @@ workload. See also `garrison host`.
 
 @click.command(epilog=_EPILOG)
 @identity_options
+@machine_options
 @click.option(
     "--ca-bundle",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -54,7 +56,7 @@ workload. See also `garrison host`.
     help="Run nothing: print what has that engine run this very command.",
 )
 @click.option(
-    "--image",
+    "--container-image",
     help="With --output kubernetes or nomad: a container image that has the `garrison` command.",
 )
 @click.option(
@@ -77,7 +79,11 @@ workload. See also `garrison host`.
     show_default=True,
     help="With --host: whether the host starts the keep again when it ends.",
 )
-@click.option("--memory-mib", type=click.IntRange(64), help="With --host: the keep's memory.")
+@click.option(
+    "--memory-mib",
+    type=click.IntRange(64),
+    help="With --host: the keep's memory. Machines: the machine's, 256 at least.",
+)
 @click.option(
     "--measurement",
     "measurements",
@@ -110,7 +116,10 @@ def command(
     policy: Path | None,
     allow_yanked: bool,
     output: str | None,
-    image: str | None,
+    container_image: str | None,
+    image: Path | None,
+    publish: tuple[str, ...],
+    image_signatures: Path | None,
     host: str | None,
     host_ca: Path | None,
     restart: Restart,
@@ -134,8 +143,12 @@ def command(
     if output is not None:
         if host is not None:
             raise Misuse("one or the other", field="--output, --host")
-        _print_manifest(output, image, request, backend, ca_bundle)
+        _print_manifest(output, container_image, request, backend, ca_bundle)
         return 0
+    machine = Machine(image, publish, image_signatures, memory_mib)
+    if host is None and backend in MACHINES:
+        return run_in_machine(backend, request, machine, insecure_simulate=insecure_simulate)
+    machine.unused(backend)
     if host is None:
         return run_process(request)
     from garrison.cli.deploy_to_host import deploy_to_host
@@ -166,6 +179,13 @@ def _print_manifest(
     from garrison.cli.registry import open_client
     from garrison.launch import manifests
 
+    if backend in MACHINES:
+        raise Misuse(
+            "no container or unit is written for machines yet",
+            field="--output",
+            found=f"--backend {backend}",
+            expected="--backend nil | cvm",
+        )
     if backend == "nil" and request.attester["kind"] != "nil":
         raise Misuse(
             "the simulator's keys are on this machine only", field="--insecure-simulate, --output"
@@ -190,7 +210,9 @@ def _print_manifest(
         ui.out(manifests.systemd(deployment))
         return
     if image is None:
-        raise Misuse("missing", field="--image", expected=f"an image for --output {output}")
+        raise Misuse(
+            "missing", field="--container-image", expected=f"an image for --output {output}"
+        )
     write = manifests.kubernetes if output == "kubernetes" else manifests.nomad
     ui.out(write(deployment, image))
 

@@ -24,7 +24,7 @@ _MAX_IMAGE = 1 << 30
 @click.command(
     epilog="""\b
 Examples:
-  garrison image measure keep-image --tee snp --ovmf OVMF.amdsev.fd --vcpus 2 --policy
+  garrison image measure keep-image --tee snp --policy
   garrison image measure --tee snp --ovmf OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \\
       --append "console=ttyS0" --vcpus 2 --vcpu-type EPYC-v4 --policy
 """
@@ -41,7 +41,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--policy", "as_policy", is_flag=True, help="Print a section of a steward's policy.")
-@click.option("--ovmf", type=_FILE, help="snp, tdx: the guest's firmware.")
+@click.option("--ovmf", type=_FILE, help="snp, tdx: the guest's firmware; default: that of IMAGE.")
 @click.option("--kernel", type=_FILE, help="snp, tdx: the kernel that is booted directly.")
 @click.option("--initrd", type=_FILE, help="snp, tdx: its initial file system.")
 @click.option("--append", default="", help="snp, tdx: its command line.")
@@ -124,7 +124,8 @@ def command(
     if image is not None:
         if kernel is not None or initrd is not None or append or eif is not None:
             raise Misuse("one of them", field="IMAGE", found="and --kernel, --initrd, --eif ...")
-        kernel, initrd, append = _parts(image, tee)
+        kernel, initrd, append, firmware = _parts(image, tee)
+        ovmf = ovmf or firmware
     match tee:
         case None:
             _process(as_json, as_policy)
@@ -186,12 +187,16 @@ def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:
         ui.warn(f"{register} cannot be known from the image: {reason}")
 
 
-def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str]:
-    """What of an image `tee` boots directly: kernel, initial file system, command line."""
-    from garrison.image.folder import load
+def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str, Path | None]:
+    """What of an image `tee` boots: kernel, initial file system, command line, firmware."""
+    from garrison.image.folder import FIRMWARE, load
 
     image = load(folder)
-    return (None, None, "") if tee == "nitro" else (image.kernel, image.initrd, image.command_line)
+    if tee is None or tee == "nitro":
+        return None, None, "", None
+    # An image of an older release has none, and then --ovmf is missing.
+    there = FIRMWARE[tee] in image.about["parts"]
+    return image.kernel, image.initrd, image.command_line, image.firmware(tee) if there else None
 
 
 def _process(as_json: bool, as_policy: bool) -> None:

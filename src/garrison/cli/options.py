@@ -18,7 +18,8 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # The order of preference where --backend is not given. Only what is built stands here.
-BACKENDS = ("nil", "cvm")
+BACKENDS = ("nil", "kvm", "snp", "tdx", "cvm")
+_WITHOUT_TEE = ("nil", "kvm")
 
 
 def identity_options(function: F) -> F:
@@ -48,8 +49,10 @@ def identity_options(function: F) -> F:
             default="nil",
             show_default=True,
             envvar=["GARRISON_BACKEND", "ENARX_BACKEND"],
-            help="Where to run the keep, a process in both cases. nil: without any protection."
-            " cvm: this machine is a confidential VM or an enclave, and gives the evidence.",
+            help="Where to run the keep. nil: in a process, without any protection. kvm: in a"
+            " machine, which nothing protects from this host. snp, tdx: in a confidential machine."
+            " cvm: in a process; this machine is a confidential VM or an enclave, and gives the"
+            " evidence.",
         ),
     ):
         function = option(function)
@@ -63,23 +66,36 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
         Misuse: `--insecure-simulate` is not `snp=DIR`, or is given where there is a TEE.
     """
     if insecure_simulate is None:
-        return {"kind": "detect" if backend == "cvm" else "nil"}
-    if backend != "nil":
+        return {"kind": "nil" if backend in _WITHOUT_TEE else "detect"}
+    if backend not in _WITHOUT_TEE:
         raise Misuse(
             "a TEE is not simulated where there is one",
             field="--insecure-simulate",
             found=f"--backend {backend}",
-            expected="--backend nil",
+            expected=" | ".join(f"--backend {each}" for each in _WITHOUT_TEE),
         )
-    tee, _, directory = insecure_simulate.partition("=")
+    tee, directory = simulator(insecure_simulate)
+    if backend == "kvm":
+        # Its directory is this machine's: the host answers.
+        return {"kind": "host-simulated-insecure", "tee": tee}
+    return {"kind": "simulated-snp-insecure", "directory": str(directory.resolve())}
+
+
+def simulator(text: str) -> tuple[str, Path]:
+    """Read `--insecure-simulate`: which TEE, and the simulator's directory.
+
+    Raises:
+        Misuse: it is not `snp=DIR`.
+    """
+    tee, _, directory = text.partition("=")
     if tee != "snp" or not directory:
         raise Misuse(
             "no such simulator",
             field="--insecure-simulate",
-            found=repr(insecure_simulate),
+            found=repr(text),
             expected="snp=DIR",
         )
-    return {"kind": "simulated-snp-insecure", "directory": str(Path(directory).resolve())}
+    return tee, Path(directory)
 
 
 def read_file(path: Path, limit: int) -> bytes:

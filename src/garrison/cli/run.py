@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garrison.cli.machine_options import MACHINES, Machine, machine_options, run_in_machine
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.cli.ui import warn
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
+    from garrison.formats.guest_request import Local
     from garrison.keep.vfs.descriptor import Descriptor
+
+MAIN = "main.wasm"
+CONFIG = "Enarx.toml"
 
 _EPILOG = """\b
 The workload sees none of the host's files and none of its environment. Without --steward it has
@@ -28,11 +33,14 @@ Examples:
   garrison run --wasmcfgfile Enarx.toml server.wasm
   garrison run --limit memory=64MiB --limit run_seconds=60 job.wasm
   garrison run server.wasm -- --its-own-option
+  garrison run --backend kvm hello.wasm
 """
 
 
 @click.command(epilog=_EPILOG)
 @identity_options
+@machine_options
+@click.option("--memory-mib", type=click.IntRange(256), help="Machines: the machine's memory.")
 @click.option(
     "--wasmcfgfile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -68,20 +76,41 @@ def command(
     wasmcfgfile: Path | None,
     directories: tuple[str, ...],
     limits: tuple[str, ...],
+    image: Path | None,
+    publish: tuple[str, ...],
+    image_signatures: Path | None,
+    memory_mib: int | None,
 ) -> int:
     """Run MODULE, a WebAssembly file, with ARGUMENTS."""
-    # Late, and after the options were read: a keep's parts take a while to import.
     from garrison.formats.limits import parse_limit
+
+    most = dict(parse_limit(text, field="--limit") for text in limits)
+    files = {MAIN: module.read_bytes()}
+    if wasmcfgfile is not None:
+        files[CONFIG] = wasmcfgfile.read_bytes()
+    if steward is None and insecure_simulate is not None:
+        raise Misuse("has no use without --steward", field="--insecure-simulate")
+    machine = Machine(image, publish, image_signatures, memory_mib)
+    if backend in MACHINES:
+        if directories:
+            raise Misuse(
+                "a machine has nothing of the host's", field="--dir", found=f"--backend {backend}"
+            )
+        return run_in_machine(
+            backend,
+            _local(backend, arguments, steward, steward_root, insecure_simulate, most),
+            machine,
+            files,
+            insecure_simulate=insecure_simulate,
+        )
+    machine.unused(backend)
+    if memory_mib is not None:
+        raise Misuse("is for a machine", field="--memory-mib", found=f"--backend {backend}")
+    # Late, and after the options were read: a keep's parts take a while to import.
     from garrison.keep import life
     from garrison.keep.identity import StewardClient, load_roots
 
-    most = dict(parse_limit(text, field="--limit") for text in limits)
-    files = {life.MAIN: module.read_bytes()}
-    if wasmcfgfile is not None:
-        files[life.CONFIG] = wasmcfgfile.read_bytes()
     if steward is None:
-        if insecure_simulate is not None:
-            raise Misuse("has no use without --steward", field="--insecure-simulate")
         if backend != "nil":
             raise Misuse("has no use without --steward", field="--backend", found=backend)
         pem = None if steward_root is None else read_pem(steward_root, "--steward-root")
@@ -110,6 +139,24 @@ def command(
         arguments=arguments,
         limits=most,
     )
+
+
+def _local(
+    backend: str,
+    arguments: tuple[str, ...],
+    steward: str | None,
+    steward_root: Path | None,
+    insecure_simulate: str | None,
+    limits: dict[str, int],
+) -> Local:
+    """What a keep in a machine is asked for: it reads the files, and finds out the digest."""
+    from garrison.formats.guest_request import Local
+
+    if steward is None:
+        roots = "" if steward_root is None else read_pem(steward_root, "--steward-root")
+        return Local(arguments, roots, limits=limits)
+    roots = steward_roots(steward, steward_root)
+    return Local(arguments, roots, steward, attester_spec(backend, insecure_simulate), limits)
 
 
 def _opened(options: tuple[str, ...]) -> dict[str, Descriptor]:

@@ -51,6 +51,10 @@ class Kind(IntEnum):
     INSECURE_ASK = 7
     #: Host to keep, insecure simulation: evidence.
     INSECURE_EVIDENCE = 8
+    #: Keep to host: the number of a TCP port that it listens on, two bytes: may it be reached?
+    LISTENING = 9
+    #: Host to keep: the same number, and zero or an errno, two bytes.
+    REACHABLE = 10
 
 
 #: The names of the channels.
@@ -76,9 +80,10 @@ TO_KEEP: Mapping[Kind, int] = {
     Kind.REQUEST: MAX_REQUEST,
     Kind.FILE: MAX_FILE,
     Kind.SIGNAL: 1,
+    Kind.REACHABLE: 4,
 }
 #: What a host takes there.
-TO_HOST: Mapping[Kind, int] = {Kind.PHASE: MAX_PHASE, Kind.EXIT: 1}
+TO_HOST: Mapping[Kind, int] = {Kind.PHASE: MAX_PHASE, Kind.EXIT: 1, Kind.LISTENING: 2}
 #: What either takes on a stream.
 STREAM: Mapping[Kind, int] = {Kind.DATA: MAX_DATA}
 #: What a host takes from a keep whose evidence it simulates, and the keep from the host.
@@ -219,3 +224,26 @@ class File:
     def to_bytes(self) -> bytes:
         """Write it."""
         return self.path.encode() + b"\0" + self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """What becomes of a port that a keep listens on: zero, or the errno for which it cannot be."""
+
+    port: int
+    error: int = 0
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Reachable:
+        """Read it.
+
+        Raises:
+            Malformed: it is not two numbers.
+        """
+        if len(body) != 4:
+            raise Malformed("not two numbers", field="reachable", found=f"{len(body)} bytes")
+        return cls(int.from_bytes(body[:2], "little"), int.from_bytes(body[2:], "little"))
+
+    def to_bytes(self) -> bytes:
+        """Write it."""
+        return self.port.to_bytes(2, "little") + self.error.to_bytes(2, "little")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _WHAT = "guest request"
 _KEYS = {"launch", "local", "hosts", "log"}
+_LOCAL_KEYS = {"arguments", "roots", "steward", "attester", "limits"}
+_LOCAL_EXPECTED = ", ".join(sorted(_LOCAL_KEYS))
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # A file of hosts, not a directory of the world.
 _MAX_HOSTS = 64
@@ -33,15 +35,21 @@ _MAX_ARGUMENTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A local workload without an identity: the files came before. For development only.
+    """A local workload, of which the files came before. For development only.
 
     Attributes:
         arguments: of the workload.
         roots: PEM, the roots that its peers are verified under; may be empty.
+        steward: who certifies it, by its digest alone; None: it has no identity.
+        attester: which attester to use then; see `LaunchRequest`.
+        limits: by name, what it may take in place of what its configuration says.
     """
 
     arguments: tuple[str, ...] = ()
     roots: str = ""
+    steward: str | None = None
+    attester: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +103,32 @@ class GuestRequest:
         if isinstance(self.what, LaunchRequest):
             launch = json.loads(self.what.to_json())
         else:
-            local = {"arguments": list(self.what.arguments), "roots": self.what.roots}
+            local = asdict(self.what)
         document = {"launch": launch, "local": local, "hosts": dict(self.hosts), "log": self.log}
         return json.dumps(document).encode()
 
 
 def _local(read: Any) -> Local:
+    if not isinstance(read, dict) or read.keys() != _LOCAL_KEYS:
+        raise Malformed("wrong fields", field=f"{_WHAT}: local", expected=_LOCAL_EXPECTED)
     match read:
-        case {"arguments": list(arguments), "roots": str(roots), **rest} if (
-            not rest
-            and len(arguments) <= _MAX_ARGUMENTS
-            and all(isinstance(each, str) for each in arguments)
+        case {
+            "arguments": list(arguments),
+            "roots": str(roots),
+            "steward": str() | None as steward,
+            "attester": dict(attester),
+            "limits": dict(limits),
+        } if (
+            len(arguments) <= _MAX_ARGUMENTS
+            and all(isinstance(each, str) for each in (*arguments, *attester.values()))
+            and all(type(each) is int for each in limits.values())
         ):
-            return Local(tuple(arguments), roots)
-    raise Malformed("wrong fields", field=f"{_WHAT}: local", expected="arguments, roots")
+            return Local(tuple(arguments), roots, steward, attester, limits)
+    raise Malformed(
+        "wrong types",
+        field=f"{_WHAT}: local",
+        expected="arguments and attester of text, limits of whole numbers",
+    )
 
 
 def _hosts(read: Any) -> dict[str, str]:

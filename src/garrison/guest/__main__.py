@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from garrison.formats.channel import CHANNELS
 from garrison.guest import machine
-from garrison.guest.ports import open_ports
 from garrison.guest.serve import serve
+from garrison.virtio_ports import open_ports
 
 
 def main() -> int:

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import ipaddress
 import os
+import select
 import signal
+import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +33,7 @@ from garrison.formats.channel import (
     Frame,
     Kind,
     Phase,
+    Reachable,
 )
 from garrison.formats.guest_request import GuestRequest
 from garrison.keep.start import start
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 _MAX_FILES = 1024
 # Those by which a terminal or a supervisor asks a process to end.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PORT_SIZE = 2
+_ANSWER_SIZE = 4
 
 
 def serve(ports: Mapping[str, int], prepare: Callable[[GuestRequest], None]) -> int:
@@ -69,6 +76,9 @@ class _Session:
         self._size = 0
         self._child: _Child | None = None
         self._signal = 0
+        # The keep's ports, asked for and not answered yet.
+        self._asked: list[int] = []
+        self._here, self._keep_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The keep's ends are open here too, until it ends: what fails here is told there.
         (self._stdin, stdin), (stdout, self._stdout), (stderr, self._stderr) = (
             os.pipe() for _ in range(3)
@@ -90,7 +100,7 @@ class _Session:
         prepare(request)
         self._phase("ready")
         child = self._child = _Child(self._fork(request))
-        watched: list[Watched] = [self._control, self._in, *self._out, child]
+        watched: list[Watched] = [self._control, self._in, *self._out, child, self]
         carry(watched, lambda: child.code is not None or self._control.closed)
         self._check_control()
         assert child.code is not None  # noqa: S101  (else the channel is closed)
@@ -127,6 +137,16 @@ class _Session:
         # However long that takes: what the host has not read yet would be lost with the machine.
         carry([self._control], lambda: self._control.closed)
 
+    def interest(self) -> Mapping[int, int]:
+        """What the keep asks: whether it can be reached where it listens."""
+        return {self._here.fileno(): select.POLLIN}
+
+    def happened(self, _descriptor: int, _events: int) -> None:
+        """Pass it on to the host."""
+        asked = self._here.recv(_PORT_SIZE)
+        self._asked.append(int.from_bytes(asked, "little"))
+        self._control.send(Frame(Kind.LISTENING, asked))
+
     @property
     def _stopped(self) -> bool:
         return self._control.closed or self._signal != 0
@@ -143,6 +163,13 @@ class _Session:
         """Take a frame of the host's on the channel of control."""
         if frame.kind is Kind.SIGNAL:
             self._ask_to_end(frame.body)
+            return
+        if frame.kind is Kind.REACHABLE:
+            answer = Reachable.from_bytes(frame.body)
+            if answer.port not in self._asked:
+                raise Malformed("nobody asked", field=f"channel {CONTROL}: port {answer.port}")
+            self._asked.remove(answer.port)
+            self._here.send(frame.body)
             return
         if self._request is not None:
             raise Malformed("comes twice or too late", field=f"channel {CONTROL}: request")
@@ -182,27 +209,70 @@ class _Session:
             for number, descriptor in enumerate((self._stdin, self._stdout, self._stderr)):
                 os.dup2(descriptor, number)
             # It has nothing of the host's but these three; the evidence's channel it opens itself.
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            code = start(lambda: _live(request, self._files), request.log)
+            here = os.dup2(self._keep_end.fileno(), 3, inheritable=False)
+            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+            asks = _Asks(socket.socket(fileno=here))
+            code = start(lambda: _live(request, self._files, asks), request.log)
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
             os._exit(code)
 
 
-def _live(request: GuestRequest, files: Mapping[str, bytes]) -> int:
+class _Asks:
+    """In the keep: asks whether it can be reached where it listens."""
+
+    def __init__(self, supervisor: socket.socket) -> None:
+        self._supervisor = supervisor
+        # Of threads, one asks after the other.
+        self._lock = threading.Lock()
+
+    def __call__(self, address: str, port: int) -> None:
+        """Ask, and wait for the answer.
+
+        Raises:
+            OSError: it cannot.
+        """
+        if ipaddress.ip_address(address).is_loopback:
+            return
+        with self._lock:
+            self._supervisor.send(port.to_bytes(_PORT_SIZE, "little"))
+            answer = Reachable.from_bytes(self._supervisor.recv(_ANSWER_SIZE))
+        if answer.error:
+            reason = os.strerror(answer.error)
+            raise OSError(answer.error, f"the host cannot give port {port}: {reason}")
+
+
+def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -> int:
     # Late: an unreadable request should fail before seconds of imports.
     from garrison.formats.launch_request import LaunchRequest
     from garrison.keep import life
 
     if isinstance(request.what, LaunchRequest):
-        return life.live(request.what)
+        return life.live(request.what, listening=listening)
     if life.MAIN not in files:
         raise Misuse("the host gave none", field=life.MAIN)
-    from garrison.keep.identity import load_roots
+    from garrison.formats.tree import Package
+    from garrison.keep.identity import StewardClient, load_roots
 
-    roots = load_roots(request.what.roots) if request.what.roots else ()
-    return life.run(files, arguments=request.what.arguments, roots=roots)
+    local = request.what
+    if local.steward is None:
+        return life.run(
+            files,
+            arguments=local.arguments,
+            roots=load_roots(local.roots) if local.roots else (),
+            limits=local.limits,
+            listening=listening,
+        )
+    return life.run_local(
+        files,
+        Package(files).digest,
+        steward=StewardClient(local.steward, local.roots),
+        attester=local.attester,
+        arguments=local.arguments,
+        limits=local.limits,
+        listening=listening,
+    )
 
 
 class _Child:

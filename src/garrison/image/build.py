@@ -260,7 +260,10 @@ def _make(
     (made / folder.KERNEL).write_bytes(contents.kernel)
     (made / folder.COMMAND_LINE).write_text(recipe.command_line)
     (made / folder.STUB).write_bytes(contents.stub)
-    names = (folder.KERNEL, folder.INITRD, folder.COMMAND_LINE, folder.STUB)
+    for tee, firmware in contents.firmware.items():
+        (made / folder.FIRMWARE[tee]).write_bytes(firmware)
+    names = [folder.KERNEL, folder.INITRD, folder.COMMAND_LINE, folder.STUB]
+    names += [folder.FIRMWARE[tee] for tee in contents.firmware]
     parts = {name: part(made / name) for name in names}
     whole = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     about = {

@@ -39,6 +39,10 @@ _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _MODULES = "usr/lib/modules"
 _KERNEL = "linux-image-"
 _STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+_FIRMWARE = {
+    "snp": "usr/share/ovmf/OVMF.amdsev.fd",
+    "tdx": "usr/share/ovmf/OVMF.inteltdx.ms.fd",
+}
 _WHEELS = "wheels"
 _SOURCES = "sources"
 _GARRISON = "garrison"
@@ -87,7 +91,7 @@ _WITHOUT = (
     # what the C modules of Python do
     "_py_abc", "_pydatetime", "_pydecimal", "_pyio",
     # other ways to do many things at once
-    "asyncio", "concurrent", "multiprocessing",
+    "asyncio", "concurrent.futures.process", "concurrent.futures.interpreter", "multiprocessing",
     # formats and protocols that a keep does not speak
     "bz2", "ftplib", "html", "lzma", "netrc", "plistlib", "smtplib", "tarfile",
     "xml", "xmlrpc", "http.server", "http.cookiejar", "socketserver",
@@ -121,6 +125,7 @@ class Contents:
     Attributes:
         kernel: what boots.
         stub: what boots it under UEFI.
+        firmware: of a machine that is measured, by its TEE.
         tree: the initial file system.
         origins: where each of its files is from: the name of an input, or `garrison`.
         beside: what is from an input and not in the file system.
@@ -128,6 +133,7 @@ class Contents:
 
     kernel: bytes = b""
     stub: bytes = b""
+    firmware: dict[str, bytes] = field(default_factory=dict)
     tree: dict[str, Entry] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     beside: dict[str, bytes] = field(default_factory=dict)
@@ -189,7 +195,10 @@ class Stage:
             say: told what is done.
         """
         result = Contents(_kernel(self.kernel), self._path(_STUB).read_bytes())
+        result.firmware = {tee: self._path(path).read_bytes() for tee, path in _FIRMWARE.items()}
         result.beside = {self.kernel_package: result.kernel, self._owners[_STUB]: result.stub}
+        for tee, path in _FIRMWARE.items():
+            result.beside[self._owners[path]] = result.firmware[tee]
         say("kernel modules")
         for names, path in (
             (KERNEL_MODULES, init.MODULES),

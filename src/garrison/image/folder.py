@@ -1,5 +1,8 @@
 """An image as it lies in a folder: `vmlinuz`, `initrd`, `cmdline`, and `image.json` about them.
 
+Beside these, which every machine boots, lie what starts them under UEFI, and firmware of machines
+that are measured.
+
 `image.json` is for people, programs and caches, and nothing is believed because it stands there:
 what a TEE measures are the parts. So `load` does not compare them with it; `check` does.
 """
@@ -23,7 +26,9 @@ COMMAND_LINE = "cmdline"
 STUB = "stub.efi"
 ABOUT = "image.json"
 SBOM = "sbom.spdx.json"
-_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB}
+#: Of a machine that is measured, by its TEE: it is measured too, and boots the other parts.
+FIRMWARE = {"snp": "ovmf.snp.fd", "tdx": "ovmf.tdx.fd"}
+_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB, *FIRMWARE.values()}
 FORMAT = 1
 #: With a line for each package.
 _MAX_ABOUT = 1 << 20
@@ -59,6 +64,22 @@ class Image:
     def initrd(self) -> Path:
         """The file of the initial file system."""
         return self.folder / INITRD
+
+    def firmware(self, tee: str) -> Path:
+        """The file of the firmware that boots it in a machine of `tee`.
+
+        Raises:
+            Misuse: it was built without.
+        """
+        path = self.folder / FIRMWARE[tee]
+        if FIRMWARE[tee] not in self.about["parts"]:
+            raise Misuse(
+                f"an image without firmware for {tee}",
+                field=str(self.folder),
+                expected=FIRMWARE[tee],
+                hint=f"name another, or build it again: {_BUILD}",
+            )
+        return path
 
     def check(self) -> None:
         """Compare the parts with what `image.json` says.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from garrison.formats.launch_request import LaunchRequest
     from garrison.keep.net.listener import Listener
+    from garrison.keep.net.network import Listening
     from garrison.keep.net.stream import Stream
     from garrison.keep.vfs.descriptor import Descriptor
 
@@ -42,8 +43,10 @@ MAIN = "main.wasm"
 CONFIG = "Enarx.toml"
 
 
-def live(request: LaunchRequest) -> int:
+def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
     """Run the published workload that `request` names, and return its exit code.
+
+    `listening` is told of each port that the workload listens on.
 
     Raises:
         GarrisonError: any step failed; the workload has then not run.
@@ -88,6 +91,7 @@ def live(request: LaunchRequest) -> int:
         certified=certified,
         workload=workload,
         tenant=tenant,
+        listening=listening,
     )
 
 
@@ -99,6 +103,7 @@ def run_local(
     attester: Mapping[str, str],
     arguments: tuple[str, ...] = (),
     limits: Mapping[str, int] | None = None,
+    listening: Listening | None = None,
 ) -> int:
     """Run a local workload, with a certificate that names its digest only.
 
@@ -115,6 +120,7 @@ def run_local(
         workload=workload,
         arguments=arguments,
         limits=limits,
+        listening=listening,
     )
 
 
@@ -129,13 +135,15 @@ def run(
     tenant: DeploymentPolicy | None = None,
     directories: Mapping[str, Descriptor] | None = None,
     limits: Mapping[str, int] | None = None,
+    listening: Listening | None = None,
 ) -> int:
     """Run the package `files` and return the guest's exit code.
 
     Without credentials the workload has no identity: its TLS connections are anonymous. It can
     still verify its peers, under `roots`. `tenant` narrows its network and its limits.
     `directories` are the host's, by the guest's path (`vfs.host_directory_insecure`): for
-    development only. `limits` take the place of those that its configuration sets.
+    development only. `limits` take the place of those that its configuration sets. `listening` is
+    told of each port that the workload listens on.
 
     Raises:
         Misuse: directories of the host in a keep that has an identity.
@@ -154,7 +162,7 @@ def run(
     trusted = list(roots if steward is None else steward.roots)
     given = {**config.limits, **(limits or {})}
     most = Limits.narrowed(given, {} if tenant is None else tenant.limits)
-    network = Network(config, identity, trusted, tenant=tenant, limits=most)
+    network = Network(config, identity, trusted, tenant=tenant, limits=most, listening=listening)
     bearer = (
         None
         if credentials is None or workload is None

@@ -86,9 +86,9 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
         BackendReport(
             "nil", (HostCheck("process", passed=True, found="always there"),), started=True
         ),
-        BackendReport("kvm", (host.qemu(), _acceleration(machine))),
-        BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm))),
-        BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm))),
+        BackendReport("kvm", (host.qemu(), _acceleration(machine)), started=True),
+        BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm)), started=True),
+        BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm)), started=True),
         BackendReport("sgx", host.sgx()),
         BackendReport(
             "nitro",

@@ -37,15 +37,18 @@ from garrison.formats.channel import (
     Frame,
     Kind,
     Phase,
+    Reachable,
 )
+from garrison.launch.monitor import Monitor
 from garrison.relay import Flow, Messages, Watched, carry
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from garrison.attesters.base import Attester
     from garrison.formats.guest_request import GuestRequest
+    from garrison.launch.monitor import Publication
 
 log = logging.getLogger("garrison.launch")
 
@@ -66,9 +69,16 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where QEMU finds the host's ends: the channels' sockets by name, and the console's file."""
+    """Where QEMU finds the host's ends.
+
+    Attributes:
+        channels: their sockets, by name.
+        monitor: its socket.
+        console: the file.
+    """
 
     channels: tuple[tuple[str, Path], ...]
+    monitor: Path
     console: Path
 
 
@@ -77,6 +87,7 @@ def run_machine(
     request: GuestRequest,
     files: Mapping[str, bytes],
     *,
+    published: Sequence[Publication] = (),
     insecure_simulated: Attester | None = None,
     boot_seconds: float = BOOT_SECONDS,
     streams: tuple[int, int, int] = (0, 1, 2),
@@ -87,6 +98,7 @@ def run_machine(
         command: the command line of QEMU, once it is known where everything is.
         request: what the guest is asked for.
         files: of a local workload.
+        published: where this host has the ports that the workload listens on.
         insecure_simulated: answers for a TEE that the guest does not have: for development only.
         boot_seconds: how long the guest may take until it answers.
         streams: standard input, output and error.
@@ -102,19 +114,20 @@ def run_machine(
         folder = Path(directory)
         place = Place(
             tuple((name, folder / f"{number}") for number, name in enumerate(names)),
+            folder / "monitor",
             folder / "console",
         )
-        listeners = [stack.enter_context(_listening(path)) for _, path in place.channels]
+        sockets = [path for _, path in place.channels] + [place.monitor]
+        listeners = [stack.enter_context(_listening(path)) for path in sockets]
         said = stack.enter_context((folder / "qemu").open("w+b"))
         asked = stack.enter_context(_signals())
         start = time.monotonic()
         process = stack.enter_context(_started(command(place), said.fileno()))
         machine = _Machine(process, asked, start)
         try:
-            ports = {
-                name: stack.enter_context(machine.accept(listener))
-                for name, listener in zip(names, listeners, strict=True)
-            }
+            *ends, monitor = (stack.enter_context(machine.accept(each)) for each in listeners)
+            ports = dict(zip(names, ends, strict=True))
+            machine.monitor = Monitor(monitor, published)
             return machine.serve(ports, request, files, insecure_simulated, boot_seconds, streams)
         except (Unavailable, Malformed) as error:
             process.kill()
@@ -125,6 +138,8 @@ def run_machine(
 
 class _Machine:
     """QEMU's process, and how far its guest is."""
+
+    monitor: Monitor
 
     def __init__(self, process: subprocess.Popen[bytes], asked: _Asked, start: float) -> None:
         self._process = process
@@ -156,13 +171,16 @@ class _Machine:
         boot_seconds: float,
         streams: tuple[int, int, int],
     ) -> int:
-        control = Messages(ports[CONTROL].fileno(), CONTROL, TO_HOST, self._told)
+        def told(frame: Frame) -> None:
+            self._told(control, frame)
+
+        control = Messages(ports[CONTROL].fileno(), CONTROL, TO_HOST, told)
         stdin = Flow(streams[0], ports[STDIN].fileno(), channel=STDIN, framed=False)
         outputs = [
             Flow(ports[name].fileno(), sink, channel=name, framed=True)
             for name, sink in ((STDOUT, streams[1]), (STDERR, streams[2]))
         ]
-        watched: list[Watched] = [control, stdin, *outputs, self._end, self._asked]
+        watched: list[Watched] = [control, stdin, *outputs, self._end, self._asked, self.monitor]
         if insecure_simulated is not None:
             watched.append(_answering(ports[INSECURE_SIMULATED].fileno(), insecure_simulated))
         for path, content in files.items():
@@ -187,7 +205,15 @@ class _Machine:
             raise Unavailable("ended without an exit code", field="guest")
         return self._code
 
-    def _told(self, frame: Frame) -> None:
+    def _told(self, control: Messages, frame: Frame) -> None:
+        if frame.kind is Kind.LISTENING:
+            port = int.from_bytes(frame.body, "little")
+
+            def answer(error: int) -> None:
+                control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
+
+            self.monitor.forward(port, answer)
+            return
         if frame.kind is Kind.EXIT:
             if len(frame.body) != 1:
                 raise Malformed("no exit code", field=f"channel {CONTROL}", expected="one byte")

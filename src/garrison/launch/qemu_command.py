@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Misuse
+from garrison.launch.monitor import NETDEV
 from garrison.measure import sev_keys
 from garrison.measure.snp import vcpu_signature
 from garrison.measure.snp_policy import DEFAULT_GUEST_POLICY
@@ -55,7 +56,8 @@ class Guest:
         console: the file that the serial console is written to.
         channels: the channels to the host: the name in the guest, and the host's Unix socket, on
             which the host listens.
-        forwards: ports of the host's loopback, and the guest's ports that they lead to.
+        monitor: the host's Unix socket for QEMU's monitor, on which the host listens; None: there
+            is no monitor.
         qemu: the program.
     """
 
@@ -67,7 +69,7 @@ class Guest:
     vcpus: int
     console: Path
     channels: tuple[tuple[str, Path], ...] = ()
-    forwards: tuple[tuple[int, int], ...] = ()
+    monitor: Path | None = None
     qemu: str = QEMU
 
 
@@ -215,8 +217,6 @@ def _processors(guest: Guest, accel: str, machine: str, cpu: str) -> list[str]:
 
 def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
     """What it boots, and its devices, whose properties are those of `virtio` and their own."""
-    # IPv6 would come with addresses that are not fixed.
-    net = ",".join(("user", "id=net", "ipv6=off", *_forwards(guest)))
     command = [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *(() if guest.firmware is None else ("-bios", str(guest.firmware))),
@@ -225,8 +225,9 @@ def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
         *("-append", guest.append),
         *("-chardev", f"file,id=console,path={_escaped(guest.console)}"),
         *("-serial", "chardev:console"),
-        *("-netdev", net),
-        *_device({"driver": "virtio-net-pci", "netdev": "net", "romfile": "", **virtio}),
+        # IPv6 would come with addresses that are not fixed.
+        *("-netdev", f"user,id={NETDEV},ipv6=off"),
+        *_device({"driver": "virtio-net-pci", "netdev": NETDEV, "romfile": "", **virtio}),
     ]
     if guest.channels:
         command += _device({"driver": "virtio-serial-pci", "id": "channels", **virtio})
@@ -234,14 +235,10 @@ def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
         chardev = f"channel{index}"
         command += ["-chardev", f"socket,id={chardev},path={_escaped(socket)}"]
         command += _device({"driver": "virtserialport", "chardev": chardev, "name": name})
+    if guest.monitor is not None:
+        command += ["-chardev", f"socket,id=monitor,path={_escaped(guest.monitor)}"]
+        command += ["-mon", "chardev=monitor,mode=control"]
     return command
-
-
-def _forwards(guest: Guest) -> list[str]:
-    for port in (port for pair in guest.forwards for port in pair):
-        if not 0 < port < 1 << 16:
-            raise Misuse("no such port", field="forwarded port", found=port, expected="1 to 65535")
-    return [f"hostfwd=tcp:127.0.0.1:{host}-:{port}" for host, port in guest.forwards]
 
 
 def _object(properties: dict[str, Any]) -> list[str]:

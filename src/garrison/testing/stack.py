@@ -30,8 +30,9 @@ USER = "demo"
 # What keeps may be called. Not `localhost`: the steward itself serves under that.
 DNS_NAME = "keep.demo.test"
 
-# Generous: two loaded cores, and the first start compiles all of Python's modules.
-READY_SECONDS = 60.0
+# Generous: two loaded cores, the first start compiles all of Python's modules, and machines may be
+# emulated.
+READY_SECONDS = 150.0
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -151,10 +152,12 @@ class Process:
 class Stack:
     """The services, and what is needed to use them. Use it as a context manager.
 
-    `steward_init` and `steward_serve` are further options of these commands.
+    `steward_init` and `steward_serve` are further options of these commands. With an `image` keeps
+    run in machines that boot it, and the policy has the measurement that is predicted for it.
     """
 
     directory: Path
+    image: Path | None = None
     local_workloads: bool = False
     lifetime_minutes: int = 60
     steward_init: tuple[str, ...] = ()
@@ -248,7 +251,8 @@ class Stack:
         """
         (self.directory / "home").mkdir(parents=True, exist_ok=True)
         self.command("platform", "insecure-simulator", "--name", "demo", str(self.simulator))
-        self.measurement = self.command("image", "measure").strip()
+        measure = () if self.image is None else (str(self.image), "--tee", "snp")
+        self.measurement = self.command("image", "measure", *measure).strip()
         self.command(
             "steward", "init", str(self.directory / "steward"), "--trust-domain", "demo.test",
             *self.steward_init,
@@ -373,10 +377,14 @@ endorsements = "{self.simulator}"
             "repo", "register", *self.registry_options, *options, f"{self.registry}/{USER}/{name}"
         )
 
-    def deploy_arguments(self, name: str, *, simulate: bool = True) -> list[str]:
-        """The command line that deploys `repo:tag`."""
+    def deploy_arguments(
+        self, name: str, *, simulate: bool = True, image: Path | None = None
+    ) -> list[str]:
+        """The command line that deploys `repo:tag`; `image` is another than the stack's."""
+        image = image or self.image
+        machine = () if image is None else ("--image", str(image))
         return [
-            "deploy", "--backend", "nil",
+            "deploy", "--backend", "kvm" if machine else "nil", *machine,
             "--steward", self.steward_url,
             "--steward-root", str(self.steward_root),
             *self.registry_options,

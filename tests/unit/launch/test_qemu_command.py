@@ -35,7 +35,7 @@ GUEST = Guest(
     vcpus=2,
     console=Path("/console,log"),
     channels=(("garrison.request", Path("/run/a,b")),),
-    forwards=((8443, 443),),
+    monitor=Path("/run/monitor"),
 )
 
 
@@ -90,7 +90,8 @@ def test_no_path_becomes_a_property() -> None:
     command = snp_command(GUEST, SnpLaunch())
     assert "file,id=console,path=/console,,log" in command
     assert "socket,id=channel0,path=/run/a,,b" in command
-    assert _after(command, "-netdev") == ["user,id=net,ipv6=off,hostfwd=tcp:127.0.0.1:8443-:443"]
+    assert _after(command, "-netdev") == ["user,id=net,ipv6=off"]
+    assert _after(command, "-mon") == ["chardev=monitor,mode=control"]
 
 
 def test_devices_do_not_reach_into_the_guest() -> None:
@@ -116,9 +117,6 @@ def test_what_nobody_could_have_predicted_is_refused() -> None:
         tdx_command(GUEST, TdxLaunch(mr_owner=b""))
     with pytest.raises(Misuse, match="too small"):
         snp_command(replace(GUEST, memory=64), SnpLaunch())
-    for forward in ((0, 443), (8443, 65536)):
-        with pytest.raises(Misuse, match="forwarded port"):
-            snp_command(replace(GUEST, forwards=(forward,)), SnpLaunch())
 
 
 def test_the_refusal_says_all_that_is_missing(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ def _real(tmp_path: Path, qemu: str) -> Guest:
         initrd=tmp_path / "initrd",
         console=tmp_path / "con,sole",
         channels=(),
-        forwards=(),
+        monitor=None,
     )
 
 

@@ -24,7 +24,7 @@ from garrison.keep.net.stream import Stream
 from garrison.keep.net.tls import Contexts, Handshake, Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from cryptography import x509
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from garrison.formats.enarx_toml import Config
     from garrison.keep.net.dial import Wait
     from garrison.keep.net.guard import Denial
+
+    Listening = Callable[[str, int], None]
 
 __all__ = ["Identity", "Network"]
 
@@ -54,6 +56,7 @@ class Network:
         *,
         tenant: DeploymentPolicy | None = None,
         limits: Limits | None = None,
+        listening: Listening | None = None,
     ) -> None:
         """Prepare the network; nothing is opened yet.
 
@@ -63,6 +66,8 @@ class Network:
             roots: the steward's root certificates.
             tenant: what the deployment narrows it to.
             limits: how many connections and handshakes there may be, and how long they take.
+            listening: told of address and port before the workload has a listener; raises OSError
+                where nobody could reach it.
         """
         self._config = config
         self._tenant = tenant
@@ -73,6 +78,7 @@ class Network:
         self._limits = limits or Limits()
         self._places = Places(self._limits.connections)
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
+        self._listening = listening
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The certificate chain that it shows now, leaf first; empty if it has none."""
@@ -222,6 +228,12 @@ class Network:
                 return Handshake(sock, self._contexts.get(policy), policy, self._guard)
 
         sock = _listening(endpoint.host, endpoint.port or 0)
+        if self._listening is not None:
+            try:
+                self._listening(endpoint.host, sock.getsockname()[1])
+            except BaseException:
+                sock.close()
+                raise
         return Listener(
             sock,
             start,
