@@ -53,13 +53,24 @@ def sock_recv(
     if flags & ~(_PEEK | _WAIT_ALL):
         raise Errno(errno.INVAL)
     if flags & _PEEK:
-        # What TLS has decrypted cannot be put back.
-        raise Errno(errno.NOTSUP)
-    total = read_some(host, socket, buffers)
-    if flags & _WAIT_ALL and total:
+        total = _peeked(host, socket, buffers)
+    else:
+        total = read_some(host, socket, buffers)
+    if flags == _WAIT_ALL and total:
         total = _rest(host, socket, buffers, total)
     U32.pack_into(host.memory.all, result, total)
     _FLAGS.pack_into(told, 0, 0)
+
+
+def _peeked(host: "Host", socket: Socket, buffers: list[memoryview]) -> int:
+    """Fill the first of `buffers` that is any with what comes next, which stays to be read."""
+    buffer = next(filter(None, buffers), None)
+    while buffer is not None:
+        try:
+            return socket.stream.peek_into(buffer)
+        except BlockingIOError:
+            host.wait_for(socket, write=False)
+    return 0
 
 
 def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -> int:
