@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.conformance.wasi_testsuite import EXPECTED_FAILURES, PROGRAMS, failure, programs
+from tests.conformance.wasi_testsuite import PROGRAMS, failure, programs
 
 _CHECKOUT = os.environ.get("WASI_TESTSUITE")
 _FOUND = programs(Path(_CHECKOUT)) if _CHECKOUT else []
@@ -28,7 +28,4 @@ def test_all_programs_are_there() -> None:
 @pytest.mark.parametrize("program", _FOUND, ids=lambda path: path.stem)
 def test_program(program: Path) -> None:
     why = failure(program)
-    if program.stem in EXPECTED_FAILURES:
-        assert why is not None, "it passes now: take it from the list, here and in the docs"
-    else:
-        assert why is None, why
+    assert why is None, why

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <wasi/api.h>
 
 extern char **environ;
 
@@ -130,7 +131,8 @@ static int serve(int listener) {
     CHECK(poll(&wanted, 1, 10000) == 1 && wanted.revents & POLLIN);
     int fd = accept(listener, NULL, NULL);
     CHECK(fd >= 0);
-    CHECK(recv(fd, buffer, 4, 0) == 4);
+    CHECK(recv(fd, buffer + 4, 2, MSG_PEEK) == 2);
+    CHECK(recv(fd, buffer, 4, 0) == 4 && !memcmp(buffer, buffer + 4, 2));
     CHECK(send(fd, buffer, 4, 0) == 4);
     CHECK(recv(listener, buffer, 4, 0) < 0);
     return cat("/net/peer/lis");
@@ -194,6 +196,65 @@ static int fill(void) {
     return 0;
 }
 
+// Each right that is given up takes what it allowed along; what needs no right of it goes on.
+static int rights(void) {
+    __wasi_filesize_t place;
+    __wasi_filestat_t found;
+    __wasi_fdstat_t all;
+    __wasi_size_t count;
+    char byte;
+    __wasi_iovec_t in = {(uint8_t *)&byte, 1};
+    __wasi_ciovec_t out = {(uint8_t *)&byte, 1};
+    int fd = open("/tmp/rights", O_RDWR | O_CREAT, 0600), folder = open("/tmp", O_RDONLY | O_DIRECTORY);
+    CHECK(fd >= 0 && folder >= 0);
+    CHECK(__wasi_fd_fdstat_get(fd, &all) == 0);
+#define WITHOUT(right, call, errno)                                                          \
+    do {                                                                                     \
+        CHECK(call == 0);                                                                    \
+        CHECK(__wasi_fd_fdstat_set_rights(fd, all.fs_rights_base & ~(right), 0) == 0);       \
+        CHECK(call == errno);                                                                \
+        CHECK(__wasi_fd_fdstat_set_rights(fd, all.fs_rights_base, 0) == __WASI_ERRNO_NOTCAPABLE); \
+        close(fd);                                                                           \
+        CHECK((fd = open("/tmp/rights", O_RDWR)) >= 0);                                      \
+    } while (0)
+    WITHOUT(__WASI_RIGHTS_FD_DATASYNC, __wasi_fd_datasync(fd), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SYNC, __wasi_fd_sync(fd), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_ADVISE, __wasi_fd_advise(fd, 0, 1, 0), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_ALLOCATE, __wasi_fd_allocate(fd, 0, 1), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_FDSTAT_SET_FLAGS, __wasi_fd_fdstat_set_flags(fd, 1),
+            __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_FILESTAT_GET, __wasi_fd_filestat_get(fd, &found),
+            __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_FILESTAT_SET_TIMES, __wasi_fd_filestat_set_times(fd, 1, 1, 1),
+            __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SEEK, __wasi_fd_seek(fd, 0, 2, &place), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SEEK, __wasi_fd_pread(fd, &in, 1, 0, &count), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SEEK, __wasi_fd_pwrite(fd, &out, 1, 0, &count), __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SEEK | __WASI_RIGHTS_FD_TELL, __wasi_fd_seek(fd, 0, 1, &place),
+            __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_SEEK | __WASI_RIGHTS_FD_TELL, __wasi_fd_tell(fd, &place),
+            __WASI_ERRNO_NOTCAPABLE);
+    WITHOUT(__WASI_RIGHTS_FD_READ, __wasi_fd_read(fd, &in, 1, &count), __WASI_ERRNO_BADF);
+    WITHOUT(__WASI_RIGHTS_FD_WRITE, __wasi_fd_write(fd, &out, 1, &count), __WASI_ERRNO_BADF);
+    // Who may seek may tell; who only tells tells by seeking nowhere, too.
+    CHECK(__wasi_fd_fdstat_set_rights(fd, __WASI_RIGHTS_FD_SEEK, 0) == 0);
+    CHECK(__wasi_fd_tell(fd, &place) == 0 && __wasi_fd_seek(fd, 1, 0, &place) == 0);
+    close(fd);
+    // Without the right to write there is none to the size, whatever was asked for.
+    CHECK(__wasi_path_open(folder, 0, "rights", 0, ~(__wasi_rights_t)__WASI_RIGHTS_FD_WRITE &
+          ((1 << 30) - 1), 0, 0, (__wasi_fd_t *)&fd) == 0);
+    CHECK(ftruncate(fd, 1) != 0 && errno == EINVAL);
+    CHECK(__wasi_fd_allocate(fd, 0, 100) == __WASI_ERRNO_NOTCAPABLE);
+    // A place among the names counts before they were read from their start, too.
+    uint8_t names[200];
+    CHECK(__wasi_fd_readdir(folder, names, sizeof names, 2, &count) == 0 && count == 24 + 6);
+    CHECK(!memcmp(names + 24, "rights", 6));
+    // A directory is no descriptor to the functions of sockets.
+    CHECK(__wasi_sock_shutdown(folder, 1) == __WASI_ERRNO_BADF);
+    CHECK(__wasi_sock_shutdown(fd, 1) == __WASI_ERRNO_NOTSOCK);
+    return 0;
+}
+
 static int devices(void) {
     char buffer[32] = "xxxxxxxx", empty[32] = {0};
     int fd = open("/dev/zero", O_RDONLY);
@@ -216,6 +277,7 @@ int main(int count, char **args) {
     if (!strcmp(command, "cat")) return cat(args[2]);
     if (!strcmp(command, "list")) return list(args[2]);
     if (!strcmp(command, "files")) return files();
+    if (!strcmp(command, "rights")) return rights();
     if (!strcmp(command, "devices")) return devices();
     if (!strcmp(command, "ask")) return ask(args[2], args + 3);
     if (!strcmp(command, "keys")) return keys();

@@ -121,6 +121,26 @@ def test_pending_tells_of_data_that_poll_does_not_see() -> None:
 
 
 @pytest.mark.parametrize("prot", ["tls", "tcp"])
+def test_what_was_peeked_at_is_read_again(prot: str) -> None:
+    with pair(prot) as (a, b):
+        with pytest.raises(BlockingIOError):
+            a.peek_into(memoryview(bytearray(3)))
+        write_all(b, b"good morning")
+        for _ in range(2):
+            view = memoryview(bytearray(4))
+            assert wait(a, a.peek_into, view) == 4
+            assert view == b"good"
+        if prot == "tls":
+            # Decrypted, and so not to be seen by poll(2).
+            assert a.restless and a.pending()
+        assert read_exactly(a, 12) == b"good morning"
+        with pytest.raises(BlockingIOError):
+            a.peek_into(memoryview(bytearray(3)))
+        b.shutdown(socket.SHUT_WR)
+        assert wait(a, a.peek_into, memoryview(bytearray(1))) == 0
+
+
+@pytest.mark.parametrize("prot", ["tls", "tcp"])
 def test_nothing_yet_is_no_end(prot: str) -> None:
     with pair(prot) as (a, b):
         with pytest.raises(BlockingIOError):

@@ -22,6 +22,7 @@ from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.host_directory_insecure import HostDirectory, host_directory
 from garrison.keep.vfs.nodes import Directory, File, Quota
 from garrison.keep.vfs.paths import resolve
+from garrison.keep.wasi.descriptors import put_stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,13 @@ def test_files_are_those_of_the_host(inside: Path) -> None:
     stat = opened.stat()
     assert (stat.filetype, stat.size, stat.ino) == (d.REGULAR, 5, (inside / "new").stat().st_ino)
     assert _read(top, "file") == b"hello"
+
+
+def test_times_that_wasi_cannot_tell_are_told_as_near_as_can_be(inside: Path) -> None:
+    os.utime(inside / "file", (-86400, 5))
+    found = resolve(_top(inside), "file", follow=True).existing().stat()
+    assert (found.atim, found.mtim) == (0, 5 * 10**9)
+    put_stat(memoryview(bytearray(64)), found)
 
 
 def test_names_are_made_moved_and_removed(inside: Path) -> None:

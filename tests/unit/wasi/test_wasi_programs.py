@@ -39,6 +39,9 @@ class FakeStream:
     def read_into(self, view: memoryview) -> int:
         return self._end.recv_into(view)
 
+    def peek_into(self, view: memoryview) -> int:
+        return self._end.recv_into(view, 0, socket.MSG_PEEK)
+
     def write(self, view: memoryview) -> int:
         return self._end.send(view)
 
@@ -120,6 +123,10 @@ def test_the_host_s_environment_does_not_leak(guest: Guest, monkeypatch: Any) ->
 
 def test_files_in_memory_work(guest: Guest) -> None:
     assert guest.run("files") == ["x1234", ".", "..", "l", "c"]
+
+
+def test_rights_that_are_given_up_are_gone(guest: Guest) -> None:
+    assert guest.run("rights") == []
 
 
 def test_the_root_holds_what_the_keep_gives(guest: Guest) -> None:

@@ -71,6 +71,10 @@ class Stream:
         """
         return self._socket.recv_into(view)
 
+    def peek_into(self, view: memoryview) -> int:
+        """Read as `read_into` does, and leave what was read to be read again."""
+        return self._socket.recv_into(view, 0, socket.MSG_PEEK)
+
     def write(self, view: memoryview) -> int:
         """Write from `view`.
 
@@ -180,18 +184,38 @@ class TlsStream(Stream):
                     return total
                 continue
             self.restless = True
-            code = lib.SSL_get_error(self._ssl, count)
-            if code == lib.SSL_ERROR_ZERO_RETURN:
-                return total
-            if code == lib.SSL_ERROR_WANT_WRITE:
-                self._read_wants_write = True
-            elif code != lib.SSL_ERROR_WANT_READ:
-                self._fail(failure(code))
-            if total:
-                # What comes next, also an error, is for the next call.
+            # If there was something, what comes next, also an error, is for the next call.
+            if self._is_end(count) or total:
                 return total
             self._check_usable()
             raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
+
+    def _is_end(self, count: int) -> bool:
+        """Whether a read that gave `count`, which is nothing, met the end; or note why not."""
+        code = lib.SSL_get_error(self._ssl, count)
+        if code == lib.SSL_ERROR_WANT_WRITE:
+            self._read_wants_write = True
+        elif code not in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_ZERO_RETURN):
+            self._fail(failure(code))
+        return bool(code == lib.SSL_ERROR_ZERO_RETURN)
+
+    def peek_into(self, view: memoryview) -> int:
+        """As `read_into`, of one record, and what is read stays to be read again."""
+        self._check_usable()
+        if self._read_ended or not len(view):
+            return 0
+        # What stays is with the library, where the kernel does not see it.
+        self.restless = True
+        target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (see `read_into`)
+        try:
+            _clear_errors()
+            count: int = lib.SSL_peek(self._ssl, target, min(len(view), _MAX_CALL))
+            if count > 0 or self._is_end(count):
+                return max(count, 0)
+        finally:
+            _release(target)
+        self._check_usable()
+        raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
 
     def write(self, view: memoryview) -> int:
         """Write from `view`, as `Stream.write` does.

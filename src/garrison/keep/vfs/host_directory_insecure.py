@@ -53,7 +53,7 @@ class _OnHost(Node):
     def stat(self) -> Stat:
         """What a guest can know of it."""
         found = os.fstat(self.handle)
-        times = (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
+        times = (_told(found.st_atime_ns), _told(found.st_mtime_ns), _told(found.st_ctime_ns))
         return Stat(self.filetype, found.st_ino, found.st_nlink, found.st_size, times)
 
     def size(self) -> int:
@@ -245,6 +245,11 @@ def host_directory(path: str, *, read_only: bool) -> Folder:
     node = HostDirectory(None if read_only else Quota(0))
     node.hold(handle)
     return Folder(node)
+
+
+def _told(time: int) -> int:
+    """A time as near as WASI can tell: a file can be older than 1970, or of the year 3000."""
+    return min(max(time, 0), (1 << 64) - 1)
 
 
 def _text(name: bytes) -> str:

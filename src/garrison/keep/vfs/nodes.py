@@ -218,7 +218,8 @@ class Directory(Node):
         Raises:
             Errno: it cannot be a name here.
         """
-        if len(name) > _MAX_NAME:
+        # Most names are so short that their bytes need not be counted.
+        if len(name) * 4 > _MAX_NAME and len(name.encode()) > _MAX_NAME:
             raise Errno(errno.NAMETOOLONG)
         return self._entries.get(name)
 
@@ -367,7 +368,7 @@ class Folder(_Open):
 
     def names(self, *, again: bool) -> list[tuple[str, int, int]]:
         """What it holds, name, number and type of each, as of the last time `again`."""
-        if again:
+        if again or not self._names:
             here = self._directory
             self._names = [(".", here.ino, d.FOLDER), ("..", self.parent, d.FOLDER)]
             self._names += here.listing()

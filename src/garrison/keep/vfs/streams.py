@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         def peer(self) -> dict[str, Any]: ...  # noqa: D102
         def fileno(self) -> int: ...  # noqa: D102
         def read_into(self, view: memoryview) -> int: ...  # noqa: D102
+        def peek_into(self, view: memoryview) -> int: ...  # noqa: D102
         def write(self, view: memoryview) -> int: ...  # noqa: D102
         def pending(self) -> bool: ...  # noqa: D102
         def wants_write(self) -> bool: ...  # noqa: D102

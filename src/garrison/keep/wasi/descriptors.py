@@ -105,6 +105,7 @@ def fd_pread(host: "Host", fd: int, vectors: int, count: int, offset: int, resul
     """Read at a place."""
     host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_READ)
+    host.descriptors.allowed(fd, d.FD_SEEK)
     total = 0
     for buffer in host.memory.vectors(vectors, count):
         size = descriptor.pread(buffer, _checked(offset + total))
@@ -118,6 +119,7 @@ def fd_pwrite(host: "Host", fd: int, vectors: int, count: int, offset: int, resu
     """Write at a place."""
     host.memory.expect(result, 4)
     descriptor = _open_for(host, fd, d.FD_WRITE)
+    host.descriptors.allowed(fd, d.FD_SEEK)
     total = 0
     for buffer in host.memory.vectors(vectors, count):
         total += descriptor.pwrite(buffer, _checked(offset + total))
@@ -127,18 +129,25 @@ def fd_pwrite(host: "Host", fd: int, vectors: int, count: int, offset: int, resu
 def fd_seek(host: "Host", fd: int, offset: int, whence: int, result: int) -> None:
     """Change the place."""
     host.memory.expect(result, 8)
-    descriptor = host.descriptors.having(fd)
-    if not descriptor.rights & (d.FD_SEEK | d.FD_TELL):
-        descriptor.seek(0, 1)  # says why not
-    if not descriptor.rights & d.FD_SEEK and (offset or whence != 1):
-        raise Errno(errno.NOTCAPABLE)
+    moves = offset or whence != 1
+    descriptor = _with_places(host, fd, d.FD_SEEK if moves else d.FD_SEEK | d.FD_TELL)
     U64.pack_into(host.memory.all, result, descriptor.seek(offset, whence))
 
 
 def fd_tell(host: "Host", fd: int, result: int) -> None:
     """Tell the place."""
     host.memory.expect(result, 8)
-    U64.pack_into(host.memory.all, result, host.descriptors.having(fd).seek(0, 1))
+    # Who may seek may tell.
+    descriptor = _with_places(host, fd, d.FD_SEEK | d.FD_TELL)
+    U64.pack_into(host.memory.all, result, descriptor.seek(0, 1))
+
+
+def _with_places(host: "Host", fd: int, rights: int) -> "Descriptor":
+    """What has one of the `rights`, or no places to seek at all: that says so by itself."""
+    descriptor = host.descriptors.having(fd)
+    if descriptor.possible & d.FD_SEEK and not descriptor.rights & rights:
+        raise Errno(errno.NOTCAPABLE)
+    return descriptor
 
 
 def fd_close(host: "Host", fd: int) -> None:
@@ -159,15 +168,17 @@ def fd_renumber(host: "Host", fd: int, to: int) -> None:
 
 def fd_sync(host: "Host", fd: int) -> None:
     """Do nothing: memory needs no disk."""
-    host.descriptors.having(fd)
+    host.descriptors.allowed(fd, d.FD_SYNC)
 
 
-fd_datasync = fd_sync
+def fd_datasync(host: "Host", fd: int) -> None:
+    """Do nothing: likewise."""
+    host.descriptors.allowed(fd, d.FD_DATASYNC)
 
 
 def fd_advise(host: "Host", fd: int, _offset: int, _length: int, advice: int) -> None:
     """Take note of nothing: memory is as fast in any order."""
-    if host.descriptors.having(fd).filetype != d.REGULAR:
+    if host.descriptors.allowed(fd, d.FD_ADVISE).filetype != d.REGULAR:
         raise Errno(errno.BADF if fd > 2 else errno.SPIPE)
     if advice > 5:
         raise Errno(errno.INVAL)
@@ -191,7 +202,7 @@ def fd_fdstat_get(host: "Host", fd: int, result: int) -> None:
 
 def fd_fdstat_set_flags(host: "Host", fd: int, flags: int) -> None:
     """Set its flags."""
-    descriptor = host.descriptors.having(fd)
+    descriptor = host.descriptors.allowed(fd, d.FD_FDSTAT_SET_FLAGS)
     if flags & ~abi.FDFLAGS:
         raise Errno(errno.INVAL)
     descriptor.flags = flags
@@ -209,7 +220,7 @@ def fd_fdstat_set_rights(host: "Host", fd: int, rights: int, inheriting: int) ->
 def fd_filestat_get(host: "Host", fd: int, result: int) -> None:
     """Tell all about it."""
     out = host.memory.view(result, _FILESTAT.size)
-    put_stat(out, host.descriptors.having(fd).stat())
+    put_stat(out, host.descriptors.allowed(fd, d.FD_FILESTAT_GET).stat())
 
 
 def put_stat(out: memoryview, found: "Stat") -> None:

@@ -108,6 +108,21 @@ class Table(dict[int, "Descriptor"]):
             raise Errno(errno.NOTCAPABLE)
         return descriptor
 
+    def allowed(self, number: int, right: int) -> "Descriptor":
+        """The descriptor with a number, unless it could have the `right` and has not.
+
+        What could never have it says by itself why not.
+
+        Raises:
+            Errno: there is none, or it has not.
+        """
+        descriptor = self.get(number)
+        if descriptor is None:
+            raise Errno(errno.BADF)
+        if right & descriptor.possible & ~descriptor.rights:
+            raise Errno(errno.NOTCAPABLE)
+        return descriptor
+
     def close(self) -> None:
         """Close all."""
         while self:

@@ -68,6 +68,9 @@ def path_open(
             raise Errno(errno.NOTCAPABLE)
         node.resize(0)
     opened = node.open(read=bool(rights & d.FD_READ), write=write)
+    if not write:
+        # As POSIX: who does not open to write does not cut or lengthen either.
+        rights &= ~(d.FD_ALLOCATE | d.FD_FILESTAT_SET_SIZE)
     opened.rights = opened.possible & rights
     opened.inheriting &= inheriting
     opened.flags = flags

@@ -12,6 +12,7 @@ from garrison.keep.wasi.memory import U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.host import Host
 
 _FLAGS = Struct("<H")
@@ -27,7 +28,7 @@ def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
     host.memory.expect(result, 4)
     listener = host.descriptors.having(fd)
     if not isinstance(listener, ListeningSocket):
-        raise Errno(errno.NOTSOCK if not isinstance(listener, Socket) else errno.INVAL)
+        raise Errno(errno.INVAL) if isinstance(listener, Socket) else _no_socket(listener)
     host.descriptors.having(fd, d.SOCK_ACCEPT)
     if flags & ~abi.NONBLOCK:
         raise Errno(errno.INVAL)
@@ -52,13 +53,24 @@ def sock_recv(
     if flags & ~(_PEEK | _WAIT_ALL):
         raise Errno(errno.INVAL)
     if flags & _PEEK:
-        # What TLS has decrypted cannot be put back.
-        raise Errno(errno.NOTSUP)
-    total = read_some(host, socket, buffers)
-    if flags & _WAIT_ALL and total:
+        total = _peeked(host, socket, buffers)
+    else:
+        total = read_some(host, socket, buffers)
+    if flags == _WAIT_ALL and total:
         total = _rest(host, socket, buffers, total)
     U32.pack_into(host.memory.all, result, total)
     _FLAGS.pack_into(told, 0, 0)
+
+
+def _peeked(host: "Host", socket: Socket, buffers: list[memoryview]) -> int:
+    """Fill the first of `buffers` that is any with what comes next, which stays to be read."""
+    buffer = next(filter(None, buffers), None)
+    while buffer is not None:
+        try:
+            return socket.stream.peek_into(buffer)
+        except BlockingIOError:
+            host.wait_for(socket, write=False)
+    return 0
 
 
 def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -> int:
@@ -100,6 +112,12 @@ def sock_shutdown(host: "Host", fd: int, how: int) -> None:
 def _socket(host: "Host", fd: int, right: int) -> Socket:
     socket = host.descriptors.having(fd)
     if not isinstance(socket, Socket):
-        raise Errno(errno.NOTSOCK)
+        raise _no_socket(socket)
     host.descriptors.having(fd, right)
     return socket
+
+
+def _no_socket(descriptor: "Descriptor") -> Errno:
+    # A directory is for paths: no bytes go in or out, and so it is no descriptor here, as to
+    # `fd_seek`.
+    return Errno(errno.BADF if descriptor.filetype == d.FOLDER else errno.NOTSOCK)
