@@ -5,11 +5,14 @@
 The script that pip makes works as well. But what `site` does before a program's first line takes
 a tenth of a small guest's whole start, and `-I` keeps the variables and directories of whoever
 calls from choosing the code that runs. What needs `site` (every command but the short way to
-`run`) has `garrison.__main__` start it.
+`run`) has `garrison.__main__` start it. The short way's modules come from one file beside the
+packages (`garrison.prepared`), which saves a fifth of that start; without the file, or where it is
+not up to date, they are imported one by one.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -18,6 +21,18 @@ _SCRIPT = """\
 #!{python} -IS
 import sys
 sys.path += {path!r}
+if sys.argv[1:2] == ["run"]:
+    import gc, marshal
+    gc.disable()
+    try:
+        with open({prepared!r}, "rb") as file:
+            code, entries = marshal.loads(file.read())
+    except OSError:
+        pass
+    else:
+        exec(code, names := {{"__name__": "garrison.prepared"}})
+        names["load"](entries)
+    gc.enable()
 from garrison.__main__ import main
 sys.exit(main())
 """
@@ -29,10 +44,15 @@ def main() -> None:
     """Replace the script beside the interpreter, if its path can stand in a first line."""
     source = Path(__file__).resolve().parent.parent / "src"
     path = [str(source), sysconfig.get_path("purelib")]
-    text = _SCRIPT.format(python=sys.executable, path=path)
+    prepared = Path(sysconfig.get_path("purelib")) / "garrison.prepared"
+    text = _SCRIPT.format(python=sys.executable, path=path, prepared=str(prepared))
     line = text.partition("\n")[0]
     if len(line) > _MAX_LINE or " " in sys.executable:
         return
+    temporary = prepared.with_name(f".{prepared.name}.new")
+    program = str(source / "garrison" / "prepared.py")
+    subprocess.run([sys.executable, "-IS", program, str(temporary), *path], check=True)
+    temporary.replace(prepared)
     script = Path(sys.executable).parent / "garrison"
     temporary = script.with_name(f".{script.name}.new")
     temporary.write_text(text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 
 import pytest
 
 from garrison.errors import Rejected, Unavailable
 from garrison.formats.limits import Limits
+from garrison.keep.engine import c
 from garrison.keep.engine.failures import OutOfTime, Trap
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.execute import execute
@@ -98,7 +100,9 @@ def test_the_stack_is_as_deep_as_it_may_be() -> None:
 
 
 def test_a_stack_that_the_thread_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (1 << 20, 1 << 20))
+    there, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    assert c.stack_limit() == there % (1 << 64)
+    monkeypatch.setattr(c, "stack_limit", lambda: 1 << 20)
     with pytest.raises(Unavailable, match="stack is too small") as caught:
         _execute(_module("(i32.const 0)"))
     assert caught.value.field == "limits.stack"

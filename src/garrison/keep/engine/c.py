@@ -7,6 +7,7 @@ all Python versions that are supported.
 
 from _ctypes import (
     FUNCFLAG_CDECL,
+    FUNCFLAG_PYTHONAPI,
     CFuncPtr,
     Structure,
     _SimpleCData,
@@ -28,6 +29,8 @@ __all__ = ["Structure", "addressof", "byref", "sizeof"]
 
 # dlfcn.h: what `ctypes.CDLL` uses.
 _RTLD_NOW = 2
+# asm-generic/resource.h, the same number on all machines that the engine is there for.
+_RLIMIT_STACK = 3
 
 
 # The letters are those of the module `struct`; on Linux a C long has the machine's width.
@@ -73,8 +76,23 @@ class Bool(_Simple):
     _type_ = "?"
 
 
+class Int(_Simple):
+    """`int`."""
+
+    _type_ = "i"
+
+
+class _Object(_Simple):
+    _type_ = "O"
+
+
 class _Function(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL
+
+
+class _PythonFunction(CFuncPtr):
+    # Called with the interpreter's lock held.
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI
 
 
 class Callback(CFuncPtr):
@@ -92,15 +110,15 @@ class SharedLibrary:
     """A loaded library.
 
     Args:
-        path: where it is.
+        path: where it is; None for what the process has loaded already.
 
     Raises:
         OSError: it cannot be loaded.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | None) -> None:
         # CFuncPtr finds the handle by this name.
-        self._handle = dlopen(path, _RTLD_NOW)
+        self._handle = dlopen(path, _RTLD_NOW)  # type: ignore[arg-type]  # None: dlopen(3)
 
     def function(self, name: str, result: "Any", parameters: "tuple[Any, ...]") -> "Any":
         """A function of it, declared.
@@ -114,11 +132,38 @@ class SharedLibrary:
         return found
 
 
+_process = SharedLibrary(None)
+# Not an array type made for each size, which costs more than all else that the view is used for.
+_view = _PythonFunction(("PyMemoryView_FromMemory", _process))  # type: ignore[arg-type]  # see above
+_view.restype = _Object
+_view.argtypes = (Pointer, Size, Int)
+# object.h, PyBUF_WRITE
+_WRITABLE = 0x200
+
+
 def memory_at(address: int, size: int) -> memoryview:
     """A view of memory that somebody else owns, true as long as they keep it."""
-    return memoryview((Char * size).from_address(address)).cast("B")
+    if not size:
+        return memoryview(b"")
+    view: memoryview = _view(address, size, _WRITABLE)
+    return view
 
 
 def bytes_at(address: int, size: int) -> bytes:
     """A copy of memory that somebody else owns."""
-    return bytes(memory_at(address, size)) if size else b""
+    return bytes(memory_at(address, size))
+
+
+def stack_limit() -> int:
+    """How many bytes the stack may have by getrlimit(2); 2^64 - 1 stands for no limit.
+
+    The module `resource` is one file more to load, for this alone.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    limits = (Size * 2)()
+    get = _process.function("getrlimit", Int, (Int, Pointer))
+    if get(_RLIMIT_STACK, addressof(limits)):
+        raise OSError("getrlimit fails")
+    return int(limits[0])

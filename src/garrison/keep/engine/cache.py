@@ -10,8 +10,6 @@ An entry's name is a digest of the module, the engine's version and its configur
 is MAC (32 bytes), then the engine's own format, which names the processor it needs.
 """
 
-import _stat as stat  # `stat` is no more than this, and one file to load
-import errno
 import posix  # the part of `os` that is used here, and no file to load
 import sys
 
@@ -27,6 +25,9 @@ _MAC_SIZE = 32
 _KEY_SIZE = 32
 _KEY_NAME = "key"
 _DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+# sys/stat.h: what of a mode is its type, and that of a file.
+_TYPE = 0o170000
+_FILE = 0o100000
 # Compiled code is a few times its module's size; more than this is no entry of ours.
 MAX_ENTRY = 1 << 30
 
@@ -125,7 +126,7 @@ def _open_own(parent: int, name: str) -> int:
     if found.st_uid != posix.geteuid() or found.st_mode & 0o022:
         posix.close(descriptor)
         raise _Unusable(
-            f"{name} is not ours alone: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}"
+            f"{name} is not ours alone: owner {found.st_uid}, mode {found.st_mode & ~_TYPE:o}"
         )
     return descriptor
 
@@ -159,13 +160,15 @@ def _read(directory: int, name: str, limit: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        import errno  # late: it takes a start some time
+
         if error.errno == errno.ELOOP:
             return None
         raise
     try:
         found = posix.fstat(descriptor)
         if (
-            not stat.S_ISREG(found.st_mode)
+            found.st_mode & _TYPE != _FILE
             or found.st_uid != posix.geteuid()
             or found.st_mode & 0o077
             or found.st_nlink != 1

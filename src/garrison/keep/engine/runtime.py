@@ -39,6 +39,9 @@ _Extern = c.Size * 4
 _EXTERN_VALUE = 8
 # wasmtime/instance.h, wasmtime_instance_t: 16 bytes.
 _InstanceValue = c.Size * 2
+# Parameters' types, of which no host function has more. One for all: to make an array type takes
+# as long as to make the function.
+_Types = c.Pointer * 16
 
 
 def is_component(wasm: bytes) -> bool:
@@ -147,7 +150,7 @@ def _imports(module: int) -> list[tuple[str, str, bool]]:
     lib = library()
     found = Bytes()  # a wasm_importtype_vec_t has the same shape
     lib.wasmtime_module_imports(module, c.byref(found))
-    items = (c.Pointer * found.size).from_address(found.data) if found.size else ()
+    items = c.memory_at(found.data or 0, found.size * c.sizeof(c.Pointer)).cast("Q")
     imports = [
         (
             name_at(lib.wasm_importtype_module(item)),
@@ -187,6 +190,8 @@ class Instance:
         lib.wasmtime_context_set_epoch_deadline(self.context, 1)
         self._linker: int = lib.wasmtime_linker_new(engine.handle)
         self._callbacks: list[object] = []
+        # Of functions, by the letters of parameters and result.
+        self._types: dict[tuple[str, str], int] = {}
         self._value = _InstanceValue()
         self._linked = False
 
@@ -214,8 +219,11 @@ class Instance:
         callback = c.Callback(function)
         self._callbacks.append(callback)
         lib = library()
-        taken, given = _kinds(parameters), _kinds(result)
-        kind = lib.wasm_functype_new(c.byref(taken), c.byref(given))
+        kind = self._types.get((parameters, result))
+        if kind is None:
+            taken, given = _kinds(parameters), _kinds(result)
+            kind = lib.wasm_functype_new(c.byref(taken), c.byref(given))
+            self._types[parameters, result] = kind
         encoded, encoded_name = module.encode(), name.encode()
         error = lib.wasmtime_linker_define_func_unchecked(
             self._linker,
@@ -228,7 +236,6 @@ class Instance:
             None,
             None,
         )
-        lib.wasm_functype_delete(kind)
         check(error, Malformed, f"{module} {name} cannot be provided")
 
     def link(self) -> None:
@@ -305,6 +312,8 @@ class Instance:
     def close(self) -> None:
         """Give the instance and its memory back."""
         lib = library()
+        for kind in self._types.values():
+            lib.wasm_functype_delete(kind)
         lib.wasmtime_linker_delete(self._linker)
         lib.wasmtime_store_delete(self._store)
         self._callbacks.clear()
@@ -316,10 +325,8 @@ def _check_stack(stack: int) -> None:
     Raises:
         Unavailable: it is so.
     """
-    import resource  # late: after the errors it is the only use
-
-    there, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    if there != resource.RLIM_INFINITY and there < stack + _OWN_STACK:
+    there = c.stack_limit()
+    if there < stack + _OWN_STACK:
         raise Unavailable(
             "the thread's stack is too small for the guest's",
             field="limits.stack",
@@ -366,9 +373,7 @@ def _is_plain(context: int, function: int) -> bool:
 
 def _kinds(letters: str) -> Bytes:
     lib = library()
-    types = (c.Pointer * len(letters))(
-        *(lib.wasm_valtype_new(_KINDS[letter]) for letter in letters)
-    )
+    types = _Types(*[lib.wasm_valtype_new(_KINDS[letter]) for letter in letters])
     vector = Bytes()  # a wasm_valtype_vec_t has the same shape; the function type takes it over
     lib.wasm_valtype_vec_new(c.byref(vector), len(letters), c.byref(types))
     return vector

@@ -3,8 +3,6 @@
 The guest is told the number and nothing else.
 """
 
-import errno as host
-
 # WASI preview 1, typename `errno`: a name's place is its number.
 _NAMES = """
 SUCCESS 2BIG ACCES ADDRINUSE ADDRNOTAVAIL AFNOSUPPORT AGAIN ALREADY BADF BADMSG BUSY CANCELED
@@ -64,6 +62,8 @@ class Errno(Exception):
 
 def of_host(error: OSError) -> int:
     """The number that tells a guest of the host's `error`; `IO` if WASI has no such one."""
+    import errno as host  # late: few guests meet one
+
     name = host.errorcode.get(error.errno or 0, "")[1:]
     if name in NAMES:
         return NAMES.index(name)

@@ -5,7 +5,6 @@ None blocks; `events` says what the host shall wait for.
 
 # ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
 
-import _stat as stat  # `stat` is no more than this, and one file to load
 import posix  # the part of `os` that is used here, and no file to load
 
 from garrison.keep.vfs import descriptor as d
@@ -54,6 +53,10 @@ if TYPE_CHECKING:
 POLLIN = 1
 POLLOUT = 4
 
+# sys/stat.h: what of a mode is its type, and the two that can block.
+_TYPE = 0o170000
+_PIPE_OR_SOCKET = (0o010000, 0o140000)
+
 # pipe(7), PIPE_BUF: a pipe that polls as writable takes as much without blocking.
 _PIPE_BUF = 4096
 
@@ -76,8 +79,7 @@ class HostStream(Descriptor):
         self.rights &= ~(d.FD_WRITE if number == 0 else d.FD_READ)
         self._number = number
         # Files and devices such as /dev/null never block, and poll(2) says nothing of them.
-        mode = posix.fstat(number).st_mode
-        self._waits = terminal or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self._waits = terminal or posix.fstat(number).st_mode & _TYPE in _PIPE_OR_SOCKET
 
     def read(self, view: memoryview) -> int:
         """Read what is there."""

@@ -50,9 +50,12 @@ class Interrupts:
         self._stop = stop
         self._seconds = seconds
         self._late = False
+        self._watched = False
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = _NOT_SET
-        self._ended = _thread.allocate_lock()
+        # Whoever holds it may stop the guest, or end the run so that nobody may any more.
+        self._lock = _thread.allocate_lock()
+        self._ended = False
         self._pipes: list[int] = []
         self._poll: select.poll | None = None
         self._polled: list[tuple[int, int]] = []
@@ -70,8 +73,8 @@ class Interrupts:
             if self._seconds is None:
                 return self
             heard = ()
-        self._ended.acquire()
         _thread.start_new_thread(self._watch, (signals, tell))
+        self._watched = True
         for number in heard:
             # One that is ignored (nohup, a shell's background job) stays so.
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -79,15 +82,22 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ended.locked():
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)
-            if self._previous_wakeup != _NOT_SET:
-                signal.set_wakeup_fd(self._previous_wakeup)
-            posix.write(self._pipes[1], _STOP)
-            self._ended.acquire()
-        for descriptor in self._pipes:
-            posix.close(descriptor)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._previous_wakeup != _NOT_SET:
+            signal.set_wakeup_fd(self._previous_wakeup)
+        with self._lock:
+            self._ended = True
+        signals, wake, woken, tell = self._pipes
+        if self._watched:
+            # It closes what it uses when it reads this. Nobody waits for that: to change from one
+            # thread to another and back takes as long as a hundred calls of the guest.
+            posix.write(wake, _STOP)
+        else:
+            posix.close(signals)
+            posix.close(tell)
+        posix.close(wake)
+        posix.close(woken)
 
     def start_clock(self) -> None:
         """Let the guest's time begin."""
@@ -163,9 +173,12 @@ class Interrupts:
                 continue
             else:
                 self.number = received[0]
-            posix.write(tell, received)
-            self._stop()
-        self._ended.release()
+            with self._lock:
+                if not self._ended:
+                    posix.write(tell, received)
+                    self._stop()
+        posix.close(signals)
+        posix.close(tell)
 
 
 def _readable(descriptor: int, end: float) -> bool:
