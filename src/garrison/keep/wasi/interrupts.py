@@ -89,6 +89,11 @@ class Interrupts:
         for descriptor in self._pipes:
             posix.close(descriptor)
 
+    @property
+    def ended(self) -> int:
+        """A descriptor that can be read once the run is to end."""
+        return self._pipes[2]
+
     def start_clock(self) -> None:
         """Let the guest's time begin."""
         if self._seconds is not None:
