@@ -158,7 +158,8 @@ class _InstanceType:
             bound = b"\0" + number(self._declare(b"\2\3\2\1" + number(self._outer[kind])))
         elif not isinstance(kind, t.Resource):
             bound = b"\0" + number(self._declare(b"\1" + self._defined(kind)))
-        self._known[kind] = self._declare(b"\4\0" + name(label) + b"\3" + bound)
+        named = self._declare(b"\4\0" + name(label) + b"\3" + bound)
+        self._known.setdefault(kind, named)
 
     def function(self, label: str, kind: t.Function) -> None:
         """Declare a function."""
