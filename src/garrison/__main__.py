@@ -108,6 +108,14 @@ class _LateNetwork:
         """Listen on `port` or `addr:port`."""
         return self._made().listen(target)
 
+    def listen_all(self) -> "list[Listener]":
+        """Listen on all ports that are configured: none."""
+        return []
+
+    def check_outgoing(self, target: str) -> None:
+        """Refuse what `connect` would refuse before anything is sent."""
+        self._made().check_outgoing(target)
+
     def next_event(self, direction: 'Literal["con", "lis"]') -> "dict[str, Any] | None":
         """Take the next connected or accepted event."""
         return self._made().next_event(direction)

@@ -43,6 +43,16 @@ LIMITS: "dict[str, tuple[int | None, int, int]]" = {
     "handshake_seconds": (10, 1, 3600),
     # Keys of its own and of others that it trusts.
     "keys": (1024, 0, 1 << 16),
+    # Of a component that serves HTTP: requests under way, and those that wait for one to end.
+    "http_requests": (64, 1, 1024),
+    "http_queue": (1024, 1, 1 << 16),
+    # Seconds that a request may take, and that a connection may stay without one.
+    "http_seconds": (60, 1, 10 * 366 * 86400),
+    "http_idle_seconds": (60, 1, 86400),
+    # Bytes of a request's head, and of its trailers.
+    "http_head": (64 << 10, 1 << 10, 1 << 20),
+    # Requests that one instance of the component answers before a new one takes its place.
+    "http_instance_requests": (1, 1, 1 << 30),
     # Bytes of what is below /tmp, and of that and the package together.
     "tmp": (256 << 20, 0, 1 << 36),
     "files": (1 << 30, 0, 1 << 36),
@@ -65,6 +75,12 @@ class Limits:
     connect_seconds: float
     handshake_seconds: float
     keys: int
+    http_requests: int
+    http_queue: int
+    http_seconds: int
+    http_idle_seconds: int
+    http_head: int
+    http_instance_requests: int
     tmp: int
     files: int
 

@@ -20,10 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from garrison.keep.component.run import Command
+    from garrison.keep.component.run import Component
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.keys import Bearer
-    from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.network import Network, Wait
     from garrison.keep.vfs.streams import Listener, Stream
 
 
@@ -89,14 +89,14 @@ def execute(
         else:
             table.insert(_socket(name, opened))
 
-    def root() -> "Descriptor":
+    def root(wait: "Wait") -> "Descriptor":
         from garrison.keep.vfs.root import root_directory  # late: see `Late`
 
-        made = root_directory(files, network, table, limits, interrupts.wait, bearer)
+        made = root_directory(files, network, table, limits, wait, bearer)
         return made.open(read=True, write=False)
 
     if not directories or "/" not in directories:
-        table.insert(Late("/", root))
+        table.insert(Late("/", lambda: root(interrupts.wait)))
     for name, directory in (directories or {}).items():
         directory.preopened = name
         table.insert(directory)
@@ -116,6 +116,7 @@ def execute(
                     network=network,
                     limits=limits,
                     interrupts=interrupts,
+                    root=root,
                 )
             finally:
                 program.close()
@@ -126,16 +127,16 @@ def execute(
 
 def _program(
     wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]"
-) -> "_Program | Command":
+) -> "_Program | Component":
     if is_component(wasm):
         from garrison.keep.component import run  # late: see `engine`
 
-        return run.Command(wasm, engine, compiled)
+        return run.Component(wasm, engine, compiled)
     return _Program(wasm, engine, compiled)
 
 
 class _Program:
-    """A core module, ready to run; `component.run.Command` is the same for a component."""
+    """A core module, ready to run; `component.run.Component` is the same for a component."""
 
     def __init__(self, wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]") -> None:
         self._engine = engine
@@ -153,6 +154,7 @@ class _Program:
         network: "Network | None",  # noqa: ARG002  (a module has it by its files)
         limits: Limits,
         interrupts: Interrupts,
+        root: "Callable[[Wait], Descriptor]",  # noqa: ARG002  (it is among the descriptors)
     ) -> int:
         host = Host(list(args), dict(env), descriptors, interrupts)
         instance = Instance(

@@ -18,6 +18,7 @@ from garrison.keep.engine.library import wat2wasm
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+    from typing import Any
 
 PREAMBLE = b"\0asm\x0d\0\1\0"
 
@@ -150,11 +151,15 @@ class _InstanceType:
     def named(self, label: str, kind: t.Type | t.Resource) -> None:
         """Declare a type that has a name: from elsewhere, if it was imported before."""
         bound = b"\1"
-        if kind in self._outer:
+        if kind in self._known:
+            # Another name of it.
+            bound = b"\0" + number(self._known[kind])
+        elif kind in self._outer:
             bound = b"\0" + number(self._declare(b"\2\3\2\1" + number(self._outer[kind])))
         elif not isinstance(kind, t.Resource):
             bound = b"\0" + number(self._declare(b"\1" + self._defined(kind)))
-        self._known[kind] = self._declare(b"\4\0" + name(label) + b"\3" + bound)
+        named = self._declare(b"\4\0" + name(label) + b"\3" + bound)
+        self._known.setdefault(kind, named)
 
     def function(self, label: str, kind: t.Function) -> None:
         """Declare a function."""
@@ -228,6 +233,7 @@ def command(
     drops: Mapping[str, tuple[str, str]] | None = None,
     version: str = "0.2.0",
     allocator: str = ALLOCATOR,
+    handler: bool = False,
 ) -> bytes:
     """Make a component of the world `wasi:cli/command`.
 
@@ -239,6 +245,7 @@ def command(
         drops: functions that drop a handle: its own name for it, the interface and the resource.
         version: of the interfaces of WASI.
         allocator: the fields of the module that allocates.
+        handler: whether it answers requests instead (`handler`).
     """
     out = Encoder()
     memory_module = out.core_module(wat2wasm(_MEMORY.format(allocator=allocator)))
@@ -274,8 +281,21 @@ def command(
         text = f'(module {declared} (import "env" "memory" (memory 1)) {body})'
         main = out.core_module(wat2wasm(text))
     instance = out.core_instance(main, {"host": host, "env": memory_instance})
-    run = out.core_alias(0, "core func", instance, "run")
-    return _exported(out, run)
+    name_of, export = ("handle", _handler) if handler else ("run", _exported)
+    return export(out, out.core_alias(0, "core func", instance, name_of))
+
+
+def handler(body: str | bytes, functions: Mapping[str, tuple[str, str]], **given: Any) -> bytes:
+    """Make a component of the world `wasi:http/proxy`, as `command` does.
+
+    Args:
+        body: as for `command`, with `(func (export "handle") (param i32 i32) ...)`.
+        functions: likewise.
+        given: the rest of its parameters.
+    """
+    drops = {"drop-outparam": ("wasi:http/types", "response-outparam")} | given.pop("drops", {})
+    drops["drop-request"] = ("wasi:http/types", "incoming-request")
+    return command(body, functions, drops=drops, handler=True, **given)
 
 
 def write_wit(folder: Path, world: str, version: str = "0.2.0") -> None:
@@ -311,6 +331,25 @@ def _exported(out: Encoder, run: int) -> bytes:
         "instance", 5, b"\1" + vector([b"\0" + name("run") + b"\1" + number(function)])
     )
     out.add("instance", 11, b"\0" + name("wasi:cli/run@0.2.0") + b"\5" + number(instance) + b"\0")
+    return bytes(out.out)
+
+
+def _handler(out: Encoder, handle: int) -> bytes:
+    types = interfaces.find("wasi:http/types@0.2.0").types
+    parameters = []
+    for label, short in (("request", "incoming-request"), ("response-out", "response-outparam")):
+        resource = types[short]
+        if not isinstance(resource, t.Resource):
+            raise TypeError(f"{short} is no resource")
+        own = out.add("type", 7, b"\x69" + number(out.resource(resource)))
+        parameters.append(name(label) + _positive(own))
+    kind = out.add("type", 7, b"\x40" + vector(parameters) + b"\1\0")
+    function = out.add("func", 8, b"\0\0" + number(handle) + b"\0" + number(kind))
+    instance = out.add(
+        "instance", 5, b"\1" + vector([b"\0" + name("handle") + b"\1" + number(function)])
+    )
+    label = name("wasi:http/incoming-handler@0.2.0")
+    out.add("instance", 11, b"\0" + label + b"\5" + number(instance) + b"\0")
     return bytes(out.out)
 
 

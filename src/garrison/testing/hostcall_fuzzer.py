@@ -270,6 +270,12 @@ class _FakeNetwork:
     def listen(self, _target: str) -> _FakeListener:
         return _FakeListener(self)
 
+    def listen_all(self) -> list[_FakeListener]:
+        return [self.listen("")]
+
+    def check_outgoing(self, target: str) -> None:
+        pass
+
     def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None:
         return {"direction": direction} if self._others else None
 

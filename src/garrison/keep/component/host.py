@@ -8,10 +8,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from garrison.keep.component.http.client import Outbound
+    from garrison.keep.component.waiting import Watch
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import ListeningSocket
-    from garrison.keep.wasi.interrupts import Interrupts
 
 # What is read or made at once; one full record of TLS is 16 KiB.
 CHUNK = 1 << 16
@@ -34,6 +35,7 @@ class Host:
         listeners: those that nobody listens on yet, by port.
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
         scratch: room for what is on its way into the component; used within one call.
+        background: what goes on while the component waits for something else.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Host:
         streams: Sequence[Descriptor],
         directories: Sequence[tuple[str, Descriptor]],
         network: Network | None,
-        interrupts: Interrupts,
+        interrupts: Watch,
         limit: int,
         listeners: Sequence[ListeningSocket] = (),
     ) -> None:
@@ -58,6 +60,25 @@ class Host:
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
         self.scratch = memoryview(bytearray(CHUNK))
+        self.background: list[Outbound] = []
+        self._arrivals: memoryview | None = None
+
+    @property
+    def arrivals(self) -> memoryview:
+        """Room for what comes over HTTP; used within one call."""
+        if self._arrivals is None:
+            self._arrivals = memoryview(bytearray(CHUNK))
+        return self._arrivals
+
+    def count(self) -> None:
+        """Count one connection more, as a descriptor; `opened(None)` counts one less.
+
+        Raises:
+            Errno: there are too many.
+        """
+        if self._left <= 0:
+            raise Errno(MFILE)
+        self._left -= 1
 
     def opened(self, descriptor: Descriptor | None) -> None:
         """Count one descriptor more, or one less if there is none.

@@ -113,6 +113,7 @@ class Instance:
         host: handed to each such function as its first argument.
         memory: how many bytes of linear memory it may have.
         table_elements: how many elements each of its tables may have.
+        late: whether it is to end, asked when the engine is interrupted; None if it then is.
 
     Attributes:
         handles: what it holds.
@@ -128,11 +129,12 @@ class Instance:
         *,
         memory: int,
         table_elements: int,
+        late: Callable[[], bool] | None = None,
     ) -> None:
         self._program = program
         self._body = body
         self._host = host
-        self._store = Store(engine, memory=memory, table_elements=table_elements)
+        self._store = Store(engine, memory=memory, table_elements=table_elements, late=late)
         self._instances: list[Any] = []
         self._externs: dict[CoreRef, Extern] = {}
         self._memories: dict[CoreRef, LinearMemory] = {}

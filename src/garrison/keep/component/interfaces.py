@@ -23,11 +23,11 @@ _PACKAGES = {
     "wasi:cli": ("cli", "0.2."),
     "wasi:filesystem": ("filesystem", "0.2."),
     "wasi:sockets": ("sockets", "0.2."),
+    "wasi:http": ("http", "0.2."),
     "garrison:keep": ("keep", "0.1."),
 }
 # Of what no keep has: the world that would have it, by the package.
 _WORLDS = {
-    "wasi:http": "wasi:http/proxy",
     "wasi:keyvalue": "wasi:keyvalue/imports",
     "wasi:config": "wasi:config/imports",
     "wasi:blobstore": "wasi:blobstore/imports",
@@ -91,7 +91,9 @@ def _hint(package: str, version: str, known: bool) -> str:
         return "build it for a release of WASI 0.2"
     if package in _WORLDS:
         return f"it belongs to the world {_WORLDS[package]}, which a keep does not have"
-    return "it belongs to a world of its maker's: build for wasi:cli/command alone"
+    return (
+        "it belongs to a world of its maker's: build for wasi:cli/command or wasi:http/proxy alone"
+    )
 
 
 def _module(package: str) -> Any:

@@ -1,4 +1,4 @@
-"""Run a component of the world `wasi:cli/command`, from its bytes to its exit code."""
+"""Run a component, from its bytes to its exit code: a command, or what answers HTTP requests."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from garrison.formats.limits import Limits
+    from garrison.keep.component.http.proxy import Proxy
     from garrison.keep.component.link import Lifted, Program
     from garrison.keep.engine.runtime import Engine, Module
     from garrison.keep.vfs.descriptor import Descriptor
-    from garrison.keep.vfs.network import Network
+    from garrison.keep.vfs.network import Network, Wait
     from garrison.keep.wasi.interrupts import Interrupts
 
 _RUN = "wasi:cli/run"
+_HANDLER = "wasi:http/incoming-handler"
 
 
-class Command:
-    """A component of the world, ready to run.
+class Component:
+    """A component, ready to run, of the world `wasi:cli/command` or `wasi:http/proxy`.
 
     Args:
         wasm: the component.
@@ -48,10 +50,31 @@ class Command:
 
         try:
             self._program = link(parse(wasm), interfaces.find, kept)
-            self._main = _main(self._program)
+            self._world = self._world_of(self._program)
         except BaseException:
             self.close()
             raise
+
+    def _world_of(self, program: Program) -> Command | Proxy:
+        """What it is to be.
+
+        Raises:
+            Malformed: it is of no world that a keep runs.
+        """
+        main = program.exports.get(_RUN, {}).get("run")
+        if main is not None:
+            return Command(self._engine, program, main)
+        handle = program.exports.get(_HANDLER, {}).get("handle")
+        if handle is not None:
+            from garrison.keep.component.http.proxy import Proxy  # late: a command needs none of it
+
+            return Proxy(self._engine, program, handle)
+        raise Malformed(
+            "not a program",
+            field="component",
+            found=f"exports {', '.join(sorted(program.exports)) or 'no interface'}",
+            expected=f"{_RUN}, of the world wasi:cli/command, or {_HANDLER}, of wasi:http/proxy",
+        )
 
     def close(self) -> None:
         """Give its modules back."""
@@ -67,6 +90,7 @@ class Command:
         network: Network | None,
         limits: Limits,
         interrupts: Interrupts,
+        root: Callable[[Wait], Descriptor],
     ) -> int:
         """Run it until it ends.
 
@@ -79,6 +103,8 @@ class Command:
             network: what it can reach; None if nothing.
             limits: how much it may take.
             interrupts: what ends it from outside; they are watched already.
+            root: makes a root directory of its own for each instance that answers requests, of
+                what waits there.
 
         Returns:
             Its exit code: 0 or 1 as it says, or the one that it ended itself with.
@@ -90,6 +116,49 @@ class Command:
             OutOfTime: it ran for longer than it may.
             Unavailable: it wants more memory than it may have.
         """
+        return self._world.run(
+            descriptors=descriptors,
+            args=args,
+            env=env,
+            network=network,
+            limits=limits,
+            interrupts=interrupts,
+            root=root,
+        )
+
+
+class Command:
+    """A component of the world `wasi:cli/command`.
+
+    Args:
+        engine: what runs it.
+        program: the component.
+        main: the function that it begins with.
+
+    Raises:
+        Malformed: that has another type than it should.
+    """
+
+    def __init__(self, engine: Engine, program: Program, main: Lifted) -> None:
+        wanted = interfaces.find(f"{_RUN}@0.2.0").functions["run"]
+        if main.kind != wanted:
+            raise Malformed("has another type than it should", field=f"{_RUN} run")
+        self._engine = engine
+        self._program = program
+        self._main = main
+
+    def run(
+        self,
+        *,
+        descriptors: Mapping[int, Descriptor],
+        args: Sequence[str],
+        env: Mapping[str, str],
+        network: Network | None,
+        limits: Limits,
+        interrupts: Interrupts,
+        root: Callable[[Wait], Descriptor],  # noqa: ARG002  (it is among the descriptors)
+    ) -> int:
+        """Run it until it ends, as `Component.run` does."""
         streams = [descriptors.get(number) or Null() for number in range(3)]
         directories = [
             (found.preopened, found)
@@ -122,23 +191,3 @@ class Command:
         finally:
             instance.close()
         return 0 if result == "ok" else 1
-
-
-def _main(program: Program) -> Lifted:
-    """The function that a command begins with.
-
-    Raises:
-        Malformed: there is none.
-    """
-    found = program.exports.get(_RUN, {}).get("run")
-    if found is None:
-        raise Malformed(
-            "not a program",
-            field="component",
-            found=f"exports {', '.join(sorted(program.exports)) or 'no interface'}",
-            expected=f"{_RUN}, of the world wasi:cli/command",
-        )
-    wanted = interfaces.find(f"{_RUN}@0.2.0").functions["run"]
-    if found.kind != wanted:
-        raise Malformed("has another type than it should", field=f"{_RUN} run")
-    return found

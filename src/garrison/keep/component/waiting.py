@@ -8,11 +8,22 @@ from garrison.keep.vfs.descriptor import SOCK_ACCEPT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Protocol
 
     from garrison.keep.component.host import Host
     from garrison.keep.vfs.descriptor import Descriptor
+
+    class Watch(Protocol):
+        """What ends a wait: `Interrupts`, or what a request has in its place."""
+
+        def check(self) -> None:
+            """Raise if the run is to end."""
+            ...
+
+        def wait(self, events: list[tuple[int, int]], seconds: float | None) -> Mapping[int, int]:
+            """Wait until one of `events` (descriptor, poll(2) events) happens."""
+            ...
 
     class Pollable(Protocol):
         """Something to wait for."""
@@ -122,9 +133,20 @@ def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> l
                 seconds = late if seconds is None else min(seconds, late)
         if happened or not block:
             seconds = 0
+        elif host.background:
+            asked += _behind(host)
         found = host.interrupts.wait([events for *_, events in asked], seconds)
         for index, pollable, (number, mask) in asked if found else ():
-            if found.get(number, 0) & (mask | _POLL_ENDED) and pollable.settled():
+            if index >= 0 and found.get(number, 0) & (mask | _POLL_ENDED) and pollable.settled():
                 happened.append(index)
         if happened or not block:
             return sorted(happened)
+
+
+def _behind(host: Host) -> list[tuple[int, Pollable, tuple[int, int]]]:
+    """What goes on while something else is waited for; asked for under no index."""
+    return [
+        (-1, outbound, events)
+        for outbound in list(host.background)
+        if not outbound.ready() and (events := outbound.events())
+    ]

@@ -101,7 +101,11 @@ class _Reader:
         elif word == "type":
             name = self._next()
             self._expect("=")
-            interface.types[name] = self._type(interface)
+            # Another name of a resource is no handle to it.
+            other = interface.types.get(self._tokens[-1])
+            if isinstance(other, Resource):
+                self._tokens.pop()
+            interface.types[name] = other if isinstance(other, Resource) else self._type(interface)
             self._expect(";")
         elif word in ("record", "variant", "enum", "flags"):
             name = self._next()
@@ -120,16 +124,11 @@ class _Reader:
         else:
             source = self._found[f"{self._package}/{first}"]
         self._expect(".", "{")
-        for name in self._until("}", self._next):
-            interface.types[name] = source.types[name]
-        self._expect(";")
-
-    def _until(self, end: str, item: Callable[[], str]) -> list[str]:
-        found = []
-        while not self._skip(end):
-            found.append(item())
+        while not self._skip("}"):
+            name = self._next()
+            interface.types[self._next() if self._skip("as") else name] = source.types[name]
             self._skip(",")
-        return found
+        self._expect(";")
 
     def _resource(self, interface: Interface) -> None:
         name = self._next()

@@ -60,6 +60,7 @@ _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     # wasmtime/error.h, trap.h, wat.h
     "wasmtime_error_delete": (None, (_P,)),
     "wasmtime_error_message": (None, (_P, _P)),
+    "wasmtime_error_new": (_P, (_S,)),
     "wasmtime_trap_code": (_B, (_P, _P)),
     "wasmtime_trap_new": (_P, (_S, _N)),
     "wasmtime_wat2wasm": (_P, (_S, _N, _P)),
@@ -88,6 +89,7 @@ _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "wasmtime_memory_data_size": (_N, (_P, _P)),
     "wasmtime_store_context": (_P, (_P,)),
     "wasmtime_store_delete": (None, (_P,)),
+    "wasmtime_store_epoch_deadline_callback": (None, (_P, c.Callback, _P, _P)),
     "wasmtime_store_limiter": (None, (_P, _I64, _I64, _I64, _I64, _I64)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
 }

@@ -27,6 +27,8 @@ _EXTERN_VALUE = 8
 # wasmtime/extern.h, wasmtime_extern_kind_t.
 KINDS = {0: "func", 1: "global", 2: "table", 3: "memory"}
 _FUNCTION = 0
+# wasmtime/store.h, WASMTIME_UPDATE_DEADLINE_CONTINUE.
+_CONTINUE = 0
 # wasmtime/instance.h, wasmtime_instance_t: 16 bytes.
 _InstanceWords = c.Size * 2
 # wasmtime/val.h, wasmtime_val_raw_t: 16 bytes, the value at 0.
@@ -68,9 +70,17 @@ class Store:
         memory: how many bytes of linear memory they may have. There is one memory: what shares
             it imports it.
         table_elements: how many elements each table may have.
+        late: whether what runs is to end, asked when the engine is interrupted; None if it is.
     """
 
-    def __init__(self, engine: Engine, *, memory: int, table_elements: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        memory: int,
+        table_elements: int,
+        late: Callable[[], bool] | None = None,
+    ) -> None:
         lib = library()
         self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
         self._context: int = lib.wasmtime_store_context(self._store)
@@ -78,6 +88,24 @@ class Store:
         # One tick of `Engine.interrupt` ends it.
         lib.wasmtime_context_set_epoch_deadline(self._context, 1)
         self._callbacks: list[object] = []
+        if late is not None:
+            self._ask(late)
+
+    def _ask(self, late: Callable[[], bool]) -> None:
+        def interrupted(_context: int, _data: int, delta: int, kind: int) -> int:
+            try:
+                if late():
+                    return int(library().wasmtime_error_new(b"the time is over"))
+                # wasmtime/store.h: go on, and ask again at the next tick.
+                c.Size.from_address(delta).value = 1
+                c.Byte.from_address(kind).value = _CONTINUE
+            except BaseException:  # noqa: BLE001  (nothing may enter the engine)
+                return int(library().wasmtime_error_new(b"the host failed"))
+            return 0
+
+        callback = c.Callback(interrupted)
+        self._callbacks.append(callback)
+        library().wasmtime_store_epoch_deadline_callback(self._store, callback, None, None)
 
     def function(
         self, parameters: str, result: str, function: Callable[[int, int, int, int], int]

@@ -137,6 +137,34 @@ class Network:
         policy = policies.incoming(self._config, endpoint.port or 0)
         return self._listen(policies.narrowed(policy, self._tenant, endpoint), endpoint)
 
+    def listen_all(self) -> list[Listener]:
+        """Listen on every port that has a rule of its own and is not denied.
+
+        Raises:
+            GarrisonError: as `listen` does; what was open is closed again.
+            OSError: likewise.
+        """
+        opened: list[Listener] = []
+        try:
+            for port, rule in self._config.incoming.items():
+                if port != "default" and rule.prot != "deny":
+                    opened.append(self.listen(port))
+        except BaseException:
+            for listener in opened:
+                listener.close()
+            raise
+        return opened
+
+    def check_outgoing(self, target: str) -> None:
+        """Refuse what `connect` would refuse before anything is sent.
+
+        Raises:
+            Malformed: `target` is no endpoint.
+            Rejected: the configuration denies it.
+        """
+        policy, endpoint = policies.outgoing(self._config, Endpoint.parse(target, field="target"))
+        policies.narrowed(policy, self._tenant, endpoint).check_allowed(str(endpoint))
+
     def preopened(self) -> list[tuple[str, Stream | Listener]]:
         """Open the listeners and connections of `[[files]]`, in order, each with its name.
 

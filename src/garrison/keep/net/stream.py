@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ _MAX_CALL = (1 << 31) - 1
 # because the peer does not read. Beyond, the stream is cut off.
 _LINGER_SECONDS = 10.0
 _MAX_LINGERING = 64
+# socket(7), struct linger: on, and not for a moment.
+_RESET = struct.pack("ii", 1, 0)
 # What every read and write calls.
 _CHARS = ffi.typeof("char[]")
 _from_buffer, _release = ffi.from_buffer, ffi.release
@@ -46,9 +49,11 @@ class Stream:
         peer: who is at the other end, as the workload reads it.
         place: what it has of the workload's connections, freed when it is closed.
         restless: whether `pending` or `wants_write` may say so.
+        secure: whether it is TLS.
     """
 
     restless = False
+    secure = False
 
     def __init__(self, sock: socket.socket, peer: dict[str, Any]) -> None:
         self.peer = dict(peer)
@@ -103,6 +108,13 @@ class Stream:
         """
         self._socket.shutdown(how)
 
+    def cut(self, why: str) -> None:  # noqa: ARG002  (TLS keeps the reason)
+        """End the connection at once, and not as if all had been said."""
+        with contextlib.suppress(OSError):  # it may be gone already
+            # socket(7): closing it then resets the connection.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._socket.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         """Close the connection; again is nothing."""
         self._socket.close()
@@ -115,6 +127,8 @@ class Stream:
 
 class TlsStream(Stream):
     """A TLS connection after its handshake."""
+
+    secure = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from garrison.keep.vfs.streams import ListeningSocket, Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal, Protocol
 
     from garrison.keep.vfs.descriptor import Descriptor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
         def connect(self, target: str, wait: Wait) -> Stream: ...  # noqa: D102
         def listen(self, target: str) -> Listener: ...  # noqa: D102
+        def listen_all(self) -> Sequence[Listener]: ...  # noqa: D102
+        def check_outgoing(self, target: str) -> None: ...  # noqa: D102
         def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None: ...  # noqa: D102
 
 

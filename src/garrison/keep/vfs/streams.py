@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         """A connection whose peer was checked (`garrison.keep.net`)."""
 
         restless: bool
+        secure: bool
 
         @property
         def peer(self) -> dict[str, Any]: ...  # noqa: D102
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         def pending(self) -> bool: ...  # noqa: D102
         def wants_write(self) -> bool: ...  # noqa: D102
         def shutdown(self, how: int) -> None: ...  # noqa: D102
+        def cut(self, why: str) -> None: ...  # noqa: D102
         def close(self) -> None: ...  # noqa: D102
 
     class Listener(Protocol):

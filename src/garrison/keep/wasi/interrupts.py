@@ -99,6 +99,11 @@ class Interrupts:
         posix.close(wake)
         posix.close(woken)
 
+    @property
+    def ended(self) -> int:
+        """A descriptor that can be read once the run is to end."""
+        return self._pipes[2]
+
     def start_clock(self) -> None:
         """Let the guest's time begin."""
         if self._seconds is not None:
