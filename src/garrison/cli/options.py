@@ -28,7 +28,7 @@ def identity_options(function: F) -> F:
             "--insecure-simulate",
             metavar="TEE=DIR",
             help="Development only: attest with the simulator whose keys are in DIR (see"
-            " `garrison platform insecure-simulator`). TEE is snp.",
+            " `garrison platform insecure-simulator`). TEE is snp, tdx, sgx or nitro.",
         ),
         click.option(
             "--steward-root",
@@ -60,7 +60,7 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
     """Which attester the options ask for.
 
     Raises:
-        Misuse: `--insecure-simulate` is not `snp=DIR`, or is given where there is a TEE.
+        Misuse: `--insecure-simulate` is not `TEE=DIR`, or is given where there is a TEE.
     """
     if insecure_simulate is None:
         return {"kind": "detect" if backend == "cvm" else "nil"}
@@ -71,15 +71,10 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
             found=f"--backend {backend}",
             expected="--backend nil",
         )
-    tee, _, directory = insecure_simulate.partition("=")
-    if tee != "snp" or not directory:
-        raise Misuse(
-            "no such simulator",
-            field="--insecure-simulate",
-            found=repr(insecure_simulate),
-            expected="snp=DIR",
-        )
-    return {"kind": "simulated-snp-insecure", "directory": str(Path(directory).resolve())}
+    from garrison.attesters.simulated_insecure import kind_of, parse_simulator
+
+    tee, directory = parse_simulator(insecure_simulate, "--insecure-simulate")
+    return {"kind": kind_of(tee), "directory": str(Path(directory).resolve())}
 
 
 def read_file(path: Path, limit: int) -> bytes:

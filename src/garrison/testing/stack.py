@@ -159,6 +159,7 @@ class Stack:
     lifetime_minutes: int = 60
     steward_init: tuple[str, ...] = ()
     steward_serve: tuple[str, ...] = ()
+    more_tees: tuple[str, ...] = ()
     processes: list[Process] = field(default_factory=list)
     registry: str = ""
     steward_url: str = ""
@@ -202,6 +203,10 @@ class Stack:
     def simulator(self) -> Path:
         """The simulated vendor's keys."""
         return self.directory / "simulator"
+
+    def simulator_of(self, tee: str) -> Path:
+        """The keys of the simulated vendor of `tee`."""
+        return self.simulator if tee == "snp" else self.directory / f"simulator-{tee}"
 
     def run(
         self,
@@ -248,6 +253,10 @@ class Stack:
         """
         (self.directory / "home").mkdir(parents=True, exist_ok=True)
         self.command("platform", "insecure-simulator", "--name", "demo", str(self.simulator))
+        for tee in self.more_tees:
+            self.command(
+                "platform", "insecure-simulator", "--tee", tee, str(self.simulator_of(tee))
+            )
         self.measurement = self.command("image", "measure").strip()
         self.command(
             "steward", "init", str(self.directory / "steward"), "--trust-domain", "demo.test",
@@ -297,7 +306,7 @@ class Stack:
 
     def policy(self) -> str:
         """The steward's policy: the simulated root by name, this very version of the keep."""
-        spki = json.loads((self.simulator / "simulator.json").read_text())["ark_key_sha256"]
+        spki = json.loads((self.simulator / "simulator.json").read_text())["key_sha256"]
         return f"""
 trust_domain = "demo.test"
 freshness = "required"
@@ -326,7 +335,14 @@ endorsements = []
 [snp.insecure_simulated_roots.demo]
 key_sha256 = "{spki}"
 endorsements = "{self.simulator}"
+{"".join(map(self.policy_of, self.more_tees))}
 """
+
+    def policy_of(self, tee: str) -> str:
+        """The section for the simulator of `tee`, as a person would paste it."""
+        return self.command(
+            "image", "measure", "--insecure-simulate", f"{tee}={self.simulator_of(tee)}", "--policy"
+        )
 
     def login(self) -> None:
         """Log in at the development issuer, and register the user.
@@ -373,20 +389,20 @@ endorsements = "{self.simulator}"
             "repo", "register", *self.registry_options, *options, f"{self.registry}/{USER}/{name}"
         )
 
-    def deploy_arguments(self, name: str, *, simulate: bool = True) -> list[str]:
-        """The command line that deploys `repo:tag`."""
+    def deploy_arguments(self, name: str, *, simulate: bool = True, tee: str = "snp") -> list[str]:
+        """The command line that deploys `repo:tag`, with simulated evidence of `tee`."""
         return [
             "deploy", "--backend", "nil",
             "--steward", self.steward_url,
             "--steward-root", str(self.steward_root),
             *self.registry_options,
-            *(("--insecure-simulate", f"snp={self.simulator}") if simulate else ()),
+            *(("--insecure-simulate", f"{tee}={self.simulator_of(tee)}") if simulate else ()),
             self.slug(name),
         ]  # fmt: skip
 
-    def deploy(self, name: str, label: str) -> Process:
-        """Start a keep for `repo:tag`, with simulated SNP evidence."""
-        return self.start(label, *self.deploy_arguments(name))
+    def deploy(self, name: str, label: str, tee: str = "snp") -> Process:
+        """Start a keep for `repo:tag`, with simulated evidence of `tee`."""
+        return self.start(label, *self.deploy_arguments(name, tee=tee))
 
 
 def free_port() -> int:
