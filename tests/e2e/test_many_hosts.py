@@ -97,7 +97,7 @@ class World:
         )  # fmt: skip
 
     def policy(self, denied: str = "") -> str:
-        spki = json.loads((self.directory / "sim/simulator.json").read_text())["ark_key_sha256"]
+        spki = json.loads((self.directory / "sim/simulator.json").read_text())["key_sha256"]
         ca = self.directory / "drawbridge/tls/ca.pem"
         return f"""
 trust_domain = "many.test"

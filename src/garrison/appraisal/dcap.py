@@ -6,8 +6,9 @@
     # Trusts a simulated vendor: whoever has its keys can claim anything.
     [insecure_simulated_roots.<name>]
     key_sha256 = "<64 hex digits>"
+    endorsements = "simulator"      # its directory; absent: collateral comes from the cache, too
 
-Both keys must be there. A status is the whole platform's, quoting enclave and TDX module
+The first two keys must be there. A status is the whole platform's, quoting enclave and TDX module
 included. An advisory list alone says nothing: a platform can be out of date without one.
 """
 
@@ -27,6 +28,7 @@ from garrison.verification.roots import Roots
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from garrison.formats.strict_toml import Table
     from garrison.verification.dcap import DcapPlatform
@@ -43,23 +45,27 @@ class DcapPolicy:
         tcb_statuses: statuses of the whole platform.
         advisories: advisories that may apply to it.
         simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
+        simulated_endorsements: the directories of those that have one, by name.
     """
 
     tcb_statuses: tuple[TcbStatus, ...] | None
     advisories: tuple[str, ...] | None
     simulated_roots: Mapping[str, str]
+    simulated_endorsements: Mapping[str, Path]
 
     @classmethod
-    def from_table(cls, table: Table) -> DcapPolicy:
-        """Take these keys out of the section of a TEE.
+    def from_table(cls, table: Table, base: Path) -> DcapPolicy:
+        """Take these keys out of the section of a TEE; paths are relative to `base`.
 
         Raises:
             Malformed: they are anything else than shown above.
         """
+        keys, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
         return cls(
             tcb_statuses=_statuses(table),
             advisories=_advisories(table),
-            simulated_roots=_simulated_roots(table.table("insecure_simulated_roots")),
+            simulated_roots=keys,
+            simulated_endorsements=directories,
         )
 
     def roots(self) -> Roots:
@@ -156,8 +162,9 @@ def _advisories(table: Table) -> tuple[str, ...] | None:
     return found
 
 
-def _simulated_roots(table: Table) -> dict[str, str]:
+def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], dict[str, Path]]:
     keys: dict[str, str] = {}
+    directories: dict[str, Path] = {}
     for name in list(table.keys()):
         if _ROOT_NAME.fullmatch(name) is None:
             raise Malformed(
@@ -168,6 +175,9 @@ def _simulated_roots(table: Table) -> dict[str, str]:
         if key in keys.values():
             raise root.malformed("key_sha256", "named twice", expected="another root's key")
         keys[name] = key
+        directory = root.optional_string("endorsements")
+        if directory is not None:
+            directories[name] = base / directory
         root.done()
     table.done()
-    return keys
+    return keys, directories

@@ -42,6 +42,7 @@ from garrison.formats.evidence import Tee
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from garrison.formats.sgx_report import SgxReport
     from garrison.formats.strict_toml import Table
@@ -105,8 +106,8 @@ class SgxPolicy:
     platform: DcapPolicy
 
     @classmethod
-    def from_table(cls, table: Table) -> SgxPolicy:
-        """Read the section.
+    def from_table(cls, table: Table, base: Path) -> SgxPolicy:
+        """Read the section; paths are relative to `base`.
 
         Raises:
             Malformed: it is anything else than shown above.
@@ -118,7 +119,7 @@ class SgxPolicy:
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
             features=_names(table, "features", _FEATURES, ("KSS", "CET")),
             misc_select=_names(table, "misc_select", _MISC_SELECT, ("EXINFO",)),
-            platform=DcapPolicy.from_table(table),
+            platform=DcapPolicy.from_table(table, base),
         )
         table.done()
         return policy

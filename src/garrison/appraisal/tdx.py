@@ -50,6 +50,7 @@ from garrison.formats.tdx_report import REGISTER_SIZE, RTMRS, TdAttributes
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from garrison.formats.strict_toml import Table
     from garrison.verification.dcap import TdxClaims
@@ -85,8 +86,8 @@ class TdxPolicy:
     platform: DcapPolicy
 
     @classmethod
-    def from_table(cls, table: Table) -> TdxPolicy:
-        """Read the section.
+    def from_table(cls, table: Table, base: Path) -> TdxPolicy:
+        """Read the section; paths are relative to `base`.
 
         Raises:
             Malformed: it is anything else than shown above.
@@ -98,7 +99,7 @@ class TdxPolicy:
             migratable=table.boolean("migratable", False),  # noqa: FBT003 - the default
             perfmon=table.boolean("perfmon", False),  # noqa: FBT003 - the default
             sept_ve_disable=table.boolean("sept_ve_disable", True),  # noqa: FBT003 - the default
-            platform=DcapPolicy.from_table(table),
+            platform=DcapPolicy.from_table(table, base),
         )
         table.done()
         return policy

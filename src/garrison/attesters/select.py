@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from garrison.attesters.base import Attester
 
+# How the kinds of all simulators end.
+_INSECURE = "-insecure"
+
 
 def select(spec: Mapping[str, str]) -> Attester:
     """Make the attester that `spec` describes.
@@ -21,8 +24,9 @@ def select(spec: Mapping[str, str]) -> Attester:
     Args:
         spec: `{"kind": "nil"}`, `{"kind": "detect"}`, one of the kinds in
             `garrison.attesters.detect.ORDER`, or
-            `{"kind": "simulated-snp-insecure", "directory": <what create_insecure made>}`, or, in
-            a virtual machine, `{"kind": "host-simulated-insecure", "tee": <which>}`.
+            `{"kind": "simulated-TEE-insecure", "directory": <what create_insecure made>}`, see
+            `garrison.attesters.simulated_insecure`, or, in a virtual machine,
+            `{"kind": "host-simulated-insecure", "tee": <which>}`.
 
     Raises:
         Misuse: it is none of these, this machine has no such TEE, or the simulator's directory
@@ -36,11 +40,14 @@ def select(spec: Mapping[str, str]) -> Attester:
             return detect()
         case {"kind": kind, **rest} if kind in OPENERS and not rest:
             return OPENERS[kind]()
-        case {"kind": "simulated-snp-insecure", "directory": directory, **rest} if not rest:
+        case {"kind": kind, "directory": directory, **rest} if (
+            kind.endswith(_INSECURE) and not rest
+        ):
             # Only a keep that simulates pays for what the simulator needs; so with each.
-            from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
+            from garrison.attesters.simulated_insecure import KINDS, open_insecure
 
-            return SimulatedSnpInsecure.open(Path(directory))
+            if kind in KINDS:
+                return open_insecure(KINDS[kind], Path(directory))
         case {"kind": "host-simulated-insecure", "tee": tee, **rest} if not rest:
             from garrison.attesters.host_simulated_insecure import HostSimulatedInsecure
 
@@ -50,5 +57,5 @@ def select(spec: Mapping[str, str]) -> Attester:
         field="attester",
         found=" ".join(f"{key}={value}" for key, value in spec.items())[:200] or "nothing",
         expected=" | ".join(f"kind={kind}" for kind in ("nil", "detect", *OPENERS))
-        + " | kind=simulated-snp-insecure directory=DIR | kind=host-simulated-insecure tee=TEE",
+        + " | kind=simulated-TEE-insecure directory=DIR | kind=host-simulated-insecure tee=TEE",
     )

@@ -11,33 +11,31 @@ endorsements for the steward), `vcek.der` and `vcek.key` (what a chip would hold
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
 import secrets
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 
-import garrison
+from garrison.attesters._evidence import check_report_data
+from garrison.attesters.simulator_directory_insecure import (
+    about,
+    check_absent,
+    make,
+    organisation,
+    process_measurement,
+    read,
+    read_key,
+    start_of_validity,
+    warn,
+    write_key,
+)
 from garrison.attesters.snp_vendor_insecure import InsecureVendor, generate_ca_key
 from garrison.errors import Malformed, Misuse
-from garrison.formats.evidence import REPORT_DATA_SIZE, SNP_MEDIA_TYPE, Evidence, Tee
+from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence, Tee
 from garrison.formats.snp import (
     CHIP_ID_SIZE,
     MEASUREMENT_SIZE,
@@ -54,9 +52,10 @@ from garrison.formats.snp import (
 from garrison.formats.snp_certificate import MAX_CERTIFICATE, VekCertificate
 from garrison.formats.snp_evidence import SnpEvidence
 
-log = logging.getLogger("garrison")
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
 
-SIMULATOR_JSON = "simulator.json"
 # What platforms with current firmware report.
 _TCBS = {
     Product.MILAN: Tcb(bl=4, tee=0, snp=24, ucode=219),
@@ -73,26 +72,6 @@ _FIRMWARE = FirmwareVersion(1, 55, 29)
 _POLICY = GuestPolicy(1 << 17 | 1 << 20)
 # ECC_EN and ALIAS_CHECK_COMPLETE.
 _PLATFORM = PlatformInfo(1 << 2 | 1 << 5)
-# Clocks of a steward and a simulator may differ.
-_BACKDATE = timedelta(hours=1)
-_MAX_KEY = 4096
-
-
-def process_measurement() -> bytes:
-    """The measurement (48 bytes) that the simulator reports: of Garrison's own code.
-
-    It is the SHA-384 over path and content of every Python file of the installed package, in the
-    order of their paths, each with its length before it: a stand-in for the image that real
-    hardware would measure.
-    """
-    package = Path(garrison.__file__).parent
-    digest = hashlib.sha384()
-    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    for name in sorted(files):
-        for part in (name.encode(), files[name].read_bytes()):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-    return digest.digest()
 
 
 def create_insecure(
@@ -113,51 +92,22 @@ def create_insecure(
         raise Misuse(
             "unknown product", field="product", found=product, expected=" | ".join(Product)
         )
-    if not name or len(name) > 32 or not name.isprintable():
-        raise Misuse("wrong name", field="name", expected="1 to 32 printable characters")
-    if directory.exists():
-        raise Misuse(
-            "exists already", field=str(directory), hint="choose another, or remove it first"
-        )
-    start = (now or datetime.now(UTC)).replace(microsecond=0) - _BACKDATE
+    organisation(name)
+    check_absent(directory)
+    start = start_of_validity(now)
     vendor = InsecureVendor(name, Product(product), generate_ca_key(), generate_ca_key(), start)
     chip_key = ec.generate_private_key(ec.SECP384R1())
     hwid = secrets.token_bytes(8 if vendor.product is Product.TURIN else CHIP_ID_SIZE)
     vcek = vendor.vek(chip_key.public_key(), _TCBS[vendor.product], hwid=hwid)
-    spki = vendor.ark_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    about = {
-        "warning": "INSECURE: evidence under these keys proves nothing",
-        "tee": "snp",
-        "name": name,
-        "product": product,
-        "ark_key_sha256": hashlib.sha256(spki).hexdigest(),
-    }
     files = {
         "ark.der": vendor.ark().public_bytes(Encoding.DER),
         "ask.der": vendor.ask().public_bytes(Encoding.DER),
         "crl.der": vendor.crl().public_bytes(Encoding.DER),
         "vcek.der": vcek.public_bytes(Encoding.DER),
-        "vcek.key": chip_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        SIMULATOR_JSON: json.dumps(about, indent=2).encode() + b"\n",
+        "vcek.key": write_key(chip_key),
     }
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        whole = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            for file_name, data in files.items():
-                _write(whole / file_name, data, 0o600 if file_name.endswith(".key") else 0o644)
-            whole.rename(directory)
-        except OSError:
-            shutil.rmtree(whole)
-            raise
-    except OSError as error:
-        raise Misuse(f"cannot be made: {error.strerror}", field=str(directory)) from error
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    said = about(Tee.SNP, name, vendor.ark_key.public_key()) | {"product": product}
+    make(directory, said, files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +152,13 @@ class SimulatedSnpInsecure:
             )
         if version not in VERSIONS:
             raise Misuse("no such version of reports", field="version", found=version)
-        key = _load_key(_read(directory / "vcek.key", _MAX_KEY))
+        key = read_key(directory / "vcek.key", ec.SECP384R1)
         names = ("vcek.der", "ask.der", "ark.der")
-        certificates = tuple(_read(directory / name, MAX_CERTIFICATE) for name in names)
+        certificates = tuple(read(directory / name, MAX_CERTIFICATE) for name in names)
         vek = VekCertificate.from_bytes(certificates[0])
         if vek.key != key.public_key():
             raise Malformed("not the certificate of vcek.key", field=str(directory / "vcek.der"))
-        log.warning(
-            "INSECURE: evidence is simulated, and proves nothing; its keys are in %s", directory
-        )
+        warn(directory)
         return cls(key, certificates, measurement or process_measurement(), version)
 
     def attest(self, report_data: bytes) -> Evidence:
@@ -219,13 +167,7 @@ class SimulatedSnpInsecure:
         Raises:
             Misuse: `report_data` does not have 64 bytes.
         """
-        if len(report_data) != REPORT_DATA_SIZE:
-            raise Misuse(
-                "wrong length",
-                field="report data",
-                found=f"{len(report_data)} bytes",
-                expected=f"{REPORT_DATA_SIZE} bytes",
-            )
+        check_report_data(report_data)
         vek = VekCertificate.from_bytes(self.certificates[0])
         tcb = vek.tcb.to_bytes()
         report = Report(
@@ -268,28 +210,3 @@ def sign_report(report: Report, key: ec.EllipticCurvePrivateKey) -> Report:
     signature = key.sign(report.signed_bytes(), ec.ECDSA(hashes.SHA384()))
     r, s = decode_dss_signature(signature)
     return replace(report, r=r, s=s)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise Misuse(
-            f"cannot be read: {error.strerror}",
-            field=str(path),
-            hint="make a simulator with garrison platform insecure-simulator",
-        ) from error
-    if len(data) > limit:
-        raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
-    return data
-
-
-def _load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        raise Malformed("not a private key", field="vcek.key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-        raise Malformed("wrong kind of key", field="vcek.key", expected="P-384")
-    return key

@@ -95,6 +95,7 @@ def serve(
 ) -> None:
     """Serve tenants until told to end."""
     # A service's libraries would slow every other command's start.
+    from garrison.attesters.simulated_insecure import KINDS
     from garrison.drawbridge import insecure_dev as dev
     from garrison.drawbridge.issuer import open_verifier
     from garrison.errors import Misuse
@@ -121,7 +122,7 @@ def serve(
         )
         issuer = dev.InsecureIssuer(secret)
         verifier = issuer.verifier()
-        backends.add("simulated-snp-insecure")
+        backends |= KINDS.keys()
         if tls_cert is None:
             tls_cert, tls_key = directory / dev.SERVER_PEM, directory / dev.SERVER_KEY
     elif oidc_issuer is None or oidc_audience is None:

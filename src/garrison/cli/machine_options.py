@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from garrison.cli.options import simulator
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
@@ -107,14 +106,15 @@ def run_in_machine(
     Raises:
         GarrisonError: it cannot be, or failed.
     """
+    from garrison.attesters.simulated_insecure import parse_simulator
     from garrison.launch import backends
     from garrison.launch.predicted import simulated_insecure
 
     image = _image(machine.image)
     simulated = None
     if insecure_simulate is not None:
-        tee, directory = simulator(insecure_simulate)
-        simulated = simulated_insecure(tee, directory, image)
+        tee, directory = parse_simulator(insecure_simulate, "--insecure-simulate")
+        simulated = simulated_insecure(tee, Path(directory), image)
     options = backends.MachineOptions(
         image,
         published=tuple(map(_publication, machine.published)),

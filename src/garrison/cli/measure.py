@@ -41,6 +41,12 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--policy", "as_policy", is_flag=True, help="Print a section of a steward's policy.")
+@click.option(
+    "--insecure-simulate",
+    metavar="TEE=DIR",
+    help="What this simulator reports (see `garrison platform insecure-simulator`): with --tee, of"
+    " the image; else of a keep on the nil backend. The policy admits its root.",
+)
 @click.option("--ovmf", type=_FILE, help="snp, tdx: the guest's firmware; default: that of IMAGE.")
 @click.option("--kernel", type=_FILE, help="snp, tdx: the kernel that is booted directly.")
 @click.option("--initrd", type=_FILE, help="snp, tdx: its initial file system.")
@@ -108,6 +114,7 @@ def command(
     event_log: Path | None,
     sigstruct: Path | None,
     eif: Path | None,
+    insecure_simulate: str | None,
 ) -> None:
     """Print what the hardware will report of an image.
 
@@ -128,8 +135,10 @@ def command(
         ovmf = ovmf or firmware
     match tee:
         case None:
-            _process(as_json, as_policy)
-            return
+            if insecure_simulate is None:
+                _process(as_json, as_policy)
+                return
+            prediction = _simulated_process(insecure_simulate)
         case "tdx":
             prediction = _tdx(ovmf, kernel, initrd, append, event_log)
         case "sgx":
@@ -151,7 +160,32 @@ def command(
                 firmware_digest=firmware_digest,
                 signatures=signatures,
             )
+    if insecure_simulate is not None:
+        prediction = _of_simulator(prediction, insecure_simulate)
     _print(prediction, as_json, as_policy)
+
+
+def _simulated_process(simulator: str) -> Prediction:
+    from garrison.attesters.simulated_insecure import parse_simulator
+    from garrison.measure.simulated_insecure import predict_process
+
+    tee, _ = parse_simulator(simulator, "--insecure-simulate")
+    return predict_process(tee)
+
+
+def _of_simulator(prediction: Prediction, simulator: str) -> Prediction:
+    from garrison.attesters.simulated_insecure import parse_simulator
+    from garrison.measure.simulated_insecure import predict_image, with_root
+
+    tee, directory = parse_simulator(simulator, "--insecure-simulate")
+    if tee != prediction.tee:
+        raise Misuse(
+            "a simulator of another TEE",
+            field="--insecure-simulate",
+            found=tee,
+            expected=prediction.tee,
+        )
+    return with_root(predict_image(prediction), Path(directory))
 
 
 # What an option is for; one that is given for another TEE would seem to count and does not.
@@ -167,7 +201,7 @@ _OPTIONS = {
 
 
 def _check_options(ctx: click.Context, tee: str | None) -> None:
-    allowed = _OPTIONS.get(tee or "", set()) | {"tee", "as_json", "as_policy"}
+    allowed = _OPTIONS.get(tee or "", set()) | {"tee", "as_json", "as_policy", "insecure_simulate"}
     for name in ctx.params:
         given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if given and name not in allowed:
@@ -200,7 +234,7 @@ def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str
 
 
 def _process(as_json: bool, as_policy: bool) -> None:
-    from garrison.attesters.simulated_snp_insecure import process_measurement
+    from garrison.attesters.simulator_directory_insecure import process_measurement
 
     measurement = process_measurement()
     if as_json:

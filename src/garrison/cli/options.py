@@ -29,7 +29,7 @@ def identity_options(function: F) -> F:
             "--insecure-simulate",
             metavar="TEE=DIR",
             help="Development only: attest with the simulator whose keys are in DIR (see"
-            " `garrison platform insecure-simulator`). TEE is snp.",
+            " `garrison platform insecure-simulator`). TEE is snp, tdx, sgx or nitro.",
         ),
         click.option(
             "--steward-root",
@@ -63,7 +63,7 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
     """Which attester the options ask for.
 
     Raises:
-        Misuse: `--insecure-simulate` is not `snp=DIR`, or is given where there is a TEE.
+        Misuse: `--insecure-simulate` is not `TEE=DIR`, or is given where there is a TEE.
     """
     if insecure_simulate is None:
         return {"kind": "nil" if backend in _WITHOUT_TEE else "detect"}
@@ -74,28 +74,13 @@ def attester_spec(backend: str, insecure_simulate: str | None) -> dict[str, str]
             found=f"--backend {backend}",
             expected=" | ".join(f"--backend {each}" for each in _WITHOUT_TEE),
         )
-    tee, directory = simulator(insecure_simulate)
+    from garrison.attesters.simulated_insecure import kind_of, parse_simulator
+
+    tee, directory = parse_simulator(insecure_simulate, "--insecure-simulate")
     if backend == "kvm":
         # Its directory is this machine's: the host answers.
-        return {"kind": "host-simulated-insecure", "tee": tee}
-    return {"kind": "simulated-snp-insecure", "directory": str(directory.resolve())}
-
-
-def simulator(text: str) -> tuple[str, Path]:
-    """Read `--insecure-simulate`: which TEE, and the simulator's directory.
-
-    Raises:
-        Misuse: it is not `snp=DIR`.
-    """
-    tee, _, directory = text.partition("=")
-    if tee != "snp" or not directory:
-        raise Misuse(
-            "no such simulator",
-            field="--insecure-simulate",
-            found=repr(text),
-            expected="snp=DIR",
-        )
-    return tee, Path(directory)
+        return {"kind": "host-simulated-insecure", "tee": str(tee)}
+    return {"kind": kind_of(tee), "directory": str(Path(directory).resolve())}
 
 
 def read_file(path: Path, limit: int) -> bytes:

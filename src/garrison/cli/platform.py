@@ -49,7 +49,7 @@ def _mark(passed: bool) -> str:
 @command.command("insecure-simulator")
 @click.option(
     "--tee",
-    type=click.Choice(["snp"]),
+    type=click.Choice(["snp", "tdx", "sgx", "nitro"]),
     default="snp",
     show_default=True,
     help="Which TEE to simulate.",
@@ -62,8 +62,8 @@ def insecure_simulator(tee: str, name: str, directory: Path) -> None:
     Evidence under them proves nothing: whoever can read DIRECTORY can say anything. A steward
     admits it only where its policy names the simulated root.
     """
-    from garrison.attesters.simulated_snp_insecure import create_insecure
+    from garrison.attesters.simulated_insecure import create_insecure
+    from garrison.formats.evidence import Tee
 
-    assert tee == "snp"  # noqa: S101  (the only choice that the option has)
-    create_insecure(directory, name=name)
+    create_insecure(Tee(tee), directory, name=name)
     ui.success(f"made an INSECURE simulator of {tee} in {directory}")

@@ -31,12 +31,13 @@ from garrison.endorsements.resource import read_chain
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.endorsements.supply import Supply
 from garrison.errors import Malformed, Misuse, Unavailable
+from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
 from garrison.formats.snp import Report, SigningKey
 from garrison.formats.snp_certificate import VekCertificate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from garrison.formats.snp import Product
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 # A bundle of the web's roots is the largest that is read here.
 _MAX_CA = 1 << 20
 _RENEWAL_SECONDS = 600.0
+# In the directory of a simulated Intel (`garrison.attesters.simulated_dcap_insecure`).
+_COLLATERAL = "collateral.json"
 
 
 def utc_now() -> datetime:
@@ -133,12 +136,27 @@ def _is_origin(url: str) -> bool:
     )
 
 
-def _read_ca(path: Path) -> str:
+def simulated_collateral(directory: Path) -> DcapCollateral:
+    """The collateral of a simulated Intel, from its directory.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is none.
+    """
+    return read_bundle(_read(directory / _COLLATERAL, MAX_BUNDLE))
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Read a file, and no more than one byte above the limit."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_CA + 1)
+            return file.read(limit + 1)
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+
+
+def _read_ca(path: Path) -> str:
+    data = _read(path, _MAX_CA)
     if len(data) > _MAX_CA or not data.isascii():
         raise Malformed("not PEM of certificates", field=str(path))
     return data.decode("ascii")
@@ -152,6 +170,8 @@ class EndorsementSource:
         settings: Settings,
         snp_directories: Sequence[Path] = (),
         clock: Callable[[], datetime] = utc_now,
+        *,
+        insecure_simulated: Mapping[pcs.IntelTee, Mapping[str, Path]] | None = None,
     ) -> None:
         """Open directories and cache; nothing is fetched yet.
 
@@ -159,6 +179,7 @@ class EndorsementSource:
             settings: cache and servers.
             snp_directories: see `garrison.endorsements.store`.
             clock: tells the time.
+            insecure_simulated: the directories of simulated Intels, by the name of the root.
 
         Raises:
             Misuse: a directory cannot be used.
@@ -167,6 +188,11 @@ class EndorsementSource:
         self._store = SnpEndorsementStore.load(snp_directories)
         self._clock = clock
         self._fetches = settings.fetch
+        self._simulated = {
+            (tee, name): simulated_collateral(directory)
+            for tee, directories in (insecure_simulated or {}).items()
+            for name, directory in directories.items()
+        }
         self._supply: Supply | None = None
         if settings.cache is not None:
             cache = Cache(settings.cache)
@@ -211,19 +237,25 @@ class EndorsementSource:
             return found
         return self._store.for_evidence(evidence, (crl.body, *crls))
 
-    def for_dcap(self, tee: pcs.IntelTee, fmspc: str, ca: pcs.Ca) -> DcapCollateral:
+    def for_dcap(
+        self, tee: pcs.IntelTee, fmspc: str, ca: pcs.Ca, root: str | None = None
+    ) -> DcapCollateral:
         """What verifies a quote.
 
         Args:
             tee: whose quote.
             fmspc: the platform, from the PCK certificate, 12 hex digits.
             ca: who issued the PCK certificate.
+            root: what a simulated root is called, which has documents of its own; None: Intel's.
 
         Raises:
             Unavailable: a document cannot be had.
             Malformed: `fmspc` is not 12 hex digits.
         """
         tcb_info = pcs.tcb_info(tee, fmspc)
+        simulated = self._simulated.get((tee, root or ""))
+        if simulated is not None:
+            return simulated
         if self._supply is None:
             raise _no_cache()
         qe_identity = self._supply.get(pcs.qe_identity(tee))
@@ -261,6 +293,8 @@ class EndorsementSource:
             Unavailable: something is missing and cannot be had.
         """
         if self._supply is None:
+            if any(simulated == tee for simulated, _ in self._simulated):
+                return
             raise _no_cache()
         self._supply.get(pcs.root_crl())
         self._supply.get(pcs.qe_identity(tee))

@@ -12,7 +12,7 @@ import json
 
 from garrison.errors import Malformed
 from garrison.formats._der import check_size
-from garrison.formats.dcap_collateral import DcapCollateral
+from garrison.formats.dcap_collateral import DcapCollateral, Signed
 
 # TCB info has 20 KB and quotes double; the rest is smaller.
 MAX_BUNDLE = 512 * 1024
@@ -59,3 +59,25 @@ def read_bundle(data: bytes) -> DcapCollateral:
         qe_identity=served("enclaveIdentity", "qe_identity"),
         qe_identity_chain=text("qe_identity_issuer_chain").encode(),
     )
+
+
+def write_bundle(collateral: DcapCollateral) -> bytes:
+    """Write a file of collateral; `read_bundle` gives the same again."""
+    members: dict[str, str] = {
+        "root_ca_crl": collateral.root_crl.hex(),
+        "pck_crl": collateral.pck_crl.hex(),
+    }
+    for key, served, member, chain in (
+        ("tcb_info", collateral.tcb_info, "tcbInfo", collateral.tcb_info_chain),
+        (
+            "qe_identity",
+            collateral.qe_identity,
+            "enclaveIdentity",
+            collateral.qe_identity_chain,
+        ),
+    ):
+        signed = Signed.from_bytes(served, member)
+        members[key] = signed.data.decode("ascii")
+        members[f"{key}_signature"] = signed.signature.hex()
+        members[f"{key}_issuer_chain"] = chain.decode("ascii")
+    return json.dumps(members, indent=2).encode() + b"\n"

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from garrison.errors import Misuse
+from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import Firmware
 from garrison.launch.host_probe import read_firmware
 from garrison.measure import snp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from garrison.attesters.base import Attester
@@ -43,13 +44,10 @@ def snp_measurement(image: Image) -> bytes:
     )
 
 
-def _simulated_snp(directory: Path, image: Image) -> Attester:
-    from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
-
-    return SimulatedSnpInsecure.open(directory, measurement=snp_measurement(image))
-
-
-_SIMULATORS: dict[str, Callable[[Path, Image], Attester]] = {"snp": _simulated_snp}
+# What of an image the simulator of a TEE reports.
+_REGISTERS: Mapping[str, Callable[[Image], Mapping[str, bytes]]] = {
+    Tee.SNP: lambda image: {"measurement": snp_measurement(image)},
+}
 
 
 def simulated_insecure(tee: str, directory: Path, image: Image) -> Attester:
@@ -63,11 +61,13 @@ def simulated_insecure(tee: str, directory: Path, image: Image) -> Attester:
     Raises:
         Misuse: this TEE is not simulated in a machine, or the directory cannot be used.
     """
-    if tee not in _SIMULATORS:
+    if tee not in _REGISTERS:
         raise Misuse(
             "is not simulated in a machine",
             field="--insecure-simulate",
             found=tee,
-            expected=" | ".join(_SIMULATORS),
+            expected=" | ".join(_REGISTERS),
         )
-    return _SIMULATORS[tee](directory, image)
+    from garrison.attesters.simulated_insecure import open_insecure
+
+    return open_insecure(Tee(tee), directory, _REGISTERS[tee](image))

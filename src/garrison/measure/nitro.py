@@ -9,6 +9,7 @@ SHA-384 of a register of zeros and the SHA-384 of the content. Metadata is in no
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
@@ -18,6 +19,9 @@ from garrison.formats._cbor import decode
 from garrison.formats.eif import Eif, EifSectionKind
 from garrison.formats.evidence import Tee
 from garrison.measure.prediction import Prediction, toml_list
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # A certificate and a signature as lists of integers, of which each takes two bytes.
 _MAX_SIGNATURE = 64 * 1024
@@ -54,7 +58,11 @@ def predict(image: Eif) -> Prediction:
     Raises:
         Malformed: its signature section is not one.
     """
-    found = registers(image)
+    return prediction(registers(image))
+
+
+def prediction(found: Mapping[str, bytes]) -> Prediction:
+    """Tell the registers `found`."""
     lines = ["[nitro.pcrs]"]
     lines += [f"{name[3:]} = {toml_list(value)}" for name, value in found.items()]
     lines += [

@@ -72,26 +72,33 @@ def predict(sigstruct: Sigstruct) -> Prediction:
         Unverified: its signature is wrong: the processor would not start it.
     """
     sgx_keys.check(sigstruct)
-    body, signer = sigstruct.body, sigstruct.mrsigner()
+    body = sigstruct.body
+    return prediction(body.mrenclave, sigstruct.mrsigner(), body.product_id, body.security_version)
+
+
+def prediction(
+    mrenclave: bytes, signer: bytes, product_id: int, security_version: int
+) -> Prediction:
+    """Tell an enclave's measurement, and what else a steward must admit of it."""
     lines = [
         "[sgx]",
-        f"measurements = {toml_list(body.mrenclave)}",
+        f"measurements = {toml_list(mrenclave)}",
         'config_ids = "any"',
         'tcb_statuses = ["UpToDate"]',
         "advisories = []",
         "",
         "[[sgx.signers]]",
         f'mr_signer = "{signer.hex()}"',
-        f"isv_prod_id = {body.product_id}",
-        f"minimum_isv_svn = {body.security_version}",
+        f"isv_prod_id = {product_id}",
+        f"minimum_isv_svn = {security_version}",
     ]
     return Prediction(
         Tee.SGX,
-        {"mrenclave": body.mrenclave},
+        {"mrenclave": mrenclave},
         "\n".join(lines) + "\n",
         details={
             "mrsigner": signer.hex(),
-            "isv_prod_id": str(body.product_id),
-            "isv_svn": str(body.security_version),
+            "isv_prod_id": str(product_id),
+            "isv_svn": str(security_version),
         },
     )

@@ -25,7 +25,7 @@ from garrison.formats.pe import authenticode
 from garrison.measure.prediction import Prediction, toml_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _BLOCK = 128
 _ADDRESS_OFFSET = 16
@@ -117,16 +117,27 @@ def predict(
         unknown["rtmr1"] = unknown["rtmr2"] = "what boots is not given; give --kernel"
     else:
         registers |= {"rtmr1": rtmr1(kernel), "rtmr2": rtmr2(append, initrd)}
+    return prediction(registers, unknown, {"rtmr1": _RTMR1_NOTE} if kernel is not None else {})
+
+
+def prediction(
+    registers: Mapping[str, bytes],
+    unknown: Mapping[str, str] | None = None,
+    details: Mapping[str, str] | None = None,
+) -> Prediction:
+    """Tell `registers`, and for each that is `unknown` the reason."""
     return Prediction(
         Tee.TDX,
         registers,
-        _policy(registers, unknown),
-        unknown,
-        {"rtmr1": _RTMR1_NOTE} if kernel is not None else {},
+        _policy(registers, unknown or {}, details or {}),
+        unknown or {},
+        details or {},
     )
 
 
-def _policy(registers: dict[str, bytes], unknown: dict[str, str]) -> str:
+def _policy(
+    registers: Mapping[str, bytes], unknown: Mapping[str, str], details: Mapping[str, str]
+) -> str:
     lines = [
         "[tdx]",
         f"mr_td = {toml_list(registers['mrtd'])}",
@@ -143,7 +154,7 @@ def _policy(registers: dict[str, bytes], unknown: dict[str, str]) -> str:
     for index in range(3):
         name = f"rtmr{index}"
         if name in registers:
-            note = f"  # {_RTMR1_NOTE}" if index == 1 else ""
+            note = f"  # {details[name]}" if name in details else ""
             lines.append(f"{index} = {toml_list(registers[name])}{note}")
         else:
             lines.append(f'# {index} = ["<96 hex digits>"]  # {unknown[name]}')

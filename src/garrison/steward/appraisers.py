@@ -245,9 +245,11 @@ def collateral_for(
         Unverified: its signatures or its chain are not good.
         Unavailable: the collateral cannot be had.
     """
-    pck = verify_quote_chain(quote, roots, now).pck
+    chain = verify_quote_chain(quote, roots, now)
+    pck = chain.pck
     ca = Ca.PLATFORM if "Platform" in pck.issuer_name else Ca.PROCESSOR
-    return source.for_dcap(tee, pck.fmspc.hex(), ca)
+    root = chain.anchor.name if chain.anchor.simulated else None
+    return source.for_dcap(tee, pck.fmspc.hex(), ca, root)
 
 
 def sgx_claims(verified: Verified[SgxClaims] | Verified[TdxClaims]) -> Verified[SgxClaims]:

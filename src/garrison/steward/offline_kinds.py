@@ -22,6 +22,7 @@ from garrison.appraisal import cca as cca_appraisal
 from garrison.appraisal import sgx as sgx_appraisal
 from garrison.appraisal import snp as snp_appraisal
 from garrison.appraisal import tdx as tdx_appraisal
+from garrison.endorsements.source import simulated_collateral
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.azure import AzureEvidence, HclReport, ReportType, RuntimeData, quote_nonce
 from garrison.formats.cca import CcaToken, public_key
@@ -198,7 +199,7 @@ def _quote(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Me
     enclave = Quote.from_bytes(raw).header.tee is TeeType.SGX
     section = None if tees is None else (tees.sgx if enclave else tees.tdx)
     roots = Roots.load() if section is None else section.platform.roots()
-    collateral = _collateral(raw, roots, means)
+    collateral = _collateral(raw, roots, means, section)
     verified = dcap.verify(raw, collateral, roots, means.now)
     claims = verified.value
     bound = claims.report.report_data
@@ -226,10 +227,20 @@ def _of_intel(
     return Genuine(anchor.name, anchor.simulated, True, facts, bound, result)  # noqa: FBT003 - named in the class
 
 
-def _collateral(quote: bytes, roots: Roots, means: Means) -> DcapCollateral:
+def _collateral(
+    quote: bytes,
+    roots: Roots,
+    means: Means,
+    section: sgx_appraisal.SgxPolicy | tdx_appraisal.TdxPolicy | None,
+) -> DcapCollateral:
     if means.collateral is not None:
         return means.collateral
-    pck = dcap.verify_quote_chain(quote, roots, means.now).pck
+    chain = dcap.verify_quote_chain(quote, roots, means.now)
+    if section is not None and chain.anchor.simulated:
+        directory = section.platform.simulated_endorsements.get(chain.anchor.name)
+        if directory is not None:
+            return simulated_collateral(directory)
+    pck = chain.pck
     raise Unavailable(
         "the quote's signatures and chain are good, but whether its platform is to be trusted"
         " Intel's collateral must say",
@@ -303,7 +314,7 @@ def _azure_tdx(
     if tees is not None and section is None:
         raise _unspoken("azure on tdx")
     roots = Roots.load() if section is None else section.platform.roots()
-    collateral = _collateral(quote, roots, means)
+    collateral = _collateral(quote, roots, means, section)
     verified = azure.verify_tdx(evidence, collateral, roots, means.now)
     result = None
     if tees is not None:

@@ -43,6 +43,7 @@ from garrison.appraisal.nitro import NitroPolicy
 from garrison.appraisal.sgx import SgxPolicy
 from garrison.appraisal.snp import SnpPolicy
 from garrison.appraisal.tdx import TdxPolicy
+from garrison.endorsements.pcs import IntelTee
 from garrison.endorsements.source import Settings
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
@@ -88,8 +89,8 @@ class TeePolicies:
         found = cls(
             snp=SnpPolicy.from_table(table.table("snp"), base) if "snp" in table else None,
             nitro=NitroPolicy.from_table(table.table("nitro")) if "nitro" in table else None,
-            sgx=SgxPolicy.from_table(table.table("sgx")) if "sgx" in table else None,
-            tdx=TdxPolicy.from_table(table.table("tdx")) if "tdx" in table else None,
+            sgx=SgxPolicy.from_table(table.table("sgx"), base) if "sgx" in table else None,
+            tdx=TdxPolicy.from_table(table.table("tdx"), base) if "tdx" in table else None,
             azure=AzurePolicy.from_table(table.table("azure")) if "azure" in table else None,
             cca=CcaPolicy.from_table(table.table("cca")) if "cca" in table else None,
         )
@@ -110,6 +111,16 @@ class TeePolicies:
     def tees(self) -> list[str]:
         """The TEEs that the policy speaks of."""
         return [item.name for item in fields(self) if getattr(self, item.name) is not None]
+
+    @property
+    def simulated_dcap(self) -> dict[IntelTee, dict[str, Path]]:
+        """The directories of simulated Intels, by what they simulate and what they are called."""
+        sections = {IntelTee.SGX: self.sgx, IntelTee.TDX: self.tdx}
+        return {
+            tee: dict(section.platform.simulated_endorsements)
+            for tee, section in sections.items()
+            if section is not None
+        }
 
     @property
     def simulated_roots(self) -> tuple[str, ...]:

@@ -79,7 +79,11 @@ def _assemble(
             expected=authority.trust_domain,
         )
     snp = policy.tees.snp
-    source = EndorsementSource(policy.endorsements, () if snp is None else snp.endorsements)
+    source = EndorsementSource(
+        policy.endorsements,
+        () if snp is None else snp.endorsements,
+        insecure_simulated=policy.tees.simulated_dcap,
+    )
     appraisers = appraisers_of(policy.tees, source)
     challenges = Challenges(authority.challenge_key)
     steward = Steward(authority, policy, challenges, appraisers, server_names, source, directory)

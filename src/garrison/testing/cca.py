@@ -10,10 +10,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from garrison.attesters.cose_insecure import sign
 from garrison.formats import _cbor
 from garrison.formats.cca import Tag, join
 from garrison.formats.cose import Algorithm
-from garrison.testing.cose import sign
 from garrison.verification.cca import PlatformKey
 
 REPORT_DATA = bytes(range(64))

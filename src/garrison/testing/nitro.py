@@ -8,15 +8,13 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
 
+from garrison.attesters import simulated_nitro_insecure as simulated
+from garrison.attesters.cose_insecure import sign
 from garrison.formats import _cbor
 from garrison.formats.cose import Algorithm
-from garrison.testing.cose import sign
 from garrison.verification.roots import Roots
 
 # All chains here are valid at this time, at which the documents are made.
@@ -31,34 +29,9 @@ def key(name: str, curve: type[ec.EllipticCurve] = ec.SECP384R1) -> ec.EllipticC
 
 
 def certificate(subject: str, issuer: str, **changes: Any) -> bytes:
-    """A certificate, DER.
-
-    Args:
-        subject: whose it is: names of `key`.
-        issuer: who issues it.
-        changes: `ca`, `path_length`, `start`, `lifetime`, `hash`, `public_key`, `signer`,
-            `issuer_name` and `critical`, an extension that nobody knows.
-    """
-    ca = changes.get("ca", True)
-    start = changes.get("start", NOW - timedelta(hours=1))
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(_name(subject))
-        .issuer_name(_name(changes.get("issuer_name", issuer)))
-        .public_key(changes.get("public_key", key(subject).public_key()))
-        .serial_number(int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") >> 1)
-        .not_valid_before(start)
-        .not_valid_after(start + changes.get("lifetime", timedelta(hours=3)))
-        .add_extension(
-            x509.BasicConstraints(ca=ca, path_length=changes.get("path_length")), critical=True
-        )
-        .add_extension(_usage(ca=ca), critical=True)
-    )
-    if "critical" in changes:
-        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
-        builder = builder.add_extension(unknown, critical=True)
-    signed = builder.sign(key(changes.get("signer", issuer)), changes.get("hash", hashes.SHA384()))
-    return signed.public_bytes(Encoding.DER)
+    """A certificate, DER; `changes` are those of the simulator's."""
+    right = {"start": NOW - timedelta(hours=1), "lifetime": timedelta(hours=3)}
+    return simulated.certificate(subject, issuer, key, **(right | changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +87,3 @@ class FakeNitro:
         } | changes
         payload = _cbor.encode({key: value for key, value in fields.items() if value is not None})
         return sign(payload, signer or key("enclave"), algorithm, tagged=tagged).to_bytes()
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -162,6 +162,7 @@ class Stack:
     lifetime_minutes: int = 60
     steward_init: tuple[str, ...] = ()
     steward_serve: tuple[str, ...] = ()
+    more_tees: tuple[str, ...] = ()
     processes: list[Process] = field(default_factory=list)
     registry: str = ""
     steward_url: str = ""
@@ -205,6 +206,10 @@ class Stack:
     def simulator(self) -> Path:
         """The simulated vendor's keys."""
         return self.directory / "simulator"
+
+    def simulator_of(self, tee: str) -> Path:
+        """The keys of the simulated vendor of `tee`."""
+        return self.simulator if tee == "snp" else self.directory / f"simulator-{tee}"
 
     def run(
         self,
@@ -251,6 +256,10 @@ class Stack:
         """
         (self.directory / "home").mkdir(parents=True, exist_ok=True)
         self.command("platform", "insecure-simulator", "--name", "demo", str(self.simulator))
+        for tee in self.more_tees:
+            self.command(
+                "platform", "insecure-simulator", "--tee", tee, str(self.simulator_of(tee))
+            )
         measure = () if self.image is None else (str(self.image), "--tee", "snp")
         self.measurement = self.command("image", "measure", *measure).strip()
         self.command(
@@ -301,7 +310,7 @@ class Stack:
 
     def policy(self) -> str:
         """The steward's policy: the simulated root by name, this very version of the keep."""
-        spki = json.loads((self.simulator / "simulator.json").read_text())["ark_key_sha256"]
+        spki = json.loads((self.simulator / "simulator.json").read_text())["key_sha256"]
         return f"""
 trust_domain = "demo.test"
 freshness = "required"
@@ -330,7 +339,14 @@ endorsements = []
 [snp.insecure_simulated_roots.demo]
 key_sha256 = "{spki}"
 endorsements = "{self.simulator}"
+{"".join(map(self.policy_of, self.more_tees))}
 """
+
+    def policy_of(self, tee: str) -> str:
+        """The section for the simulator of `tee`, as a person would paste it."""
+        return self.command(
+            "image", "measure", "--insecure-simulate", f"{tee}={self.simulator_of(tee)}", "--policy"
+        )
 
     def login(self) -> None:
         """Log in at the development issuer, and register the user.
@@ -378,9 +394,17 @@ endorsements = "{self.simulator}"
         )
 
     def deploy_arguments(
-        self, name: str, *, simulate: bool = True, image: Path | None = None
+        self,
+        name: str,
+        *,
+        simulate: bool = True,
+        tee: str = "snp",
+        image: Path | None = None,
     ) -> list[str]:
-        """The command line that deploys `repo:tag`; `image` is another than the stack's."""
+        """The command line that deploys `repo:tag`, with simulated evidence of `tee`.
+
+        `image` is another than the stack's.
+        """
         image = image or self.image
         machine = () if image is None else ("--image", str(image))
         return [
@@ -388,13 +412,13 @@ endorsements = "{self.simulator}"
             "--steward", self.steward_url,
             "--steward-root", str(self.steward_root),
             *self.registry_options,
-            *(("--insecure-simulate", f"snp={self.simulator}") if simulate else ()),
+            *(("--insecure-simulate", f"{tee}={self.simulator_of(tee)}") if simulate else ()),
             self.slug(name),
         ]  # fmt: skip
 
-    def deploy(self, name: str, label: str) -> Process:
-        """Start a keep for `repo:tag`, with simulated SNP evidence."""
-        return self.start(label, *self.deploy_arguments(name))
+    def deploy(self, name: str, label: str, tee: str = "snp") -> Process:
+        """Start a keep for `repo:tag`, with simulated evidence of `tee`."""
+        return self.start(label, *self.deploy_arguments(name, tee=tee))
 
 
 def free_port() -> int:

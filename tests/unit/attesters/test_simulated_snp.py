@@ -21,11 +21,8 @@ import garrison
 from garrison.appraisal.result import AppraisalRejected, AttestationResult
 from garrison.appraisal.snp import SnpPolicy, appraise
 from garrison.attesters.select import select
-from garrison.attesters.simulated_snp_insecure import (
-    SimulatedSnpInsecure,
-    create_insecure,
-    process_measurement,
-)
+from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure, create_insecure
+from garrison.attesters.simulator_directory_insecure import process_measurement
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Unverified
 from garrison.formats.evidence import SNP_MEDIA_TYPE, Tee
@@ -58,7 +55,7 @@ host_data = "any"
 chip_ids = "any"
 endorsements = []
 [insecure_simulated_roots.unit]
-key_sha256 = "{about["ark_key_sha256"]}"
+key_sha256 = "{about["key_sha256"]}"
 endorsements = "{simulator}"
 """
     return SnpPolicy.from_table(Table.parse(text, source="policy.toml"), Path("/"))
@@ -120,7 +117,7 @@ def test_key_fingerprint_is_that_of_the_root(simulator: Path) -> None:
     ark = load_certificate((simulator / "ark.der").read_bytes(), "ARK")
     spki = ark.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     about = json.loads((simulator / "simulator.json").read_text())
-    assert about["ark_key_sha256"] == hashlib.sha256(spki).hexdigest()
+    assert about["key_sha256"] == hashlib.sha256(spki).hexdigest()
 
 
 def test_files_and_their_modes(simulator: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,9 +64,9 @@ def appraise(
     quote = FakeQuoter(INTEL).quote(body, 5)
     verified: Any = verify(quote, INTEL.collateral(tee, info), INTEL.roots(), NOW)
     if tee is TeeType.SGX:
-        sgx_policy = sgx.SgxPolicy.from_table(table(SGX | changes))
+        sgx_policy = sgx.SgxPolicy.from_table(table(SGX | changes), Path())
         return sgx.appraise(verified, sgx_policy, report_data, NOW)
-    tdx_policy = tdx.TdxPolicy.from_table(table(TDX | changes))
+    tdx_policy = tdx.TdxPolicy.from_table(table(TDX | changes), Path())
     return tdx.appraise(verified, tdx_policy, report_data, NOW)
 
 
@@ -163,14 +164,14 @@ def test_status_and_advisories(body: Any) -> None:
 def test_nothing_of_sgx_may_be_left_out(key: str) -> None:
     values = {name: value for name, value in SGX.items() if name != key}
     with pytest.raises(Malformed, match=f"{key}: missing"):
-        sgx.SgxPolicy.from_table(table(values))
+        sgx.SgxPolicy.from_table(table(values), Path())
 
 
 @pytest.mark.parametrize("key", TDX)
 def test_nothing_of_tdx_may_be_left_out(key: str) -> None:
     values = {name: value for name, value in TDX.items() if name != key}
     with pytest.raises(Malformed, match=f"{key}.*missing"):
-        tdx.TdxPolicy.from_table(table(values))
+        tdx.TdxPolicy.from_table(table(values), Path())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_nothing_of_tdx_may_be_left_out(key: str) -> None:
 )
 def test_malformed_policies(key: str, value: str) -> None:
     with pytest.raises(Malformed, match=f"policy:.*{key}"):
-        sgx.SgxPolicy.from_table(table(SGX | {key: value}))
+        sgx.SgxPolicy.from_table(table(SGX | {key: value}), Path())
 
 
 def test_simulated_roots() -> None:
@@ -204,15 +205,15 @@ def test_simulated_roots() -> None:
         + f'\n[insecure_simulated_roots.test]\nkey_sha256 = "{INTEL.root_key_sha256}"',
         source="policy",
     )
-    policy = sgx.SgxPolicy.from_table(text)
+    policy = sgx.SgxPolicy.from_table(text, Path())
     assert policy.platform.simulated_roots == {"test": INTEL.root_key_sha256}
     quote, collateral = FakeQuoter(INTEL).quote(sgx_report(), 3), INTEL.collateral(TeeType.SGX)
     assert verify(quote, collateral, policy.platform.roots(), NOW).value.platform.anchor.simulated
     pinned = next(pin.key_sha256 for pin in Roots.load().pins if pin.vendor == "intel")
     intel = f'{{ x = {{ key_sha256 = "{pinned}" }} }}'
-    genuine = sgx.SgxPolicy.from_table(table(SGX | {"insecure_simulated_roots": intel}))
+    genuine = sgx.SgxPolicy.from_table(table(SGX | {"insecure_simulated_roots": intel}), Path())
     with pytest.raises(Misuse, match="the key is already that of another root"):
         genuine.platform.roots()
     for wrong in ('{ x = { key_sha256 = "00" } }', '{ "x y" = { } }'):
         with pytest.raises(Malformed):
-            sgx.SgxPolicy.from_table(table(SGX | {"insecure_simulated_roots": wrong}))
+            sgx.SgxPolicy.from_table(table(SGX | {"insecure_simulated_roots": wrong}), Path())

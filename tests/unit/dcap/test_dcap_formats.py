@@ -20,9 +20,7 @@ from garrison.testing.dcap import (
     FMSPC,
     FakeIntel,
     FakeQuoter,
-    qe_identity,
     sgx_report,
-    tcb_info,
     td_report,
 )
 
@@ -35,8 +33,9 @@ QUOTES = {
     "v5-td10": FakeQuoter().quote(td_report(), 5),
     "v5-td15": FakeQuoter().quote(TD15, 5),
 }
-INFO = tcb_info(TeeType.TDX, FMSPC)
-IDENTITY = qe_identity(TeeType.SGX)
+INTEL = FakeIntel()
+INFO = INTEL.tcb_info(TeeType.TDX)
+IDENTITY = INTEL.qe_identity(TeeType.SGX)
 
 
 @pytest.mark.parametrize("name", QUOTES)
@@ -234,8 +233,7 @@ def test_signed_documents_keep_the_exact_bytes() -> None:
 
 
 def test_chains() -> None:
-    intel = FakeIntel()
-    pem = intel.pem("pck", "ca", "root")
+    pem = INTEL.pem("pck", "ca", "root")
     ders = [each.public_bytes(Encoding.DER) for each in load_chain(pem + b"\0", "chain")]
     assert len(ders) == 3
     assert len(load_chain(pem.replace(b"\n", b"\r\n"), "chain")) == 3
@@ -245,7 +243,7 @@ def test_chains() -> None:
         b"junk" + pem,
         pem + b"junk",
         pem + pem[: len(pem) // 3],
-        pem + intel.pem("signer"),
+        pem + INTEL.pem("signer"),
         pem.replace(b"MII", b"!!!"),
         pem.replace(b"-----END", b"=-----END", 1),
     ):
@@ -254,8 +252,7 @@ def test_chains() -> None:
 
 
 def test_only_a_pck_certificate_has_the_extension() -> None:
-    intel = FakeIntel()
-    pck = PckCertificate.from_certificate(intel.certificate("pck"))
-    assert (pck.fmspc, pck.components, pck.sgx_type) == (FMSPC, intel.components, 1)
+    pck = PckCertificate.from_certificate(INTEL.certificate("pck"))
+    assert (pck.fmspc, pck.components, pck.sgx_type) == (FMSPC, INTEL.components, 1)
     with pytest.raises(Malformed, match="missing extension"):
-        PckCertificate.from_certificate(intel.certificate("ca"))
+        PckCertificate.from_certificate(INTEL.certificate("ca"))

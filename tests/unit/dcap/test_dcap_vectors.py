@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,8 +33,6 @@ from garrison.verification.dcap_tcb import platform_level
 from garrison.verification.roots import Roots
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from garrison.verification.verified import Verified
 
 pytestmark = pytest.mark.vectors
@@ -148,9 +147,9 @@ class Vector:
         verified: Any = self.verify()
         data = verified.value.report.report_data
         if isinstance(verified.value, SgxClaims):
-            sgx_policy = sgx.SgxPolicy.from_table(Table.parse(SGX_POLICY, source="policy"))
+            sgx_policy = sgx.SgxPolicy.from_table(Table.parse(SGX_POLICY, source="policy"), Path())
             return sgx.appraise(verified, replace(sgx_policy, **changes), data, self.now)
-        tdx_policy = tdx.TdxPolicy.from_table(Table.parse(TDX_POLICY, source="policy"))
+        tdx_policy = tdx.TdxPolicy.from_table(Table.parse(TDX_POLICY, source="policy"), Path())
         return tdx.appraise(verified, replace(tdx_policy, **changes), data, self.now)
 
 

@@ -54,7 +54,7 @@ def evidence(simulator: Path) -> Evidence:
 
 @pytest.fixture
 def simulated(steward: Steward, simulator: Path) -> Steward:
-    key = json.loads((simulator / "simulator.json").read_text())["ark_key_sha256"]
+    key = json.loads((simulator / "simulator.json").read_text())["key_sha256"]
     table = Table.parse(
         f"""measurements = ["{MEASUREMENT.hex()}"]
 products = "any"

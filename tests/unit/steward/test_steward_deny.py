@@ -18,7 +18,7 @@ from tests.unit.steward.conftest import MEASUREMENT, NOW, SLUG, FakeRegistry, Fa
 from tests.unit.steward.test_steward_http import WORKLOAD, Answer, ask_app
 from tests.unit.steward.test_steward_process import Running
 
-from garrison.attesters.simulated_snp_insecure import process_measurement
+from garrison.attesters.simulator_directory_insecure import process_measurement
 from garrison.errors import Malformed, Rejected
 from garrison.formats.csr import PKCS10_MEDIA_TYPE
 from garrison.formats.deny_list import DenyList

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from garrison.attesters.select import select
-from garrison.attesters.simulated_snp_insecure import process_measurement
+from garrison.attesters.simulator_directory_insecure import process_measurement
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_path
 from garrison.formats.evidence import bound_report_data
@@ -45,7 +45,7 @@ def garrison(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def policy(simulator: Path, measurement: str) -> str:
-    key = json.loads((simulator / "simulator.json").read_text())["ark_key_sha256"]
+    key = json.loads((simulator / "simulator.json").read_text())["key_sha256"]
     return f"""
 trust_domain = "example.test"
 freshness = "required"

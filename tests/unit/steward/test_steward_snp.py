@@ -55,7 +55,7 @@ def appraiser(text: str, base: Path) -> SnpAppraiser:
 
 
 def trusting(simulator: Path, measurements: str = f'["{MEASUREMENT.hex()}"]') -> SnpAppraiser:
-    key = json.loads((simulator / "simulator.json").read_text())["ark_key_sha256"]
+    key = json.loads((simulator / "simulator.json").read_text())["key_sha256"]
     text = f"""measurements = {measurements}{ANY}endorsements = []
 [insecure_simulated_roots.demo]
 key_sha256 = "{key}"

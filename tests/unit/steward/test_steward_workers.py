@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.steward.test_steward_process import Running, garrison
 
-from garrison.attesters.simulated_snp_insecure import process_measurement
+from garrison.attesters.simulator_directory_insecure import process_measurement
 from garrison.formats.identity import WorkloadIdentity
 from garrison.steward.issuance_log import verify
 

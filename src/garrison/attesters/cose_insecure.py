@@ -1,4 +1,4 @@
-"""COSE_Sign1 messages, signed, with any header and any key."""
+"""COSE_Sign1 messages, signed, with any header and any key: for simulators, and for tests."""
 
 from __future__ import annotations
 
