@@ -41,6 +41,8 @@ LIMITS: "dict[str, tuple[int | None, int, int]]" = {
     # Seconds to reach a host, and to finish a TLS handshake.
     "connect_seconds": (10, 1, 3600),
     "handshake_seconds": (10, 1, 3600),
+    # Seconds that the keep may go without its steward's word on what is denied.
+    "silence_seconds": (None, 10, 86400),
     # Keys of its own and of others that it trusts.
     "keys": (1024, 0, 1 << 16),
     # Bytes of what is below /tmp, and of that and the package together.
@@ -64,6 +66,7 @@ class Limits:
     handshakes: int
     connect_seconds: float
     handshake_seconds: float
+    silence_seconds: float | None
     keys: int
     tmp: int
     files: int
