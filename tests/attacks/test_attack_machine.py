@@ -171,3 +171,41 @@ def test_the_host_gives_no_descriptors(attack: Attack) -> None:
     )  # fmt: skip
     # Enough for a keep that opens little, or not: but never half of it.
     assert done.returncode == 7 or (done.returncode != 0 and done.stdout == "")
+
+
+def test_the_host_s_disk_is_full(attack: Attack) -> None:
+    """Nothing can be written where programs write: a keep needs no file."""
+    nowhere = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), "/proc/nowhere")
+    arguments = attack.stack.deploy_arguments("plain:1.0.0")
+    done = attack.stack.run(*arguments, environment={**attack.stack.environment, **nowhere})
+    assert (done.returncode, done.stdout) == (7, "the workload ran\n"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def no_entropy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that starts another one, to which the kernel gives no random numbers."""
+    out: Path = tmp_path_factory.mktemp("entropy") / "no_entropy"
+    source = Path(__file__).parent / "no_entropy.c"
+    subprocess.run(
+        [sys.executable, "-m", "ziglang", "cc", "-O2", "-o", str(out), str(source)],
+        check=True,
+        env={"ZIG_GLOBAL_CACHE_DIR": str(Path(sys.prefix) / "zig-cache"), **os.environ},
+    )
+    return out
+
+
+def test_the_host_gives_no_entropy(attack: Attack, no_entropy: Path) -> None:
+    """No key is ever made of anything but random numbers: the keep ends, and asks for nothing."""
+    before = len(attack.stack.steward.lines)
+    done = subprocess.run(
+        [no_entropy, sys.executable, "-P", "-m", "garrison",
+         *attack.stack.deploy_arguments("plain:1.0.0")],
+        # So that not even Python's own start is where it ends.
+        env={**attack.stack.environment, "PYTHONHASHSEED": "0"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode not in (0, 7)
+    assert done.stdout == ""
+    assert "random" in done.stderr
+    assert "certified as" not in done.stderr
+    assert not any('"issued"' in line for line in attack.stack.steward.lines[before:])

@@ -6,13 +6,18 @@ and steward are real. It starts from the truth, and each test changes one thing.
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.drawbridge.client import Client
+from garrison.errors import Malformed, Rejected, Unverified
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.digest import digest_text
+from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
 from garrison.testing.drawbridge import Lie
 
@@ -220,6 +225,59 @@ def test_a_file_where_the_tag_has_a_directory(registry: Registry) -> None:
     """The tag names a directory; the registry answers its digest's bytes as a file's."""
     registry.with_headers(ROOT, Content_Type="application/wasm")
     registry.refuses(76, "root directory: wrong media type")
+
+
+def _lies(document: Any) -> Iterator[tuple[str, Any]]:
+    """The document with one thing changed, each thing in turn, and what it was."""
+    for name, value in document.items():
+        if isinstance(value, dict):
+            for where, changed in _lies(value):
+                yield f"{name}.{where}", {**document, name: changed}
+        elif isinstance(value, int):
+            numbers = (value + 1, value - 1, -value, 0, str(value), 2**70, True, None)
+            yield from ((f"{name} = {other!r}", {**document, name: other}) for other in numbers)
+        else:
+            # Another of the same form, of another form, and another type.
+            flipped = ("B" if value[0] != "B" else "C") + value[1:]
+            texts = (flipped, value[:-2], value + "=", "", "../x", 7, [value], None)
+            yield from ((f"{name} = {other!r}", {**document, name: other}) for other in texts)
+        yield f"no {name}", {key: kept for key, kept in document.items() if key != name}
+        renamed = {"x" + key if key == name else key: kept for key, kept in document.items()}
+        yield f"{name} has another name", renamed
+    yield "one more", {**document, "surplus": 1}
+
+
+@pytest.mark.parametrize("path", [TAG, ROOT])
+def test_a_lie_in_every_field_that_is_served(registry: Registry, path: str) -> None:
+    """Each field of each document is changed, and left out, in turn; headers agree with it.
+
+    The keep's own client judges, without a keep around it: there are some hundred lies.
+    """
+    liar = registry.attack.liar
+    client = Client(liar.host, ca_pem=registry.attack.liar_ca.root_pem)
+    slug = Slug.parse(f"{liar.host}/{NAME}")
+    genuine = registry.answers[path]
+    package = client.fetch(slug)
+    assert package.digest == registry.attack.packages["plain:1.0.0"].digest
+    believed = []
+    lies = list(_lies(json.loads(genuine.body)))
+    for what, document in lies:
+        body = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+        registry.answers[path] = genuine
+        registry.with_body(path, body)
+        try:
+            found = client.fetch(slug)
+        except (Malformed, Unverified, Rejected):
+            continue
+        # One digest of several may be left out, and what nobody knows may be said beside: the
+        # files are those of the tag all the same.
+        assert (found.digest, found.files) == (package.digest, package.files), what
+        believed.append(what)
+    assert len(lies) > 40
+    allowed = re.compile(r"digest\.(no sha-\d+|sha-\d+ has another name|one more)|one more")
+    assert [what for what in believed if not allowed.fullmatch(what)] == []
+    # Of a directory every byte is pinned.
+    assert path == TAG or believed == []
 
 
 def test_no_such_tag(registry: Registry) -> None:

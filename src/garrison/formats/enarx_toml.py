@@ -377,6 +377,7 @@ args = []
 [limits]
 # memory = "256MiB"
 # run_seconds = 3600
+# silence_seconds = 60   # for how long the steward may not say what it denies
 
 # The standard streams: "host" connects one to the host, which can read and write it; "null" to
 # nothing. Without this file all three are "host"; in a file of this schema they are "null".

@@ -41,6 +41,8 @@ LIMITS: "dict[str, tuple[int | None, int, int]]" = {
     # Seconds to reach a host, and to finish a TLS handshake.
     "connect_seconds": (10, 1, 3600),
     "handshake_seconds": (10, 1, 3600),
+    # Seconds that the keep may go without its steward's word on what is denied.
+    "silence_seconds": (None, 10, 86400),
     # Keys of its own and of others that it trusts.
     "keys": (1024, 0, 1 << 16),
     # Of a component that serves HTTP: requests under way, and those that wait for one to end.
@@ -74,6 +76,7 @@ class Limits:
     handshakes: int
     connect_seconds: float
     handshake_seconds: float
+    silence_seconds: float | None
     keys: int
     http_requests: int
     http_queue: int

@@ -14,6 +14,7 @@ Each may be followed by conditions, all of which must hold:
 - `; tee=snp|tdx`: one of these TEEs;
 - `; tcb=UpToDate`: that TCB status or a better one, in the order of `TCB_ORDER`. A status that is
   not in the order, such as that of simulated evidence or of a TCB that nobody checked, meets none;
+- `; measurement=<hex>|<hex>`: one of these launch measurements, and so one of these keep images;
 - `; policy=<digest>`: the tenant's policy that it was deployed with (`deployment_policy`).
 
 No rule admits a peer without a certificate, nor a keep that is certified as such but for no
@@ -22,6 +23,7 @@ workload yet. An empty list of rules admits nobody.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -47,6 +49,9 @@ TCB_ORDER = (
     "OutOfDateConfigurationNeeded",
 )
 _TEES = tuple(tee.value for tee in Tee if tee is not Tee.NONE)
+_CONDITIONS = ("tee", "tcb", "measurement", "policy")
+# The shortest launch measurement of a TEE is SHA-256's (SGX), the longest SHA-512's (CCA).
+_MEASUREMENT = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class PeerRule:
         user: host and name of the user whose every repository it is for.
         tees: the TEEs that it admits; None for all.
         statuses: the TCB statuses that it admits; None for all.
+        measurements: the launch measurements that it admits; None for all.
         policy: digest of the deployment policy that it demands; None for any or none.
     """
 
@@ -71,6 +77,7 @@ class PeerRule:
     user: tuple[str, str] | None = None
     tees: frozenset[str] | None = None
     statuses: frozenset[str] | None = None
+    measurements: frozenset[bytes] | None = None
     policy: bytes | None = None
 
     @classmethod
@@ -118,6 +125,8 @@ class PeerRule:
             return False
         if self.statuses is not None and identity.tcb_status not in self.statuses:
             return False
+        if self.measurements is not None and identity.measurement not in self.measurements:
+            return False
         if self.policy is not None and identity.policy != self.policy:
             return False
         if self.digest is not None:
@@ -145,6 +154,7 @@ def _user(path: str, field: str) -> tuple[str, str]:
 class _Conditions(TypedDict, total=False):
     tees: frozenset[str]
     statuses: frozenset[str]
+    measurements: frozenset[bytes]
     policy: bytes
 
 
@@ -153,12 +163,13 @@ def _conditions(texts: list[str], field: str) -> _Conditions:
     values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.strip().partition("=")
-        if name not in ("tee", "tcb", "policy") or not equals or name in values:
+        if name not in _CONDITIONS or not equals or name in values:
             raise Malformed(
                 "not a condition, or one twice",
                 field=field,
                 found=repr(text[:80]),
-                expected="tee=<TEE>|<TEE>, tcb=<status>, policy=<digest>, each once",
+                expected="tee=<TEE>|<TEE>, tcb=<status>, measurement=<hex>|<hex>, policy=<digest>,"
+                " each once",
             )
         values[name] = value
     found: _Conditions = {}
@@ -180,6 +191,16 @@ def _conditions(texts: list[str], field: str) -> _Conditions:
                 expected=", ".join(TCB_ORDER),
             )
         found["statuses"] = frozenset(TCB_ORDER[: TCB_ORDER.index(values["tcb"]) + 1])
+    if "measurement" in values:
+        measurements = values["measurement"].lower().split("|")
+        if not all(map(_MEASUREMENT.fullmatch, measurements)):
+            raise Malformed(
+                "not a launch measurement",
+                field=field,
+                found=repr(values["measurement"][:140]),
+                expected="32, 48 or 64 bytes in hex",
+            )
+        found["measurements"] = frozenset(map(bytes.fromhex, measurements))
     if "policy" in values:
         found["policy"] = parse_digest(values["policy"], field=field)
     return found

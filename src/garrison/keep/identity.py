@@ -3,6 +3,11 @@
 `Credentials.certify` is one round of attestation: a challenge, evidence bound to the key and the
 challenge, a CSR that carries it, a certificate chain. What comes back is believed only if it
 is for this key, for what was asked, and under the tenant's roots.
+
+Which roots those are is the host's word, and it may have added one of its own. The first
+certificate settles it: from then on only the root that it leads to counts, for the keep's peers and
+for the steward itself, with those that the steward names under it (`garrison.keep.trust`). So
+whoever believes this keep, and the keep, have a root in common.
 """
 
 from __future__ import annotations
@@ -87,6 +92,7 @@ class StewardClient:
         if not url.startswith("https://"):
             raise Misuse("not an https URL", field="steward", found=repr(url[:200]))
         self.url = url.rstrip("/")
+        self._settled = False
         self.trust(tuple(load_roots(roots_pem)))
 
     def trust(self, roots: tuple[x509.Certificate, ...]) -> None:
@@ -98,6 +104,13 @@ class StewardClient:
         )
         self.roots = roots
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+
+    def settle(self, root: x509.Certificate) -> None:
+        """Take `root`, of those that were given, as the only one; later calls change nothing."""
+        if not self._settled:
+            self._settled = True
+            if self.roots != (root,):
+                self.trust((root,))
 
     def bundle(self) -> tuple[x509.Certificate, ...]:
         """The steward's roots, as it tells them now.
@@ -258,7 +271,7 @@ class Credentials:
         store = Store(list(self.steward.roots))
         verifier = PolicyBuilder().store(store).time(now).build_client_verifier()
         try:
-            verifier.verify(chain[0], chain[1:])
+            root = verifier.verify(chain[0], chain[1:]).chain[-1]
         except VerificationError as error:
             raise Unverified(
                 f"the steward's certificate does not lead to a root of --steward-root: {error}",
@@ -280,6 +293,7 @@ class Credentials:
                 found=certified,
                 expected=wanted,
             )
+        self.steward.settle(root)
         return Certified(tuple(chain), self.key, identity)
 
 

@@ -168,7 +168,11 @@ def run(
         if credentials is None or workload is None
         else Bearer(credentials, workload, network.chain)
     )
-    with watched(network, steward), renewed(network, credentials, certified, workload):
+    with (
+        network.guarded(),
+        watched(network, steward),
+        renewed(network, credentials, certified, workload),
+    ):
         return execute(
             files[MAIN],
             args=[MAIN, *config.args, *arguments],

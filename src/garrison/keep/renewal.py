@@ -2,8 +2,9 @@
 
 A certificate is renewed at two thirds of its life; new connections use the new one, and none is
 dropped. While the steward is away the keep tries again, ever more slowly. Once the certificate
-has expired it opens no TLS connection, in either direction, and those that stand end, unless the
-workload's `at_expiry` lets them stay. It goes on trying, and the first success brings all back.
+has expired (`garrison.keep.net.guard`) it opens no TLS connection, in either direction, and those
+that stand end, unless the workload's `at_expiry` lets them stay. It goes on trying, and the first
+success brings all back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -92,21 +92,7 @@ def _renew_for_ever(
 ) -> None:
     retry = FIRST_RETRY
     delay = _delay(certified)
-    expired = False
-    since = time.monotonic()
-    while True:
-        left = _seconds_left(certified, since)
-        if left <= 0 and not expired:
-            expired = True
-            network.expire(certified.leaf.not_valid_after_utc)
-        if not expired and left < delay:
-            # Expiry comes first; the attempt after it waits for what is left of the delay.
-            if ended.wait(left):
-                return
-            delay -= left
-            continue
-        if ended.wait(delay):
-            return
+    while not ended.wait(delay):
         try:
             certified = credentials.certify(workload)
         except GarrisonError as error:
@@ -115,21 +101,8 @@ def _renew_for_ever(
             log.warning("renewal failed, trying again in %.0f s: %s", delay, error)
             continue
         network.replace_identity(Identity(certified.chain, certified.key))
-        expired = False
-        since = time.monotonic()
         retry = FIRST_RETRY
         delay = _delay(certified)
-
-
-def _seconds_left(certified: Certified, since: float) -> float:
-    """How long the certificate, got at `since`, is still good.
-
-    Its length counts too, on the clock that nobody sets: the host may turn the other one back.
-    """
-    leaf = certified.leaf
-    life = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
-    by_date = (leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds()
-    return min(by_date, life - (time.monotonic() - since))
 
 
 def _delay(certified: Certified) -> float:

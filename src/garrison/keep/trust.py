@@ -3,12 +3,16 @@
 The steward says how often it wants to be asked. What it serves is believed for it comes over TLS
 under a root that the keep holds already. New roots count only in a bundle that still has one of
 those, so a rollover needs the overlap that everybody needs anyway, and no answer can replace all
-trust at once. While the steward is away, what was last learnt holds.
+trust at once. While the steward is away, what was last learnt holds: until the keep's certificate
+expires, or no longer than `limits.silence_seconds` where the workload or its tenant says so. Who
+keeps the steward's word from a keep cannot make it last longer: a new answer is had over TLS, and
+an old one cannot be played again.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from contextlib import contextmanager
@@ -41,6 +45,7 @@ def watched(network: Network, steward: StewardClient | None) -> Iterator[None]:
 
     Raises:
         GarrisonError: the steward, which has just certified this keep, gives none.
+        Rejected: it never does, and the workload or its tenant demands it.
     """
     if steward is None:
         yield
@@ -48,6 +53,13 @@ def watched(network: Network, steward: StewardClient | None) -> Iterator[None]:
     watch = _Watch(network, steward)
     if not watch.ask():
         # The original's has no such thing; its certificates' short lives are all there is.
+        if network.longest_silence is not None:
+            raise Rejected(
+                "the steward has no deny list",
+                field="limits.silence_seconds",
+                found=f"{network.longest_silence:.0f}",
+                expected="a steward that says what is denied, or no such limit",
+            )
         log.warning("the steward at %s has no deny list", steward.url)
         yield
         return
@@ -65,7 +77,10 @@ class _Watch:
         self._network = network
         self._steward = steward
         self._denied: bytes | None = None
-        self._seconds = FIRST_POLL
+        # A third of the silence that is borne, so that one lost answer is not the end.
+        silence = network.longest_silence
+        self._most = math.inf if silence is None else silence / 3
+        self._seconds = min(FIRST_POLL, self._most)
 
     def run(self, ended: threading.Event) -> None:
         """Ask again and again."""
@@ -79,7 +94,7 @@ class _Watch:
                 if not failing:
                     log.warning("what the steward trusts and denies is not known anew: %s", error)
                 failing = True
-                delay = min(2 * delay, max(LAST_POLL, self._seconds))
+                delay = min(2 * delay, max(LAST_POLL, self._seconds), self._most)
             else:
                 failing = False
                 delay = self._seconds
@@ -96,7 +111,8 @@ class _Watch:
         if document != self._denied:
             denied = DenyList.from_json(document)
             self._network.deny(denied)
-            self._denied, self._seconds = document, float(denied.poll_seconds)
+            self._denied, self._seconds = document, min(denied.poll_seconds, self._most)
+        self._network.heard()
         roots = self._steward.bundle()
         known = self._steward.roots
         if set(roots) != set(known):

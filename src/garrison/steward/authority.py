@@ -7,7 +7,7 @@ A directory, readable by the steward alone:
 `root.key`         its private key, PKCS#8 PEM (P-256 or P-384), unless another issues:
 `issuer.pem`       the intermediate that issues, under an offline root; with `issuer.key`
 `issuer.toml`      instead of either key: where it is in a token, see `garrison.steward.token`
-`result.key`       what signs attestation results and deny lists, and never a certificate
+`result.key`       what signs attestation results, and never a certificate
 `server.pem`       the certificate of the steward's own HTTPS service, under the root
 `server.key`       its private key
 `challenge.key`    what challenges are authenticated with, 32 bytes in hex; replicas share it
@@ -66,7 +66,7 @@ class Issuer:
         root: the root.
         certificate: the certificate that signs: the root itself, or an intermediate under it.
         key: its key.
-        result_key: the key that signs attestation results and deny lists.
+        result_key: the key that signs attestation results.
     """
 
     root: x509.Certificate

@@ -60,9 +60,14 @@ class Relay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # `close` alone does not wake who accepts.
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.close()
+
+    def close(self) -> None:
+        """Cut all connections, and let nobody through any more; again is nothing."""
+        if self._listener.fileno() != -1:
+            # `close` alone does not wake who accepts.
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
         self.cut()
 
     def cut(self) -> None:

@@ -131,7 +131,8 @@ def test_check_judges_a_peer(tmp_path: Path) -> None:
         assert line in lines
     (refused,) = [line for line in lines if line.startswith("  incoming 2: refused")]
     assert "presented drawbridge.test/jane/chat:1.2.3@" in refused
-    assert refused.endswith("(tee snp, TCB UpToDate); wanted any; tee=tdx")
+    shown = f"(tee snp, TCB UpToDate, measurement {'22' * 48}); wanted any; tee=tdx"
+    assert refused.endswith(shown)
     done = CliRunner().invoke(command, ["check", "--json", "--peer", str(peer), str(path)])
     admitted = {item["endpoint"]: item["admitted"] for item in json.loads(done.stdout)["peer"]}
     assert admitted == {

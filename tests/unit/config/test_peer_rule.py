@@ -15,6 +15,7 @@ from garrison.formats.peer_rule import PeerRule
 from garrison.formats.slug import Slug
 
 DIGEST = bytes(range(32))
+MEASURED = (b"m" * 48).hex()
 
 
 def named(slug: str) -> WorkloadIdentity:
@@ -45,6 +46,12 @@ KEEP = WorkloadIdentity(None, None, "snp", b"m" * 48)
         ("any; tee=sgx|snp", [CHAT, LOCAL]),
         ("any; tee=tdx", []),
         (f"sha256:{digest_text(DIGEST)}; tee=tdx", []),
+        (f"any; measurement={MEASURED}", [CHAT, LOCAL]),
+        (f"any; measurement={MEASURED.upper()}", [CHAT, LOCAL]),
+        (f"any; measurement={'00' * 32}|{MEASURED}; tee=snp", [CHAT, LOCAL]),
+        (f"drawbridge.test/jane/*; measurement={MEASURED}", [CHAT]),
+        (f"any; measurement={'00' * 48}", []),
+        (f"any; measurement={MEASURED}; tee=tdx", []),
     ],
 )
 def test_whom_a_rule_admits(rule: str, admitted: list[WorkloadIdentity]) -> None:

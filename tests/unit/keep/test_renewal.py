@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -18,8 +17,6 @@ from garrison.keep.net.network import Identity, Network
 from garrison.testing.tls import Authority, workload
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from garrison.formats.identity import WorkloadIdentity
 
 _HOUR = timedelta(hours=1)
@@ -92,51 +89,3 @@ def test_keeps_that_lost_their_steward_together_do_not_come_back_together(
     jitter: float, seconds: float
 ) -> None:
     assert renewal.retry_delay(renewal.LAST_RETRY, jitter) == seconds
-
-
-def test_expiry_is_told_once_and_a_later_success_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renewal, "FIRST_RETRY", 0.05)
-    monkeypatch.setattr(renewal, "LAST_RETRY", 0.05)
-    monkeypatch.setattr(renewal, "SHORTEST_DELAY", 0.01)
-    authority = Authority()
-    stewards = Stewards(authority, failures=10_000)
-    told: list[str] = []
-    came = threading.Event()
-
-    class Told(Network):
-        def __init__(self) -> None:
-            super().__init__(Config.default(), None, [])
-
-        def expire(self, when: datetime) -> None:
-            assert when == first.leaf.not_valid_after_utc
-            told.append("expired")
-            # From now on the steward is there again.
-            stewards.failures = 0
-            super().expire(when)
-
-        def replace_identity(self, identity: Identity) -> None:
-            told.append("renewed")
-            super().replace_identity(identity)
-            came.set()
-
-    # Certificates count whole seconds: of the two, at least one is left.
-    leaf = authority.issue(workload(), valid=(-_HOUR, timedelta(seconds=2)))
-    identity = CertifiedIdentity.from_certificate(leaf.chain[0])
-    assert identity is not None
-    first = Certified(leaf.chain, leaf.key, identity)
-    with renewal.renewed(Told(), cast("Credentials", stewards), first, workload()):
-        assert came.wait(10)
-    assert told[:2] == ["expired", "renewed"]
-    assert "expired" not in told[1:]
-    assert len(stewards.asked) > 2
-
-
-def test_a_clock_that_is_turned_back_gives_no_more_time() -> None:
-    leaf = Authority().issue(workload(), valid=(-_HOUR, _HOUR))
-    identity = CertifiedIdentity.from_certificate(leaf.chain[0])
-    assert identity is not None
-    certified = Certified(leaf.chain, leaf.key, identity)
-    now = time.monotonic()
-    assert 3590 < renewal._seconds_left(certified, now) <= 3600
-    # By the date there is an hour left, but the certificate was had for longer than it lives.
-    assert renewal._seconds_left(certified, now - 7201) < 0

@@ -10,6 +10,7 @@ import pytest
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.deny_list import DenyList
 from garrison.formats.enarx_toml import Config
+from garrison.formats.limits import Limits
 from garrison.keep import trust
 from garrison.keep.net.network import Network
 from garrison.testing.tls import Authority
@@ -51,8 +52,9 @@ class Steward:
 class Told(Network):
     """Keeps what it is told."""
 
-    def __init__(self) -> None:
-        super().__init__(Config.default(), None, [OLD])
+    def __init__(self, silence: float | None = None) -> None:
+        limits = Limits() if silence is None else Limits(silence_seconds=silence)
+        super().__init__(Config.default(), None, [OLD], limits=limits)
         self.denied: list[Denial] = []
         self.trusted: list[tuple[x509.Certificate, ...]] = []
         self.told = threading.Semaphore(0)
@@ -175,3 +177,30 @@ def test_the_original_s_steward_has_no_such_list(
         pass
     assert "has no deny list" in caplog.text
     assert network.denied == []
+
+
+def test_where_silence_is_bounded_a_steward_without_the_list_stops_the_start(
+    steward: Steward,
+) -> None:
+    steward.denies = None
+    with pytest.raises(Rejected, match="no deny list"), trust.watched(Told(60), client(steward)):
+        pass
+
+
+def test_where_silence_is_bounded_the_keep_asks_often_enough(
+    steward: Steward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr("random.uniform", lambda _low, _high: asked.append(1) or 0.0001)
+    steward.denies = DenyList(300).to_json()
+    watch = trust._Watch(Told(60), client(steward))
+    assert watch.ask()
+    assert watch._seconds == 20
+    heard = threading.Semaphore(0)
+    network = Told(60)
+    monkeypatch.setattr(network, "heard", heard.release)
+    with trust.watched(network, client(steward)):
+        assert heard.acquire(timeout=10)
+        # What does not change counts as well.
+        assert heard.acquire(timeout=10)
+        assert heard.acquire(timeout=10)

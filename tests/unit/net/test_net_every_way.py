@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 AUTHORITY = Authority()
 SLUG = "drawbridge.test/jane/peer:1.2.3"
 OLD = replace(workload(SLUG), tcb_status="OutOfDate")
-RULES = ["any; tcb=UpToDate", "drawbridge.test/jane/*; tee=tdx", "drawbridge.test/jil/*"]
-PRESENTED = f"presented {OLD} (tee snp, TCB OutOfDate); wanted "
+RULES = [
+    "any; tcb=UpToDate",
+    "drawbridge.test/jane/*; tee=tdx",
+    "drawbridge.test/jil/*",
+    f"any; measurement={'33' * 48}",
+]
+PRESENTED = f"presented {OLD} (tee snp, TCB OutOfDate, measurement {'22' * 48}); wanted "
 
 
 def network(config: Config, who: WorkloadIdentity) -> Network:

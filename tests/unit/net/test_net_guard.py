@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import select
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from garrison.errors import Rejected, Unavailable
+from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.enarx_toml import Config, Rule
+from garrison.formats.limits import Limits
 from garrison.formats.peer_rule import PeerRule
+from garrison.keep.net import guard
 from garrison.keep.net.network import Network
 from garrison.testing.tls import Authority, workload
 from garrison.testing.tls_pair import (
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
     from garrison.formats.enarx_toml import AtExpiry
     from garrison.formats.identity import CertifiedIdentity
     from garrison.keep.net.stream import Stream
+    from garrison.keep.net.tls import Identity
 
 AUTHORITY = Authority()
 BAD = "drawbridge.test/jane/chat:0.1.0"
 GOOD = "drawbridge.test/jane/chat:0.2.0"
-WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 
 
 class Denied:
@@ -46,10 +50,22 @@ class Denied:
             raise Rejected("denied", field="slug", found=certified.workload)
 
 
-def network(slug: str, at_expiry: AtExpiry = "end") -> Network:
+def network(
+    slug: str, at_expiry: AtExpiry = "end", silence: float | None = None, policy: str | None = None
+) -> Network:
     rule = Rule(peers=(PeerRule.parse("any"),))
     config = Config(at_expiry=at_expiry, incoming={"default": rule}, outgoing={"default": rule})
-    return Network(config, identity(AUTHORITY.issue(workload(slug))), [AUTHORITY.root])
+    return Network(
+        config,
+        identity(AUTHORITY.issue(workload(slug))),
+        [AUTHORITY.root],
+        tenant=None if policy is None else DeploymentPolicy.from_bytes(policy.encode()),
+        limits=Limits(**({} if silence is None else {"silence_seconds": silence})),
+    )
+
+
+def expired() -> Identity:
+    return identity(AUTHORITY.issue(workload(GOOD), valid=(-2 * HOUR, -HOUR)))
 
 
 def stands(ours: Stream, theirs: Stream) -> bool:
@@ -60,9 +76,9 @@ def stands(ours: Stream, theirs: Stream) -> bool:
 def ended(stream: Stream) -> bool:
     # A guest that waits is woken, and reads the error.
     assert select.select([stream], [], [], 5)[0]
-    with pytest.raises(OSError, match=r"revoked|expired") as caught:
+    with pytest.raises(OSError, match=r"revoked|expired|too long") as caught:
         stream.read_into(memoryview(bytearray(4)))
-    with pytest.raises(OSError, match=r"revoked|expired"):
+    with pytest.raises(OSError, match=r"revoked|expired|too long"):
         stream.write(memoryview(b"x"))
     return caught.value.errno == errno.ECONNABORTED
 
@@ -121,8 +137,8 @@ def test_what_becomes_of_connections_when_the_certificate_expires(
 ) -> None:
     server, client = network(GOOD, at_expiry), network(GOOD)
     listener = server.listen("127.0.0.1:0")
-    with connected(server, client) as (accepted, dialled):
-        server.expire(WHEN)
+    with server.guarded(), connected(server, client) as (accepted, dialled):
+        server.replace_identity(expired())
         if at_expiry == "end":
             assert ended(accepted)
         else:
@@ -150,7 +166,6 @@ def test_a_connection_that_was_closed_is_forgotten() -> None:
     with connected(server, client) as (accepted, _):
         accepted.close()
         server.deny(Denied(BAD))
-        server.expire(WHEN)
         with pytest.raises(OSError, match="Bad file descriptor"):
             accepted.read_into(memoryview(bytearray(4)))
 
@@ -175,3 +190,60 @@ def test_roots_are_replaced_while_connections_stand() -> None:
             listener.accept().close()
         listener.close()
         assert stands(accepted, dialled)
+
+
+def test_a_tenant_ends_what_the_workload_would_let_stay() -> None:
+    everybody = '[network.incoming.default]\npeers = ["any"]\n'
+    for policy, stays in ((f'at_expiry = "end"\n{everybody}', False), (everybody, True)):
+        server, client = network(GOOD, "stay", policy=policy), network(GOOD)
+        with server.guarded(), connected(server, client) as (accepted, dialled):
+            server.replace_identity(expired())
+            assert stands(accepted, dialled) if stays else ended(accepted)
+
+
+def test_who_keeps_the_steward_s_word_from_a_keep_stops_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Attack: the host lets nothing of the steward through, lest a denial be heard."""
+    server, client = network(GOOD, silence=0.5), network(GOOD)
+    server.heard()
+    listener = server.listen("127.0.0.1:0")
+    with server.guarded(), connected(server, client) as (accepted, dialled):
+        assert stands(accepted, dialled)
+        with caplog.at_level(logging.WARNING, "garrison.keep"):
+            assert ended(accepted)
+            with connecting(client, f"localhost:{listener.port}") as outcome:
+                assert not serve_until(listener, lambda: bool(outcome))
+            assert isinstance(outcome[0], OSError)
+        with pytest.raises(Unavailable, match="has not said for too long"):
+            server.connect("localhost:1")
+    assert "limits.silence_seconds" in caplog.text
+    assert "no TLS connection can be opened, and 1 ended" in caplog.text
+    # Its next word brings them back.
+    server.heard()
+    with connecting(client, f"localhost:{listener.port}") as outcome:
+        assert serve_until(listener, lambda: bool(outcome) and listener.ready())
+        listener.accept().close()
+    listener.close()
+
+
+def test_a_clock_that_is_turned_back_gives_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = AUTHORITY.issue(workload(), valid=(-HOUR, HOUR)).chain[0]
+    now = [1000.0]
+    monkeypatch.setattr(guard, "elapsed", lambda: now[0])
+    term = guard.certificate_term(leaf)
+    assert 3590 < term.left() <= 3600
+    # By the date there is an hour left, but the certificate was had for longer than it lives.
+    now[0] += 7201
+    assert term.left() < 0
+
+
+def test_a_keep_that_was_frozen_past_its_time_opens_nothing_when_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever of its threads runs first: no watch is needed for a handshake to be refused."""
+    ours = network(GOOD)
+    now = guard.elapsed()
+    monkeypatch.setattr(guard, "elapsed", lambda: now + 3 * 86400)
+    with pytest.raises(Unavailable, match="expired"):
+        ours.connect("localhost:1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unverifi
 from garrison.formats.enarx_toml import Config, Rule
 from garrison.formats.limits import Limits
 from garrison.formats.peer_rule import PeerRule
+from garrison.keep.net.guard import Term
 from garrison.keep.net.network import Network
 from garrison.testing.tls import Authority, Leaf, keep, workload
 from garrison.testing.tls_pair import (
@@ -50,7 +52,10 @@ def network(
         outgoing={} if outgoing is None else {"default": outgoing},
     )
     who = None if leaf is None else identity(leaf)
-    return Network(config, who, list(roots), limits=Limits(connect_seconds=5, handshake_seconds=5))
+    found = Network(config, who, list(roots), limits=Limits(connect_seconds=5, handshake_seconds=5))
+    # A liar shows what it has, expired or not; it is for the other side to notice.
+    found._guard.hold(Term("certificate", "", "", lambda: math.inf))
+    return found
 
 
 def peers(*texts: str, trust: str | None = None) -> Rule:

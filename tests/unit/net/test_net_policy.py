@@ -169,7 +169,8 @@ def test_a_peer_that_no_rule_admits() -> None:
     with pytest.raises(Rejected) as caught:
         of("drawbridge.test/jane/chat:^2", "sha256:" + "A" * 43).admit(certificate)
     assert caught.value.field == "rule"
-    assert caught.value.found == f"{CHAT}@{PEER['digest']} (tee snp, TCB UpToDate)"
+    shown = f"(tee snp, TCB UpToDate, measurement {PEER['measurement']})"
+    assert caught.value.found == f"{CHAT}@{PEER['digest']} {shown}"
     assert caught.value.expected == "drawbridge.test/jane/chat:^2 or sha256:" + "A" * 43
 
 

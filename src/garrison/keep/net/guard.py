@@ -1,27 +1,94 @@
-"""What can end a connection after its handshake: the keep's own expiry, and a peer's revocation.
+"""What can end a connection after its handshake: the keep's own terms, and a peer's revocation.
 
 A TLS connection is judged once, by the certificates of that moment. Its handshake asks here too,
 and once it stands it is kept here, so that it ends when the judgement would be another one. The
 thread that learns of that is not the workload's: a stream is marked as failed, so that not even
 data that came before is read from it, and its socket is shut down, which wakes whoever waits.
+
+The keep's own terms are two: its certificate's time, and for how long it may go without its
+steward's word on what is denied, where the workload or its tenant bounds that. Each handshake asks
+the clocks itself, so that a keep which was frozen past a term opens nothing when it goes on; for
+what stands a thread of its own wakes up, whatever the others wait for.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from garrison.errors import GarrisonError, Unavailable
 from garrison.formats.identity import CertifiedIdentity
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Callable, Iterator
 
     from cryptography import x509
 
     from garrison.keep.net.stream import TlsStream
 
 log = logging.getLogger("garrison.keep")
+
+# A host may move the clock that certificates are judged by: it is looked at this often.
+_LONGEST_SLEEP = 5.0
+
+
+def elapsed() -> float:
+    """Seconds on the clock that nobody sets, those included in which the machine slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Something that the keep has for a time only.
+
+    Attributes:
+        field: what it is, for errors.
+        over: what to say when it is over.
+        found: until when it was, likewise.
+        left: how many seconds are left.
+    """
+
+    field: str
+    over: str
+    found: str
+    left: Callable[[], float]
+
+
+def certificate_term(leaf: x509.Certificate) -> Term:
+    """The time of the keep's own certificate, from now on.
+
+    Its length counts beside its date: the host may turn the clock back.
+    """
+    since = elapsed()
+    until = leaf.not_valid_after_utc
+    life = (until - leaf.not_valid_before_utc).total_seconds()
+
+    def left() -> float:
+        by_date = (until - datetime.now(UTC)).total_seconds()
+        return min(by_date, life - (elapsed() - since))
+
+    return Term(
+        "certificate",
+        "the keep's certificate has expired, and the steward has not renewed it",
+        f"valid until {until.isoformat()}",
+        left,
+    )
+
+
+def silence_term(seconds: float) -> Term:
+    """How long the keep may go without its steward's word, from now on."""
+    since = elapsed()
+    return Term(
+        "limits.silence_seconds",
+        "the steward has not said for too long what is denied",
+        f"silent for more than {seconds:.0f} s",
+        lambda: seconds - (elapsed() - since),
+    )
 
 
 class Denial(Protocol):
@@ -39,25 +106,66 @@ class Denial(Protocol):
 class Guard:
     """The TLS connections of one keep that stand, and what ends them. Safe in any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends: bool = True) -> None:
+        """Prepare it.
+
+        Args:
+            ends: whether what stands ends when a term is over; new connections never begin.
+        """
+        self._ends = ends
         self._denied: Denial | None = None
-        self._expired: datetime | None = None
+        self._terms: dict[str, Term] = {}
+        self._changed = threading.Event()
         # Of each stream that stands, its peer's certificate where that certified an identity.
         # Changed and copied in single steps of the interpreter.
         self._open: dict[TlsStream, x509.Certificate | None] = {}
 
+    def hold(self, term: Term) -> None:
+        """Take `term` in the place of an earlier one of its kind."""
+        self._terms[term.field] = term
+        self._changed.set()
+
     def check_own(self) -> None:
-        """Refuse new connections while the keep has no valid certificate.
+        """Refuse new connections while one of the keep's terms is over.
 
         Raises:
-            Unavailable: its certificate has expired.
+            Unavailable: it is.
         """
-        if self._expired is not None:
-            raise Unavailable(
-                "the keep's certificate has expired, and the steward has not renewed it",
-                field="certificate",
-                found=f"valid until {self._expired.isoformat()}",
-            )
+        for term in list(self._terms.values()):
+            if term.left() <= 0:
+                raise Unavailable(term.over, field=term.field, found=term.found)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Until the block ends, end what stands when a term is over."""
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(ended,), name="guard", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self._changed.set()
+
+    def _watch(self, ended: threading.Event) -> None:
+        told: Term | None = None
+        while not ended.is_set():
+            self._changed.clear()
+            terms = list(self._terms.values())
+            over = next((term for term in terms if term.left() <= 0), None)
+            if over is not None and over is not told:
+                self._end(over)
+            told = over
+            waits = [max(0.0, term.left()) for term in terms if term is not over]
+            self._changed.wait(min([_LONGEST_SLEEP, *waits]))
+
+    def _end(self, term: Term) -> None:
+        streams = list(self._open) if self._ends else []
+        for stream in streams:
+            stream.cut(term.over)
+        log.warning(
+            "no TLS connection can be opened, and %d ended: %s: %s (%s)",
+            len(streams), term.field, term.over, term.found,
+        )  # fmt: skip
 
     def check_peer(self, certificate: x509.Certificate) -> None:
         """Refuse a peer, certified by a steward, that is denied.
@@ -78,21 +186,6 @@ class Guard:
     def closed(self, stream: TlsStream) -> None:
         """Forget `stream`."""
         self._open.pop(stream, None)
-
-    def renewed(self) -> None:
-        """Admit new connections again: the keep has a valid certificate."""
-        self._expired = None
-
-    def expired(self, when: datetime, *, end: bool) -> None:
-        """Admit no new connection, and with `end` end those that stand."""
-        self._expired = when
-        if not end:
-            return
-        streams = list(self._open)
-        for stream in streams:
-            stream.cut("the keep's certificate has expired")
-        if streams:
-            log.warning("ended %d connections: the keep's certificate has expired", len(streams))
 
     def deny(self, denied: Denial) -> None:
         """Take `denied` as what is denied, and end the connections of those peers."""

@@ -16,7 +16,7 @@ from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Ended
 from garrison.keep.net import policy as policies
 from garrison.keep.net.dial import dial, happens, wait_for
-from garrison.keep.net.guard import Guard
+from garrison.keep.net.guard import Guard, certificate_term, silence_term
 from garrison.keep.net.listener import Listener, end, log_refusal
 from garrison.keep.net.places import Places
 from garrison.keep.net.policy import ANONYMOUS, Policy
@@ -25,7 +25,7 @@ from garrison.keep.net.tls import Contexts, Handshake, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from contextlib import AbstractContextManager
 
     from cryptography import x509
 
@@ -71,7 +71,10 @@ class Network:
         """
         self._config = config
         self._tenant = tenant
-        self._guard = Guard()
+        stays = config.at_expiry == "stay" and (tenant is None or tenant.at_expiry == "stay")
+        self._guard = Guard(ends=not stays)
+        if identity is not None:
+            self._guard.hold(certificate_term(identity.chain[0]))
         self._roots = tuple(roots)
         self._identity = identity
         self._contexts = Contexts(identity, self._roots)
@@ -88,19 +91,26 @@ class Network:
         """Use a renewed certificate for new connections; open ones go on. Safe in any thread."""
         self._identity = identity
         self._contexts = Contexts(identity, self._roots)
-        self._guard.renewed()
+        self._guard.hold(certificate_term(identity.chain[0]))
 
     def replace_roots(self, roots: Sequence[x509.Certificate]) -> None:
         """Verify new connections under `roots`; open ones go on. Safe in any thread."""
         self._roots = tuple(roots)
         self._contexts = Contexts(self._identity, self._roots)
 
-    def expire(self, when: datetime) -> None:
-        """Open no more TLS connections, for the certificate's time was over at `when`.
+    def guarded(self) -> AbstractContextManager[None]:
+        """Until the block ends, end what stands when the keep's time is over (`Guard`)."""
+        return self._guard.watching()
 
-        Those that stand end, unless the configuration lets them stay. Safe in any thread.
-        """
-        self._guard.expired(when, end=self._config.at_expiry == "end")
+    def heard(self) -> None:
+        """The steward has said what is denied: its silence counts from now. Safe in any thread."""
+        if self._limits.silence_seconds is not None:
+            self._guard.hold(silence_term(self._limits.silence_seconds))
+
+    @property
+    def longest_silence(self) -> float | None:
+        """For how long the steward may be silent; None for no bound."""
+        return self._limits.silence_seconds
 
     def deny(self, denied: Denial) -> None:
         """Refuse peers that `denied` names, and end their connections. Safe in any thread."""

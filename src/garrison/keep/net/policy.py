@@ -240,7 +240,10 @@ def _presented(workload: WorkloadIdentity | None) -> str:
     if workload is None:
         return "a certificate without identity"
     policy = "" if workload.policy is None else f", policy {digest_text(workload.policy)}"
-    return f"{workload} (tee {workload.tee}, TCB {workload.tcb_status or 'not told'}{policy})"
+    return (
+        f"{workload} (tee {workload.tee}, TCB {workload.tcb_status or 'not told'},"
+        f" measurement {workload.measurement.hex()}{policy})"
+    )
 
 
 def _name(direction: str, key: str | None) -> str:
