@@ -154,7 +154,7 @@ def serve(
             max_blob=max_blob_bytes,
             max_meta=max_meta_bytes,
         )
-        return Hosted(app, ready=opened.check, paths=["/health"])
+        return Hosted(app, ready=opened.check, paths=["/health"], known=app.known)
 
     serve_app(build, service.settings("drawbridge", tls_cert, tls_key, client_ca))
 
