@@ -386,15 +386,16 @@ class Service:
         limit = max_length("/".join(name.path), announced.type)
         limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)
         # As the original: those that the client or its tree names. And that of its key.
-        algorithms = {*listed.digest.values, "sha-256"}
+        algorithms = {"sha-256", *(() if listed is None else listed.digest.values)}
         with await receive(request, announced, limit, self._store.spool, algorithms) as upload:
-            rules.check_listed(listed, upload.entry)
+            if listed is not None:
+                rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
                 Directory.from_bytes(upload.read())
             await self._store.put_content(content_key(upload.entry.workload_digest), upload.file)
         return Named(ENTRY_TYPE, upload.entry.to_bytes())
 
-    async def _listed(self, name: Name) -> Entry:
+    async def _listed(self, name: Name) -> Entry | None:
         """What the directory of the node `name`, or for the root the tag, says of it."""
         parent = name.parent()
         stored = await self._store.named(parent.key())
