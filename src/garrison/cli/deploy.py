@@ -13,6 +13,7 @@ from garrison.errors import Misuse
 from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.digest import digest_text, parse_digest
 from garrison.formats.launch_request import LaunchRequest
+from garrison.formats.oci_name import SCHEME, Name, parse_name
 from garrison.formats.slug import Slug
 from garrison.host.spec import RESTARTS, Restart
 from garrison.launch.process import run_process
@@ -129,7 +130,10 @@ def command(
     wait: int,
     as_json: bool,
 ) -> int:
-    """Run the workload SLUG (host[:port]/user/repo:tag, or its URL) in an attested keep."""
+    """Run the workload SLUG in an attested keep.
+
+    SLUG is host[:port]/user/repo:tag or its URL, or oci://host[:port]/repository:tag.
+    """
     slug = slug_of(package)
     request = LaunchRequest(
         slug=str(slug),
@@ -153,11 +157,11 @@ def command(
         return run_process(request)
     from garrison.cli.deploy_to_host import deploy_to_host
     from garrison.cli.host import open_host
-    from garrison.cli.registry import open_client
+    from garrison.cli.registry import fetch_package
 
     deploy_to_host(
         open_host(host, host_ca),
-        open_client(slug.host, ca_bundle, None),
+        fetch_package(slug, ca_bundle, None),
         slug,
         request,
         policy=None if request.policy is None else sha256(request.policy.encode()).digest(),
@@ -176,7 +180,7 @@ def _print_manifest(
 ) -> None:
     from garrison.cli import ui
     from garrison.cli.deploy_to_host import tls_ports
-    from garrison.cli.registry import open_client
+    from garrison.cli.registry import fetch_package
     from garrison.launch import manifests
 
     if backend in MACHINES:
@@ -190,15 +194,15 @@ def _print_manifest(
         raise Misuse(
             "the simulator's keys are on this machine only", field="--insecure-simulate, --output"
         )
-    slug = Slug.parse(request.slug)
-    package = open_client(slug.host, ca_bundle, None).fetch(slug)
+    slug = parse_name(request.slug)
+    package = fetch_package(slug, ca_bundle, None)
     files = {
         "--steward-root": request.steward_roots,
         "--ca-bundle": request.registry_ca,
         "--policy": request.policy,
     }
     deployment = manifests.Deployment(
-        name=manifests.label(f"{slug.repo}-{slug.tag}"),
+        name=manifests.label(f"{str(slug.repository).rpartition('/')[2]}-{slug.tag}"),
         slug=request.slug,
         digest=digest_text(package.digest),
         backend=backend,
@@ -235,15 +239,15 @@ def _policy(path: Path) -> str:
     return data.decode()
 
 
-def slug_of(package: str) -> Slug:
-    """Read a slug, or the URL of a tag as the original writes it.
+def slug_of(package: str) -> Name:
+    """Read a slug, a name in an OCI registry, or the URL of a tag as the original writes it.
 
     Raises:
         Misuse: it is a URL of another kind.
         Malformed: it is not a slug.
     """
-    if "://" not in package:
-        return Slug.parse(package)
+    if "://" not in package or package.startswith(SCHEME):
+        return parse_name(package)
     # https://HOST/api/vN.N.N/USER/REPO/_tag/TAG
     parts = package.removeprefix("https://").split("/")
     if (

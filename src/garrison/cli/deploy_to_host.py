@@ -16,10 +16,10 @@ from garrison.terminal import plain
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from garrison.drawbridge.client import Client
+    from garrison.drawbridge.client import Fetched
     from garrison.formats.identity import CertifiedIdentity
     from garrison.formats.launch_request import LaunchRequest
-    from garrison.formats.slug import Slug
+    from garrison.formats.oci_name import Name
     from garrison.host.client import HostClient
     from garrison.host.spec import Restart
 
@@ -30,8 +30,8 @@ _CONFIG = "Enarx.toml"
 
 def deploy_to_host(
     host: HostClient,
-    registry: Client,
-    slug: Slug,
+    package: Fetched,
+    slug: Name,
     launch: LaunchRequest,
     *,
     policy: bytes | None,
@@ -50,7 +50,6 @@ def deploy_to_host(
         Unavailable: the keep ended, or did not answer in time.
     """
     # What should run is known from the registry, not from the host.
-    package = registry.fetch(slug)
     if digest is not None and digest != package.digest:
         raise Rejected(
             "the drawbridge has another workload under this tag",

@@ -68,6 +68,12 @@ of JSON on standard error. SIGTERM ends it gracefully; SIGHUP reads the TLS file
 @click.option("--oidc-audience", metavar="TEXT", help="The audience of tokens for this drawbridge.")
 @click.option("--oidc-ca", type=_FILE, help="CAs of the issuer's TLS; default: the web's roots.")
 @click.option(
+    "--insecure-oidc-http",
+    is_flag=True,
+    help="Development only: ask the issuer over plain HTTP, where whoever is on the way can make"
+    " tokens.",
+)
+@click.option(
     "--insecure-dev",
     is_flag=True,
     help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, and a"
@@ -95,6 +101,7 @@ def serve(
     oidc_issuer: str | None,
     oidc_audience: str | None,
     oidc_ca: Path | None,
+    insecure_oidc_http: bool,
     insecure_dev: bool,
     max_blob_bytes: int,
     max_meta_bytes: int,
@@ -116,7 +123,7 @@ def serve(
     local = None if "://" in store else Path(store)
     routes: list[Route] = []
     if insecure_dev:
-        if oidc_issuer or oidc_audience or oidc_ca:
+        if oidc_issuer or oidc_audience or oidc_ca or insecure_oidc_http:
             raise Misuse("contradicts --insecure-dev", field="--oidc-issuer, --oidc-audience")
         if local is None:
             raise Misuse("needs a directory", field="--insecure-dev", found=store)
@@ -138,7 +145,11 @@ def serve(
             hint="to try it on your own machine, give --insecure-dev",
         )
     else:
-        verifier = open_verifier(oidc_issuer, oidc_audience, oidc_ca)
+        if insecure_oidc_http:
+            ui.warn("INSECURE: --insecure-oidc-http trusts whoever answers for the issuer.")
+        verifier = open_verifier(
+            oidc_issuer, oidc_audience, oidc_ca, insecure_http=insecure_oidc_http
+        )
     if tls_cert is None or tls_key is None:
         raise Misuse(
             "missing", field="--tls-cert, --tls-key", expected="the chain and key of this host"
@@ -154,7 +165,7 @@ def serve(
             max_blob=max_blob_bytes,
             max_meta=max_meta_bytes,
         )
-        return Hosted(app, ready=opened.check, paths=["/health"])
+        return Hosted(app, ready=opened.check, paths=["/health"], known=app.known)
 
     serve_app(build, service.settings("drawbridge", tls_cert, tls_key, client_ca))
 

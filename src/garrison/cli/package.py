@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING
 import click
 
 from garrison.cli import ui
-from garrison.cli.registry import json_option, open_client, registry_options
+from garrison.cli.registry import (
+    fetch_package,
+    json_option,
+    open_client,
+    open_oci_client,
+    registry_options,
+)
 from garrison.errors import Malformed, Misuse
 from garrison.formats.digest import digest_text
+from garrison.formats.oci_name import OciName, parse_name
 from garrison.formats.slug import Slug
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from garrison.formats.oci_name import Name
     from garrison.formats.tree import Entry
 
 _PUBLISH_EPILOG = """\b
@@ -30,6 +38,8 @@ publication is completed by doing it again.
 Examples:
   garrison package publish ./chat-server drawbridge.example.com/jane/chat-server:0.1.0
   garrison package publish drawbridge.example.com/jane/hello:1.0.0 hello.wasm
+  garrison package publish --sign key.pem ./hello drawbridge.example.com/jane/hello:1.0.1
+  garrison package publish ./chat-server oci://registry.example.com/jane/chat-server:0.1.0
 """
 
 
@@ -41,25 +51,42 @@ def command() -> None:
 @command.command(epilog=_PUBLISH_EPILOG)
 @registry_options
 @json_option
+@click.option(
+    "--sign",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="KEY",
+    help="Sign the tag with the private key in this PEM file, P-256 or Ed25519, for stewards whose"
+    " policy demands it.",
+)
 @click.argument("first", metavar="PATH")
 @click.argument("second", metavar="SLUG")
 def publish(
     first: str,
     second: str,
+    sign: Path | None,
     ca_bundle: Path | None,
     insecure_auth_token: str | None,
     as_json: bool,
 ) -> None:
     """Publish the package at PATH as SLUG (in this order, or the original's: SLUG PATH)."""
+    from garrison.formats.signed_tag import load_signing_key
     from garrison.formats.tree import MAIN, Package
 
     path, slug = _path_and_slug(first, second)
     is_directory = path.is_dir()
     package = Package.from_directory(path) if is_directory else Package({MAIN: path.read_bytes()})
     total = sum(len(content) for _, content in package.nodes().values())
-    client = open_client(slug.host, ca_bundle, insecure_auth_token)
-    with ui.progress(f"publishing {slug}", total) as advance:
-        entry = client.publish(slug, package, advance)
+    key = None if sign is None else load_signing_key(sign.read_bytes(), field=str(sign))
+    if isinstance(slug, OciName):
+        if key is not None:
+            raise Misuse("signs tags of drawbridges alone", field="--sign", found=slug)
+        registry = open_oci_client(slug, ca_bundle)
+        with ui.progress(f"publishing {slug}", total) as advance:
+            entry = registry.publish(slug, package, advance)
+    else:
+        client = open_client(slug.host, ca_bundle, insecure_auth_token)
+        with ui.progress(f"publishing {slug}", total) as advance:
+            entry = client.publish(slug, package, advance, key=key)
     if as_json:
         ui.emit_json(_document(slug, entry))
         return
@@ -73,9 +100,13 @@ def publish(
 @click.argument("slug", metavar="SLUG")
 def info(slug: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool) -> None:
     """Show the digests of the workload SLUG."""
-    name = Slug.parse(slug)
-    client = open_client(name.host, ca_bundle, insecure_auth_token)
-    entry, yanked = client.tag(name), client.yanked(name)
+    name = parse_name(slug)
+    yanked = None
+    if isinstance(name, OciName):
+        entry = open_oci_client(name, ca_bundle).tag(name)
+    else:
+        client = open_client(name.host, ca_bundle, insecure_auth_token)
+        entry, yanked = client.tag(name), client.yanked(name)
     if as_json:
         ui.emit_json({**_document(name, entry), "yanked": yanked})
         return
@@ -100,12 +131,11 @@ def fetch(
     as_json: bool,
 ) -> None:
     """Fetch the workload SLUG into DIRECTORY, which must not exist, and check every byte."""
-    name = Slug.parse(slug)
+    name = parse_name(slug)
     if directory.exists():
         raise Misuse("exists already", field=str(directory))
-    client = open_client(name.host, ca_bundle, insecure_auth_token)
     with ui.progress(f"fetching {name}", None) as advance:
-        fetched = client.fetch(name, advance)
+        fetched = fetch_package(name, ca_bundle, insecure_auth_token, advance)
     write_directory(directory, fetched.files)
     if as_json:
         ui.emit_json(_document(name, fetched.entry))
@@ -156,21 +186,21 @@ def _umask() -> int:
     return mask
 
 
-def _path_and_slug(first: str, second: str) -> tuple[Path, Slug]:
+def _path_and_slug(first: str, second: str) -> tuple[Path, Name]:
     """Tell path and slug apart, in either order."""
     for path, slug in ((first, second), (second, first)):
         try:
-            parsed = Slug.parse(slug)
+            parsed = parse_name(slug)
         except Malformed:
             continue
         if Path(path).exists():
             return Path(path), parsed
     # Neither order fits: say what is wrong with the documented one.
-    parsed = Slug.parse(second)
+    parse_name(second)
     raise Misuse("does not exist", field="PATH", found=repr(first))
 
 
-def _document(slug: Slug, entry: Entry) -> dict[str, object]:
+def _document(slug: Name, entry: Entry) -> dict[str, object]:
     return {
         "slug": str(slug),
         "digest": digest_text(entry.workload_digest),

@@ -9,11 +9,14 @@ import click
 
 from garrison.cli.credentials import load_token
 from garrison.cli.options import read_pem
+from garrison.formats.oci_name import OciName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from garrison.drawbridge.client import Client
+    from garrison.drawbridge.client import Client, Fetched
+    from garrison.drawbridge.oci import OciClient
+    from garrison.formats.oci_name import Name
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -40,6 +43,27 @@ def registry_options(function: F) -> F:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def fetch_package(
+    name: Name,
+    ca_bundle: Path | None,
+    insecure_auth_token: str | None,
+    progress: Callable[[int], None] = lambda _count: None,
+) -> Fetched:
+    """Fetch a workload from the drawbridge or OCI registry of its name, every byte checked."""
+    if isinstance(name, OciName):
+        return open_oci_client(name, ca_bundle).fetch(name, progress)
+    return open_client(name.host, ca_bundle, insecure_auth_token).fetch(name, progress)
+
+
+def open_oci_client(name: OciName, ca_bundle: Path | None) -> OciClient:
+    """A client of the OCI registry of `name`, with the user's login if docker has one."""
+    from garrison.drawbridge.oci import OciClient
+    from garrison.drawbridge.oci_auth import docker_login
+
+    ca_pem = None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle")
+    return OciClient(name.host, ca_pem=ca_pem, login=docker_login(name.host))
 
 
 def open_client(host: str, ca_bundle: Path | None, insecure_auth_token: str | None) -> Client:

@@ -19,11 +19,12 @@ from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.tls import ClientCertificate
 from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Wire, plain
 from garrison.errors import Malformed, Rejected, Unverified
+from garrison.formats import signed_tag
 from garrison.formats.content_digest import ContentDigest
+from garrison.formats.signed_tag import JWS_TYPE, MAX_SIGNED
 from garrison.formats.tree import (
     DIRECTORY_TYPE,
     ENTRY_TYPE,
-    MAX_ENTRY,
     MAX_FILES,
     MAX_PACKAGE,
     Directory,
@@ -37,6 +38,7 @@ from garrison.formats.tree import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from garrison.formats.signed_tag import SigningKey, TagKey
     from garrison.formats.slug import Repository, Slug
 
 __all__ = ["Client", "ClientCertificate", "Fetched"]
@@ -103,15 +105,37 @@ class Client:
         """Why the tag was yanked, as the drawbridge says; None if it was not; raises as `tag`."""
         return self._tagged(slug)[1]
 
-    def _tagged(self, slug: Slug) -> tuple[Entry, str | None]:
-        answer = self._wire.get(_tag(slug), str(slug), limit=MAX_ENTRY)
+    def signed_tag_digest(self, slug: Slug, keys: tuple[TagKey, ...]) -> bytes:
+        """The digest of the workload that the tag names, if one of `keys` signed the tag.
+
+        Raises:
+            Unverified: none did, or the tag is not signed.
+            Rejected: as `tag`; and the others too.
+        """
+        return self._tagged(slug, keys)[0].workload_digest
+
+    def _tagged(
+        self, slug: Slug, keys: tuple[TagKey, ...] | None = None
+    ) -> tuple[Entry, str | None]:
+        where = f"tag {slug}"
+        answer = self._wire.get(_tag(slug), str(slug), limit=MAX_SIGNED)
         kind = answer.headers.get("Content-Type")
-        if kind != ENTRY_TYPE:
-            raise Malformed(
-                "wrong media type", field=f"tag {slug}", found=kind, expected=ENTRY_TYPE
+        answer.check_digest_header(where)
+        if kind == JWS_TYPE:
+            # Without keys it is worth as much as a tag that nobody signed: the digest counts.
+            entry = (
+                signed_tag.payload_entry(answer.body, where)
+                if keys is None
+                else signed_tag.verify(answer.body, keys, where)
             )
-        answer.check_digest_header(f"tag {slug}")
-        entry = Entry.from_bytes(answer.body, f"tag {slug}")
+        elif kind != ENTRY_TYPE:
+            raise Malformed(
+                "wrong media type", field=where, found=kind, expected=f"{ENTRY_TYPE} or {JWS_TYPE}"
+            )
+        elif keys is not None:
+            raise Unverified("not signed", field=where, found=kind, expected=JWS_TYPE)
+        else:
+            entry = Entry.from_bytes(answer.body, where)
         if entry.type != DIRECTORY_TYPE:
             raise Malformed(
                 "not a directory", field=f"tag {slug}", found=entry.type, expected=DIRECTORY_TYPE
@@ -242,9 +266,14 @@ class Client:
     # Writing.
 
     def publish(
-        self, slug: Slug, package: Package, progress: Callable[[int], None] = lambda _count: None
+        self,
+        slug: Slug,
+        package: Package,
+        progress: Callable[[int], None] = lambda _count: None,
+        *,
+        key: SigningKey | None = None,
     ) -> Entry:
-        """Publish `package` as `slug`: the tag first, then the tree, level by level.
+        """Publish `package` as `slug`: the tag first, signed if there is a `key`, then the tree.
 
         What is there already, and the same, is left as it is: an interrupted publication is
         completed by doing it again.
@@ -255,8 +284,7 @@ class Client:
         """
         nodes = package.nodes()
         root = nodes[""][0]
-        content = root.to_bytes()
-        self._put(_tag(slug), str(slug), content, ENTRY_TYPE, ContentDigest.of(content))
+        self._put_tag(slug, root, key)
         advance = _locked(progress)
 
         def put(path: str) -> None:
@@ -271,6 +299,22 @@ class Client:
                 for _ in pool.map(put, level):
                     pass
         return root
+
+    def _put_tag(self, slug: Slug, root: Entry, key: SigningKey | None) -> None:
+        if key is None:
+            content = root.to_bytes()
+            self._put(_tag(slug), str(slug), content, ENTRY_TYPE, ContentDigest.of(content))
+            return
+        content = signed_tag.sign(root, key)
+        try:
+            self._put(_tag(slug), str(slug), content, JWS_TYPE, ContentDigest.of(content))
+        except Rejected:
+            # Most signatures differ each time: an interrupted publication left another one.
+            answer = self._wire.get(_tag(slug), str(slug), limit=MAX_SIGNED)
+            if answer.headers.get("Content-Type") != JWS_TYPE:
+                raise
+            if signed_tag.verify(answer.body, (key.public_key(),), str(slug)) != root:
+                raise
 
     def yank(self, slug: Slug, reason: str) -> None:
         """Mark a tag as one that should not be used any more; raises as `publish` does."""

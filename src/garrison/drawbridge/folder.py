@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MOST_KEPT = 4096
 _LONGEST_KEPT = 4096
 # By what a file that was read is known to be the same still: inode, size, and both times.
-_Mark = tuple[int, int, int, int]
+Mark = tuple[int, int, int, int]
 _PIECE = 512 * 1024
 
 
@@ -54,9 +54,9 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self._prefix = f"{folder}{os.sep}"
-        self._names: OrderedDict[str, tuple[_Mark, Named]] = OrderedDict()
+        self._names: OrderedDict[str, tuple[Mark, Named]] = OrderedDict()
 
-    def mark(self, key: str) -> _Mark | None:
+    def mark(self, key: str) -> Mark | None:
         """What the file of the name `key` looks like, before it is read; None if there is none.
 
         Raises:
@@ -70,7 +70,7 @@ class Folder:
             raise failed(error) from error
         return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
-    def get(self, key: str, mark: _Mark) -> Named | None:
+    def get(self, key: str, mark: Mark) -> Named | None:
         """What was read, if the file looks as it did then."""
         kept = self._names.get(key)
         if kept is None or kept[0] != mark:
@@ -78,7 +78,11 @@ class Folder:
         self._names.move_to_end(key)
         return kept[1]
 
-    def keep(self, key: str, mark: _Mark, named: Named) -> None:
+    def kept(self, key: str) -> tuple[Mark, Named] | None:
+        """What is kept of `key`, and what its file looked like; it may have changed since."""
+        return self._names.get(key)
+
+    def keep(self, key: str, mark: Mark, named: Named) -> None:
         """Keep what was read of a file that looked so before."""
         if len(named.body) > _LONGEST_KEPT:
             return

@@ -254,7 +254,7 @@ class _Check:
             return
         try:
             pieces = await self.store.content(self._content_key(entry), entry.length)
-            listed = Directory.from_bytes(b"".join([piece async for piece in pieces])).entries
+            listed = Directory.from_bytes(b"".join([piece async for piece in pieces]))
         except Damaged:
             return  # a finding already, of the node
         except Malformed as error:
@@ -262,12 +262,14 @@ class _Check:
             return
         for child in children:
             found = self.entries[child]
-            wanted = listed.get(child.path[-1])
-            if wanted is None:
-                self._wrong(child.key(), "not listed in its directory")
-            elif found is not None:
+            try:
+                wanted = rules.listed_entry(child.path[-1], listed)
+            except Malformed as error:
+                self._wrong(child.key(), error.message)
+                continue
+            if wanted is not None and found is not None:
                 self._compare(child.key(), wanted, found)
-        if listed.keys() - {child.path[-1] for child in children}:
+        if listed.entries.keys() - {child.path[-1] for child in children}:
             self.incomplete.add(Name("tag", name.user, name.repo, name.tag).key())
 
     def _compare(self, key: str, wanted: Entry, found: Entry) -> None:

@@ -29,6 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from garrison.drawbridge import conditional, openapi, rules
 from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
 from garrison.drawbridge.directories import Directories
+from garrison.drawbridge.known import KnownTags
 from garrison.drawbridge.layout import Name, content_key
 from garrison.drawbridge.named import Exists, Named, StorageFailure
 from garrison.drawbridge.readers import StewardId, reader_of
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from garrison.drawbridge.store import Store
     from garrison.drawbridge.tokens import Context, Identity, Level, Verifier
+    from garrison.service.known import Known
 
 T = TypeVar("T")
 
@@ -110,11 +112,20 @@ class Service:
     ) -> None:
         self._store = store
         self._directories = Directories(store)
+        self._tags_known = KnownTags(store)
         self._verifier = verifier
         self._steward_ids = steward_ids
         self._routes = {route.path: route for route in routes}
         self._clock = clock
         self._max_blob, self._max_meta = limits
+
+    def known(self, target: bytes) -> Known | None:
+        """The answer to a GET of `target` that everybody gets, if it is known."""
+        found = self._tags_known.find(target)
+        if found is not None:
+            _DOWNLOADS.add(found.route)
+            _DOWNLOADED.add(found.route, amount=len(found.body))
+        return found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -223,7 +234,16 @@ class Service:
             if yank is not None:
                 headers["Garrison-Yanked"] = _ours(rules.Yank.from_bytes, yank).to_header()
         _count_download(request, name, len(stored.body))
-        return document(request, stored.type, stored.body, headers)
+        answer = document(request, stored.type, stored.body, headers)
+        if (
+            name.kind == "tag"
+            and not headers
+            and (request.method, answer.status_code) == ("GET", 200)
+            and not request.scope["query_string"]
+        ):
+            target, path = request.scope["raw_path"], request.scope["path"]
+            self._tags_known.keep(target, path, name, stored, answer.headers)
+        return answer
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -365,14 +385,17 @@ class Service:
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)
         limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)
-        with await receive(request, announced, limit, self._store.spool) as upload:
-            rules.check_listed(listed, upload.entry)
+        # As the original: those that the client or its tree names. And that of its key.
+        algorithms = {"sha-256", *(() if listed is None else listed.digest.values)}
+        with await receive(request, announced, limit, self._store.spool, algorithms) as upload:
+            if listed is not None:
+                rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
                 Directory.from_bytes(upload.read())
             await self._store.put_content(content_key(upload.entry.workload_digest), upload.file)
         return Named(ENTRY_TYPE, upload.entry.to_bytes())
 
-    async def _listed(self, name: Name) -> Entry:
+    async def _listed(self, name: Name) -> Entry | None:
         """What the directory of the node `name`, or for the root the tag, says of it."""
         parent = name.parent()
         stored = await self._store.named(parent.key())

@@ -1,6 +1,7 @@
 """Asking an OpenID Connect issuer for its keys (OpenID Connect Discovery 1.0, section 4).
 
-HTTPS only, no redirects, and no more than a bounded answer is read.
+HTTPS (plain HTTP only where that is asked for, as insecure), no redirects, and no more than a
+bounded answer is read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _MAX_DOCUMENT = 256 * 1024
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
 
 
-def open_verifier(issuer: str, audience: str, ca: Path | None) -> Verifier:
+def open_verifier(
+    issuer: str, audience: str, ca: Path | None, *, insecure_http: bool = False
+) -> Verifier:
     """Make the verifier of the tokens that `issuer` gives out for `audience`.
 
     Nothing is fetched before the first token comes, so a drawbridge starts without its issuer.
@@ -32,11 +35,14 @@ def open_verifier(issuer: str, audience: str, ca: Path | None) -> Verifier:
         issuer: the issuer's URL, exactly as it stands in its tokens.
         audience: the audience that stands in tokens for this drawbridge.
         ca: PEM file with the CAs of the issuer's TLS; None for the web's roots.
+        insecure_http: whether the issuer may be asked over plain HTTP. Whoever is on the way can
+            then make tokens.
 
     Raises:
         Misuse: the issuer is not an HTTPS URL, or the file is not one of CAs.
     """
-    if not issuer.startswith("https://"):
+    schemes = ("https://", "http://") if insecure_http else ("https://",)
+    if not issuer.startswith(schemes):
         raise Misuse("not an HTTPS URL", field="--oidc-issuer", found=repr(issuer[:200]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -47,7 +53,7 @@ def open_verifier(issuer: str, audience: str, ca: Path | None) -> Verifier:
 
     def fetch() -> dict[str, Any]:
         discovery = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        configuration = _get(pool, discovery)
+        configuration = _get(pool, discovery, schemes)
         address = configuration.get("jwks_uri")
         if configuration.get("issuer") != issuer or not isinstance(address, str):
             raise Unavailable(
@@ -56,13 +62,13 @@ def open_verifier(issuer: str, audience: str, ca: Path | None) -> Verifier:
                 found=repr(configuration.get("issuer"))[:200],
                 expected=issuer,
             )
-        return _get(pool, address)
+        return _get(pool, address, schemes)
 
     return Verifier(issuer=issuer, audience=audience, keys=FetchedKeys(fetch))
 
 
-def _get(pool: urllib3.PoolManager, url: str) -> dict[str, Any]:
-    if not url.startswith("https://"):
+def _get(pool: urllib3.PoolManager, url: str, schemes: tuple[str, ...]) -> dict[str, Any]:
+    if not url.startswith(schemes):
         raise Unavailable("the issuer names an address that is not HTTPS", field=url[:200])
     try:
         response = pool.request("GET", url, redirect=False, preload_content=False)

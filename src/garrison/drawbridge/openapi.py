@@ -16,6 +16,7 @@ from garrison.drawbridge import rules
 from garrison.drawbridge.openapi_schemas import COUNT, Json, names, ref, schemas, text
 from garrison.drawbridge.routes import METHODS, SERVER_VERSION
 from garrison.formats.content_digest import ALGORITHMS
+from garrison.formats.signed_tag import JWS_TYPE
 from garrison.formats.slug import MAX_TAG_NAME, REPO_PATTERN, TAG_PATTERN, USER_PATTERN
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, MAX_DEPTH, NAME_PATTERN
 from garrison.service.problem import PROBLEM_JSON
@@ -144,8 +145,8 @@ _SAID: dict[Kind, _Said] = {
         (_TAG,),
         "a tag: the entry of its tree's root, alone or signed",
         _OF_TAGS,
-        {ENTRY_TYPE: ref("schemas", "Entry"), rules.JWS_TYPE: ref("schemas", "SignedTag")},
-        {ENTRY_TYPE: ref("schemas", "Entry"), rules.JWS_TYPE: ref("schemas", "SignedTag")},
+        {ENTRY_TYPE: ref("schemas", "Entry"), JWS_TYPE: ref("schemas", "SignedTag")},
+        {ENTRY_TYPE: ref("schemas", "Entry"), JWS_TYPE: ref("schemas", "SignedTag")},
         digest=True,
         headers=("Garrison-Yanked",),
     ),

@@ -4,7 +4,7 @@ Putting:
 - a user's record names the subject of whoever puts it;
 - a repository, a tag and a tree are put by the user in whose name they are;
 - a node of a tree is put after the directory (for the root: the tag) that lists it, and is
-  exactly what is listed there: digests, length and media type;
+  exactly what is listed there: digests, length and media type (one exception: `listed_entry`);
 - nothing that exists is ever changed.
 
 Reading:
@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from garrison.errors import Malformed
 from garrison.formats.digest import digest_text, parse_digest
+from garrison.formats.oci_name import Name, parse_name
 from garrison.formats.semver import Version
-from garrison.formats.slug import Slug
-from garrison.formats.tree import ENTRY_TYPE, Directory, Entry
+from garrison.formats.signed_tag import JWS_TYPE, MAX_SIGNED, payload_entry
+from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,16 +39,13 @@ if TYPE_CHECKING:
     from garrison.formats.identity import WorkloadIdentity
 
 JSON_TYPE = "application/json"
-# A signed tag (RFC 7515, 7.2). It is stored as it is; nothing here relies on its signature.
-JWS_TYPE = "application/jose+json"
 
 # A subject is at most 255 characters (OpenID Connect Core 1.0, section 2).
 MAX_SUBJECT = 255
 MAX_USER = 1024
 # Some hundred keeps.
 MAX_REPOSITORY = 64 * 1024
-# A signed tag holds the entry in base64, and signatures with their certificates.
-MAX_TAG = 64 * 1024
+MAX_TAG = MAX_SIGNED
 MAX_KEEPS = 100
 MAX_YANK = 4096
 MAX_REASON = 500
@@ -130,7 +127,7 @@ class KeepRule:
 
     tee: str | None = None
     measurement: bytes | None = None
-    slug: Slug | None = None
+    slug: Name | None = None
     digest: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -166,7 +163,7 @@ class KeepRule:
         return cls(
             tee,
             None if measurement is None else bytes.fromhex(measurement),
-            None if slug is None else Slug.parse(slug),
+            None if slug is None else parse_name(slug),
             None if digest is None else parse_digest(digest, field="keeps digest"),
         )
 
@@ -307,26 +304,30 @@ def tag_entry(media_type: str, data: bytes) -> Entry:
             found=repr(media_type[:100]),
             expected=f"{ENTRY_TYPE} or {JWS_TYPE}",
         )
-    document = _parse(data, "signed tag")
-    payload = document.get("payload") if isinstance(document, dict) else None
-    if not isinstance(payload, str) or re.fullmatch(r"[A-Za-z0-9_-]*", payload) is None:
-        raise Malformed("has no payload", field="signed tag", expected="JWS JSON serialization")
-    try:
-        return Entry.from_bytes(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except ValueError as error:
-        raise Malformed("not base64", field="signed tag payload") from error
+    return payload_entry(data)
 
 
-def listed_entry(name: str, directory: Directory) -> Entry:
-    """The entry that a directory has for `name`.
+def listed_entry(name: str, directory: Directory) -> Entry | None:
+    """The entry that a directory has for `name`; None for what the original's client leaves out.
+
+    It ends its lists of names after the first directory that is not empty, and then puts all of
+    the tree (Drawbridge 0.4.3, crates/type/src/tree/mod.rs, `from_path_sync`). What it leaves out
+    is stored for it, though no digest of the tag's pins it: whoever walks down from the tag, as
+    keeps do, does not see it.
 
     Raises:
-        Malformed: it has none.
+        Malformed: it has none, and nothing excuses it.
     """
     entry = directory.entries.get(name)
     if entry is None:
-        raise Malformed("not listed in its directory", field="tree path", found=name)
+        last = max(directory.entries, default=name)
+        if last >= name or not _is_full_directory(directory.entries[last]):
+            raise Malformed("not listed in its directory", field="tree path", found=name)
     return entry
+
+
+def _is_full_directory(entry: Entry) -> bool:
+    return entry.type == DIRECTORY_TYPE and entry.length > len("{}")
 
 
 def check_listed(listed: Entry, put: Entry) -> None:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
+    from garrison.drawbridge.folder import Mark
+
 # The library raises Python's own error for some, where there is one.
 _NOT_FOUND = (NotFoundError, FileNotFoundError)
 _FAILURES = (BaseError, OSError)
@@ -147,6 +149,18 @@ class Store:
         if self._folder is not None and mark is not None:
             self._folder.keep(key, mark, named)
         return named
+
+    def kept(self, key: str) -> tuple[Mark, Named] | None:
+        """What `named` read of `key` lately, and what its file looked like, if that is kept."""
+        return None if self._folder is None else self._folder.kept(key)
+
+    def mark(self, key: str) -> Mark | None:
+        """What the file of the name `key` looks like now, None if there is none.
+
+        Raises:
+            StorageFailure: it cannot be told.
+        """
+        return None if self._folder is None else self._folder.mark(key)
 
     async def names(self, prefix: str) -> list[str]:
         """The last parts of the names directly under `prefix`, which ends with a slash; sorted.

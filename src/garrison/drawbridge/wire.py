@@ -1,4 +1,4 @@
-"""One request to a drawbridge, and its answer: the client's HTTP, without its meaning.
+"""One request to a drawbridge or an OCI registry, and its answer: HTTP, without its meaning.
 
 No redirect is followed, nothing longer than its limit is read, and nothing slower than a pace.
 What says "not now" is asked again (`garrison.drawbridge.retry`); a body that breaks off is gone on
@@ -108,9 +108,17 @@ class Wire:
         token: str | None,
         certificate: ClientCertificate | None,
         tries: int = TRIES,
+        api: str = f"api/v{API_VERSION}",
+        server: str = "drawbridge",
     ) -> None:
-        """See `garrison.drawbridge.client.Client`."""
+        """See `garrison.drawbridge.client.Client`.
+
+        `api` is the path below which all paths are that are not URLs, and `server` what errors
+        call the other side.
+        """
         self.host = host
+        self._api = api
+        self._server = server
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._certified = certificate is not None
         self._tries = tries
@@ -133,7 +141,7 @@ class Wire:
         """GET what must be there, of at most `limit` bytes.
 
         Args:
-            path: below the API's version.
+            path: below the API's version, or an HTTPS URL.
             where: what is asked for, in words for errors.
             limit: of the body.
             progress: told of every number of bytes that came; of a negative one, where what came
@@ -193,7 +201,7 @@ class Wire:
         if asked:
             # If-Range: of anything else than what was begun, all is to come.
             headers |= {"Range": f"bytes={asked}-", "If-Range": str(got.tag)}
-        url = f"https://{self.host}/api/v{API_VERSION}/{path}"
+        url = path if path.startswith("https://") else f"https://{self.host}/{self._api}/{path}"
         try:
             response = self._pool.request(
                 method, url, body=body, headers=headers, redirect=False, preload_content=False
@@ -226,13 +234,13 @@ class Wire:
         # A server may close a connection without saying that it is for the certificate.
         hint = "it may not accept this client's certificate" if self._certified else None
         return Unavailable(
-            f"the drawbridge does not answer: {error}", field=self.host, found=where, hint=hint
+            f"the {self._server} does not answer: {error}", field=self.host, found=where, hint=hint
         )
 
     def refusal(self, answer: Answer, where: str) -> Exception:
         """The error that an answer is, which is not what was asked for."""
         detail = plain(answer.body[:300].decode("utf-8", "replace"))
-        text = f"the drawbridge answers {answer.status}"
+        text = f"the {self._server} answers {answer.status}"
         if detail:
             text += f": {detail}"
         if answer.status >= 500 or answer.status == 429:
@@ -240,7 +248,8 @@ class Wire:
         if answer.status < 400:
             return Malformed(text, field=where, expected="no redirection")
         hint = None
-        if answer.status == 401 and not self._headers and not self._certified:
+        anonymous = not self._headers and not self._certified
+        if answer.status == 401 and anonymous and self._server == "drawbridge":
             hint = "log in with `garrison user login`; it may be private, or not exist"
         elif answer.status in {401, 403, 404}:
             hint = "it does not exist, or this user or keep has no right to it"

@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING
 from garrison.errors import Malformed, Unverified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 # The names of draft-ietf-httpbis-digest-headers, and hashlib's.
 ALGORITHMS = {"sha-224": "sha224", "sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
 _ITEM = re.compile(r"([a-z0-9-]{1,20})=:([A-Za-z0-9+/=]{0,128}):")
 # Four of the longest items are 450 characters.
 _MAX_HEADER = 1024
+# From here on threads cost less than they save: `hashlib` works without the interpreter's lock.
+_WORTH_THREADS = 1 << 20
+_THREADS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,14 @@ class ContentDigest:
     def of(cls, content: bytes) -> ContentDigest:
         """All four digests of `content`."""
         hasher = ContentHasher()
-        hasher.update(content)
+        if len(content) < _WORTH_THREADS:
+            hasher.update(content)
+        else:
+            # Late: a start with a small module does without.
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(_THREADS) as threads:
+                list(threads.map(lambda job: job(), hasher.jobs(content)))
         return hasher.digest()
 
     @classmethod
@@ -124,10 +134,12 @@ class ContentDigest:
 
 
 class ContentHasher:
-    """Computes all four digests, and the length, of a content that comes in pieces."""
+    """Computes digests, all four or some, and the length, of a content that comes in pieces."""
 
-    def __init__(self) -> None:
-        self._hashes = {name: hashlib.new(known) for name, known in ALGORITHMS.items()}
+    def __init__(self, algorithms: Collection[str] = frozenset(ALGORITHMS)) -> None:
+        self._hashes = {
+            name: hashlib.new(known) for name, known in ALGORITHMS.items() if name in algorithms
+        }
         self.length = 0
 
     def update(self, piece: bytes) -> None:
@@ -140,10 +152,10 @@ class ContentHasher:
         """Take the next piece by calling all of these, in any order or in threads at once."""
         self.length += len(piece)
         # The two of 32 bit words are together faster than either of the others.
-        return tuple(
-            partial(_update, [self._hashes[name] for name in names], piece)
-            for names in (("sha-512",), ("sha-384",), ("sha-224", "sha-256"))
-        )
+        groups = (("sha-512",), ("sha-384",), ("sha-224", "sha-256"))
+        found = self._hashes
+        wanted = ([found[name] for name in group if name in found] for group in groups)
+        return tuple(partial(_update, hashes, piece) for hashes in wanted if hashes)
 
     def digest(self) -> ContentDigest:
         """The digests of all that came."""

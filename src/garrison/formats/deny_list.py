@@ -22,7 +22,7 @@ from garrison.errors import Malformed, Rejected
 
 if TYPE_CHECKING:
     from garrison.formats.identity import CertifiedIdentity
-    from garrison.formats.slug import Slug
+    from garrison.formats.oci_name import Name
 
 # Some ten thousand entries.
 MAX_SIZE = 1 << 20
@@ -126,5 +126,5 @@ class DenyList:
             )
 
 
-def _all_tags(slug: Slug) -> str:
+def _all_tags(slug: Name) -> str:
     return str(slug.repository)

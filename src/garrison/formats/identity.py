@@ -13,7 +13,8 @@ workload  yes     yes     `spiffe://<trust domain>/<host>/<user>/<repo>/<tag>`
 SPIFFE allows `[A-Za-z0-9._-]` in a path segment (SPIFFE-ID, section 2.2). In a segment here,
 every byte outside `[A-Za-z0-9.-]`, the underscore too, is written `_xx`, two lower-case hex
 digits: `localhost:8080` is `localhost_3a8080`, tag `1.0.0+b1` is `1.0.0_2bb1`. Nothing else is
-ever escaped, so each name has one spelling and the rule can be reversed.
+ever escaped, so each name has one spelling and the rule can be reversed. The path of a workload
+in an OCI registry begins with `oci:`, which no host is: `oci://host/a/b:1` is `/oci_3a/host/a/b/1`.
 
 The same extension, with what the steward finds left empty, stands in a CSR to ask for a name:
 slug, digest, and the digest of the tenant's policy if the keep was given one. A certificate is
@@ -31,7 +32,7 @@ from cryptography.hazmat import asn1
 
 from garrison.errors import Malformed
 from garrison.formats.digest import SHA256_SIZE, digest_text, digest_url_text
-from garrison.formats.slug import Slug
+from garrison.formats.oci_name import Name, OciName, parse_name
 
 # Under 2.25.<UUID> (ITU-T X.667) of 36510742-53d0-42fd-b779-1c97337a034b: ours alone, unregistered.
 WORKLOAD_IDENTITY_OID = x509.ObjectIdentifier("2.25.72199035049791758419942033496913609547")
@@ -42,6 +43,8 @@ _MAX_COMMON_NAME = 64
 # SPIFFE-ID, section 2.3: implementations must support 2048 bytes and may refuse more.
 _MAX_SPIFFE_ID = 2048
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
+# The first segment of the path of a name in an OCI registry.
+_OCI = "oci:"
 _ESCAPE = re.compile(r"_([0-9a-f]{2})")
 
 Kind = Literal["keep", "local", "workload"]
@@ -75,7 +78,7 @@ class WorkloadIdentity:
             says nothing to others. None in a request, and where evidence does not tell.
     """
 
-    slug: Slug | None
+    slug: Name | None
     digest: bytes | None
     tee: str = ""
     measurement: bytes = b""
@@ -123,7 +126,7 @@ class WorkloadIdentity:
                 expected=VERSION,
             )
         return cls(
-            slug=Slug.parse(raw.slug) if raw.slug else None,
+            slug=parse_name(raw.slug) if raw.slug else None,
             digest=raw.digest or None,
             tee=raw.tee,
             measurement=raw.measurement,
@@ -165,7 +168,11 @@ class WorkloadIdentity:
                 would be longer than SPIFFE allows.
         """
         check_trust_domain(trust_domain)
-        if self.slug is not None:
+        if isinstance(self.slug, OciName):
+            name = self.slug
+            parts = (_OCI, name.host, *name.path.split("/"), name.tag)
+            path = [escape_segment(part) for part in parts]
+        elif self.slug is not None:
             slug = self.slug
             path = [escape_segment(part) for part in (slug.host, slug.user, slug.repo, slug.tag)]
         elif self.digest is not None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from garrison.errors import Malformed
-from garrison.formats.slug import Slug
+from garrison.formats.oci_name import parse_name
 
 # Far above any bundle of roots, far below what hurts.
 MAX_SIZE = 1 << 20
@@ -43,7 +43,7 @@ class LaunchRequest:
     allow_yanked: bool = False
 
     def __post_init__(self) -> None:
-        Slug.parse(self.slug)
+        parse_name(self.slug)
 
     @classmethod
     def from_json(cls, data: bytes) -> LaunchRequest:

@@ -4,6 +4,7 @@
 `host/user/repo:1.2.3`          that tag of that repository and no other
 `host/user/repo:^1.0`           a range of tags (`garrison.formats.semver`)
 `host/user/repo:*`              every tag of that repository, pre-releases too
+`oci://host/path:<as above>`    likewise in an OCI registry, whose tags can be any names
 `host/user/*`                   every tag of every repository of that user
 `sha256:<digest>`               a workload of that digest, whatever its name
 `any`                           any attested workload that the steward certified
@@ -30,8 +31,9 @@ from typing import TYPE_CHECKING, TypedDict
 from garrison.errors import Malformed
 from garrison.formats.digest import parse_digest
 from garrison.formats.evidence import Tee
+from garrison.formats.oci_name import SCHEME, OciName, OciRepository
 from garrison.formats.semver import Range, Version
-from garrison.formats.slug import Repository, check_host, check_user
+from garrison.formats.slug import Repository, Slug, check_host, check_user
 
 if TYPE_CHECKING:
     from garrison.formats.identity import WorkloadIdentity
@@ -62,7 +64,7 @@ class PeerRule:
         text: the rule as it was written.
         digest: the workload's digest, if the rule is for one.
         repository: the repository, if the rule is for one.
-        tags: which of its tags; None for all of them.
+        tags: which of its tags: a range, or one of a name that is no version; None for all.
         user: host and name of the user whose every repository it is for.
         tees: the TEEs that it admits; None for all.
         statuses: the TCB statuses that it admits; None for all.
@@ -72,8 +74,8 @@ class PeerRule:
 
     text: str
     digest: bytes | None = None
-    repository: Repository | None = None
-    tags: Range | None = None
+    repository: Repository | OciRepository | None = None
+    tags: Range | str | None = None
     user: tuple[str, str] | None = None
     tees: frozenset[str] | None = None
     statuses: frozenset[str] | None = None
@@ -106,7 +108,7 @@ class PeerRule:
                 expected="host/user/repo:<tag, range or *>, host/user/*, sha256:<digest>, or any",
             )
         try:
-            repository = Repository.parse(f"{path}/{repo}")
+            repository = _repository(f"{path}/{repo}")
         except Malformed as error:
             raise Malformed(
                 error.message,
@@ -114,8 +116,7 @@ class PeerRule:
                 found=error.found,
                 expected=error.expected,
             ) from None
-        tag_range = None if tags == _WILDCARD else Range.parse(tags, field=field)
-        return replace(rule, repository=repository, tags=tag_range)
+        return replace(rule, repository=repository, tags=_tags(repository, tags, field))
 
     def admits(self, identity: WorkloadIdentity | None) -> bool:
         """Whether the peer with this (verified) `identity` may be there."""
@@ -133,17 +134,42 @@ class PeerRule:
             return identity.digest == self.digest
         slug = identity.slug
         if self.user is not None:
-            return slug is not None and (slug.host, slug.user) == self.user
+            return isinstance(slug, Slug) and (slug.host, slug.user) == self.user
         if self.repository is None:
             return True
         return (
-            slug is not None
-            and slug.repository == self.repository
-            and (self.tags is None or self.tags.admits(Version.parse(slug.tag)))
+            slug is not None and slug.repository == self.repository and self._admits_tag(slug.tag)
         )
+
+    def _admits_tag(self, tag: str) -> bool:
+        if self.tags is None or isinstance(self.tags, str):
+            return self.tags in {None, tag}
+        try:
+            return self.tags.admits(Version.parse(tag))
+        except Malformed:
+            # In an OCI registry a tag need not be a version; then it is in no range.
+            return False
 
     def __str__(self) -> str:
         return self.text
+
+
+def _repository(text: str) -> Repository | OciRepository:
+    if not text.startswith(SCHEME):
+        return Repository.parse(text)
+    host, _, path = text.removeprefix(SCHEME).partition("/")
+    return OciRepository(host, path)
+
+
+def _tags(repository: Repository | OciRepository, text: str, field: str) -> Range | str | None:
+    if text == _WILDCARD:
+        return None
+    try:
+        return Range.parse(text, field=field)
+    except Malformed:
+        if not isinstance(repository, OciRepository):
+            raise
+        return OciName(repository.host, repository.path, text).tag
 
 
 def _user(path: str, field: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from garrison.formats.digest import digest_text
 from garrison.formats.identity import CertifiedIdentity
 
 if TYPE_CHECKING:
-    from garrison.formats.slug import Slug
+    from garrison.formats.oci_name import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Wanted:
             steward's policy.
     """
 
-    slug: Slug
+    slug: Name
     digest: bytes
     policy: bytes | None
     measurements: frozenset[bytes] | None = None

@@ -18,7 +18,7 @@ from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.limits import Limits
-from garrison.formats.slug import Slug
+from garrison.formats.oci_name import OciName, parse_name
 from garrison.keep.bearer import Bearer
 from garrison.keep.execute import execute
 from garrison.keep.identity import Certified, Credentials, StewardClient
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from garrison.drawbridge.client import Fetched
     from garrison.formats.launch_request import LaunchRequest
+    from garrison.formats.oci_name import Name
     from garrison.keep.net.listener import Listener
     from garrison.keep.net.network import Listening
     from garrison.keep.net.stream import Stream
@@ -51,7 +53,7 @@ def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
     Raises:
         GarrisonError: any step failed; the workload has then not run.
     """
-    slug = Slug.parse(request.slug)
+    slug = parse_name(request.slug)
     if request.steward is None:
         raise Misuse("no steward is named", field="steward", hint="deploy with --steward URL")
     attester = select(request.attester)
@@ -63,8 +65,7 @@ def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
 
     # 2. The workload, over mutual TLS; the client checks every byte against the digests.
     client_certificate = ClientCertificate(chain_pem=keep.chain_pem(), key_pem=keep.key_pem())
-    drawbridge = Client(slug.host, ca_pem=request.registry_ca, certificate=client_certificate)
-    package = drawbridge.fetch(slug)
+    package = _fetch(slug, request.registry_ca, client_certificate)
     log.info("fetched %s, digest %s, every byte checked", slug, digest_text(package.digest))
 
     if package.yanked is not None and not request.allow_yanked:
@@ -93,6 +94,15 @@ def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
         tenant=tenant,
         listening=listening,
     )
+
+
+def _fetch(name: Name, ca_pem: str | None, certificate: ClientCertificate) -> Fetched:
+    if isinstance(name, OciName):
+        # Late: most keeps speak with a drawbridge.
+        from garrison.drawbridge.oci import OciClient
+
+        return OciClient(name.host, ca_pem=ca_pem, certificate=certificate).fetch(name)
+    return Client(name.host, ca_pem=ca_pem, certificate=certificate).fetch(name)
 
 
 def run_local(

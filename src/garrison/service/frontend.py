@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
+    from garrison.service.known import Lookup
     from garrison.service.limits import Limits
 
-# What is accepted before the requests under way have their turn again.
-_AT_ONCE = 64
 # When there are no more descriptors, connections wait in the kernel's queue for so long.
 _OUT_OF_FILES_SECONDS = 0.5
 _OPEN = metrics.Gauge("garrison_connections", "Open connections, those in their handshake too.")
@@ -51,6 +50,7 @@ class Frontend:
         state: ServerState,
         limits: Limits,
         *,
+        known: Lookup | None = None,
         is_counted: bool = True,
     ) -> None:
         """Prepare; `open` begins.
@@ -61,8 +61,10 @@ class Frontend:
             config: uvicorn's, with the application.
             state: uvicorn's; here it is known which connections there are.
             limits: the bounds.
+            known: finds answers that are known already; None where there are no such.
             is_counted: whether its connections stand in the metrics.
         """
+        self._known = known
         self._is_counted = is_counted
         self._listener = listener
         self._context = context
@@ -99,19 +101,19 @@ class Frontend:
             connection.transport.abort()
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                accepted, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_FILES:
-                    self._pause(error)
-                    return
-                # That of one connection, which broke before it was accepted: accept(2).
-                continue
-            accepted.settimeout(0)
-            self._admit(accepted, place_of(address[0]))
+        # One, and then the requests under way have their turn, and other workers theirs: none
+        # takes all that arrive together. The loop calls again while there are more.
+        try:
+            accepted, address = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # Others are of one connection, which broke before it was accepted: accept(2).
+            if error.errno in _OUT_OF_FILES:
+                self._pause(error)
+            return
+        accepted.settimeout(0)
+        self._admit(accepted, place_of(address[0]))
 
     def _pause(self, error: OSError) -> None:
         log.record("accept", {"outcome": "paused", "reason": str(error)}, level=logging.ERROR)
@@ -153,7 +155,13 @@ class Frontend:
 
         def protocol() -> Connection:
             return Connection(
-                self._config, self._state, {}, self._limits, lost, is_beyond=is_beyond
+                self._config,
+                self._state,
+                {},
+                self._limits,
+                lost,
+                known=None if is_beyond else self._known,
+                is_beyond=is_beyond,
             )
 
         task = asyncio.get_running_loop().create_task(self._greet(accepted, protocol, lost))

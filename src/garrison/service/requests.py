@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from garrison.service.known import Known
+
 # What is logged for a client that went away before its answer began.
 _GONE = 499
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
@@ -41,6 +43,11 @@ _SECONDS = metrics.Histogram(
 _IN_FLIGHT = metrics.Gauge("garrison_requests_in_flight", "Requests under way.")
 _RECEIVED = metrics.Counter("garrison_received_bytes", "Bytes of requests' bodies.", "route")
 _SENT = metrics.Counter("garrison_sent_bytes", "Bytes of answers' bodies.", "route")
+
+
+def new_request_id() -> str:
+    """An id that no other request has."""
+    return secrets.token_hex(8)
 
 
 @dataclass(slots=True)
@@ -77,7 +84,7 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
+        request_id = new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         state.setdefault("client_certificate", None)
@@ -100,18 +107,15 @@ class Requests:
             seconds = time.monotonic() - started
             self._count(scope, exchange, seconds)
             client = scope.get("client")
-            log.record(
-                "request",
-                {
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": exchange.status,
-                    "seconds": round(seconds, 4),
-                    "client": client[0] if client else None,
-                    "authenticated": state["client_certificate"] is not None,
-                },
+            _log(
+                request_id,
+                scope["method"],
+                scope["path"],
+                exchange.status,
+                seconds,
+                client[0] if client else None,
                 level=level,
+                authenticated=state["client_certificate"] is not None,
             )
 
     def _labels(self, scope: Scope) -> tuple[str, str]:
@@ -182,6 +186,54 @@ class Requests:
                 else _late(self._limits.request_seconds)
             )
             await problem(error, request_id=request_id)(scope, receive, send_with_id)
+
+
+def answer_known(
+    known: Known, default_head: bytes, client: str | None, *, authenticated: bool
+) -> bytes:
+    """What is sent for a request whose answer was known; it is counted and logged as any other.
+
+    Args:
+        known: the answer.
+        default_head: the header fields that all answers begin with.
+        client: the client's address.
+        authenticated: whether the client showed a certificate.
+    """
+    started = time.monotonic()
+    request_id = new_request_id()
+    data = known.to_bytes(default_head, request_id)
+    seconds = time.monotonic() - started
+    _REQUESTS.add(known.route, "GET", "200")
+    _SECONDS.observe(seconds, known.route, "GET")
+    _SENT.add(known.route, amount=len(known.body))
+    _log(request_id, "GET", known.path, 200, seconds, client, authenticated=authenticated)
+    return data
+
+
+def _log(
+    request_id: str,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    client: str | None,
+    *,
+    authenticated: bool,
+    level: int = logging.INFO,
+) -> None:
+    log.record(
+        "request",
+        {
+            "request_id": request_id,
+            "method": method,
+            "path": path,
+            "status": status,
+            "seconds": round(seconds, 4),
+            "client": client,
+            "authenticated": authenticated,
+        },
+        level=level,
+    )
 
 
 async def read_limited(request: Request, limit: int) -> bytes:

@@ -96,6 +96,11 @@ def start(service: str, endpoint: str) -> Callable[[], None]:
     return end
 
 
+def is_on() -> bool:
+    """Whether requests are traced."""
+    return _STATE.tracer is not None
+
+
 @contextmanager
 def span(name: str) -> Iterator[None]:
     """A span around what is done within, if there are traces."""

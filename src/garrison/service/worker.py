@@ -8,6 +8,7 @@ at every few seconds besides. What cannot be used is logged and changes nothing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from garrison.service.known import Lookup
     from garrison.service.limits import Limits
     from garrison.service.metrics import Write
     from garrison.service.tls import Tls
@@ -58,6 +60,7 @@ class Hosted:
         ready: checks that it can answer; raises an error of ours if not.
         paths: see `garrison.service.requests.Requests`.
         reload: reads again what it is configured by, apart from TLS; what cannot be used it logs.
+        known: finds answers that are known already; None where there are no such.
         use_certificate: checks that the TLS certificate may be used, before a new one is; raises
             an error of ours if not.
     """
@@ -66,6 +69,7 @@ class Hosted:
     ready: Callable[[], Awaitable[None]] = _always
     paths: Collection[str] = ()
     reload: Callable[[], None] = _nothing
+    known: Lookup | None = None
     use_certificate: Callable[[], None] = _nothing
 
 
@@ -127,7 +131,14 @@ class Worker:
         self._limits = limits
         self._state = ServerState()
         self._config = _config(Requests(hosted.app, limits, hosted.paths))
-        self._frontend = Frontend(listener, lambda: tls.context, self._config, self._state, limits)
+        self._frontend = Frontend(
+            listener,
+            lambda: tls.context,
+            self._config,
+            self._state,
+            limits,
+            known=hosted.known,
+        )
         self._told = 0
         self._end = asyncio.Event()
         self._admin: Frontend | None = None
@@ -164,6 +175,9 @@ class Worker:
         self._frontend.open()
         if self._admin is not None:
             self._admin.open()
+        # What was made until here stays: the collector need not pause to look at it again.
+        gc.collect()
+        gc.freeze()
         ready()
         await self._end.wait()
         await self._drain()

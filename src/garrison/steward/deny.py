@@ -23,10 +23,11 @@ from garrison.appraisal.result import Check
 from garrison.errors import Rejected
 from garrison.formats.deny_list import LONGEST_POLL
 from garrison.formats.evidence import Tee
-from garrison.formats.slug import Slug
+from garrison.formats.oci_name import parse_name
 
 if TYPE_CHECKING:
     from garrison.appraisal.result import AttestationResult
+    from garrison.formats.oci_name import Name
     from garrison.formats.strict_toml import Table
 
 # RFC 5280, section 4.1.2.2: a serial number has at most 20 bytes, and is positive.
@@ -70,7 +71,7 @@ class Deny:
         slugs = table.strings("slugs", [])
         for text in slugs:
             # With a tag in its last part, or without one.
-            Slug.parse(text if ":" in text.rpartition("/")[2] else f"{text}:0.0.0")
+            parse_name(text if ":" in text.rpartition("/")[2] else f"{text}:0.0.0")
         deny = cls(
             serials=tuple(dict.fromkeys(serials)),
             measurements=_hex(table, "measurements", _MAX_DIGITS),
@@ -97,7 +98,7 @@ class Deny:
             return replace(result, checks=(*result.checks, denied))
         return result
 
-    def check(self, result: AttestationResult, slug: Slug | None) -> None:
+    def check(self, result: AttestationResult, slug: Name | None) -> None:
         """Refuse what is denied.
 
         Args:

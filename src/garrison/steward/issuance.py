@@ -44,6 +44,7 @@ from garrison.formats.evidence import (
 )
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.nitro import NITRO_MEDIA_TYPE
+from garrison.formats.oci_name import OciName
 from garrison.service import metrics
 from garrison.service.problem import title_of
 from garrison.service.stages import stage
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from garrison.appraisal.result import AttestationResult
     from garrison.endorsements.source import EndorsementSource
-    from garrison.formats.slug import Slug
+    from garrison.formats.oci_name import Name
     from garrison.steward.authority import Authority
     from garrison.steward.challenge import Challenges
     from garrison.steward.policy import Policy
@@ -158,7 +159,7 @@ class Examined:
     dns_names: tuple[str, ...]
 
     @property
-    def lookup(self) -> Slug | None:
+    def lookup(self) -> Name | None:
         """The tag whose digest the caller must look up for `issue`; None for other kinds."""
         return self.identity.slug
 
@@ -347,13 +348,16 @@ def _identity(
     policy = steward.policy
     asked = request.workload
     slug, digest = (None, None) if asked is None else (asked.slug, asked.digest)
-    if slug is not None and slug.host not in policy.drawbridges:
-        raise Rejected(
-            "the policy does not name this drawbridge",
-            field="slug",
-            found=slug,
-            expected=", ".join(policy.drawbridges) or "none at all",
-        )
+    if slug is not None:
+        is_oci = isinstance(slug, OciName)
+        named = policy.oci_registries if is_oci else policy.drawbridges
+        if slug.host not in named:
+            raise Rejected(
+                f"the policy does not name this {'OCI registry' if is_oci else 'drawbridge'}",
+                field="slug",
+                found=slug,
+                expected=", ".join(named) or "none at all",
+            )
     if slug is None and digest is not None and not policy.local_workloads:
         raise Rejected(
             "the policy does not admit local workloads",

@@ -10,6 +10,10 @@
 
     [drawbridges."drawbridge.example.com"]
     ca = "drawbridge-ca.pem"          # absent: the web's roots
+    tag_keys = "publishers.pem"       # absent: tags need no signature; else by one of these keys
+
+    [oci_registries."registry.example.com"]
+    ca = "registry-ca.pem"            # absent: the web's roots
 
     [snp]                             # see garrison.appraisal.snp
     [nitro]                           # see garrison.appraisal.nitro
@@ -47,6 +51,7 @@ from garrison.endorsements.pcs import IntelTee
 from garrison.endorsements.source import Settings
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
+from garrison.formats.signed_tag import load_tag_keys
 from garrison.formats.slug import check_host
 from garrison.formats.strict_toml import Table
 from garrison.steward import enarx_policy
@@ -56,6 +61,8 @@ from garrison.steward.keys import load_certificates
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from garrison.formats.signed_tag import TagKey
 
 # A leaf cannot be revoked: its lifetime is how long a platform found bad stays trusted.
 _MAX_LIFETIME_MINUTES = 24 * 60
@@ -148,6 +155,8 @@ class Policy:
         dns_names: the DNS names that a certificate may have.
         drawbridges: the drawbridges whose names it certifies: host, and the PEM of its CA, or
             None for the web's roots.
+        tag_keys: the drawbridges whose tags must be signed, and the keys of which one must have.
+        oci_registries: the OCI registries whose names it certifies, as `drawbridges`.
         local_workloads: whether it certifies workloads by their digest alone.
         tees: what it admits of each TEE.
         endorsements: where vendors' certificates come from, beside directories and evidence.
@@ -163,6 +172,8 @@ class Policy:
     tees: TeePolicies
     deny: Deny = field(default_factory=Deny)
     endorsements: Settings = field(default_factory=Settings)
+    oci_registries: Mapping[str, str | None] = field(default_factory=dict)
+    tag_keys: Mapping[str, tuple[TagKey, ...]] = field(default_factory=dict)
 
     @property
     def simulated_roots(self) -> tuple[str, ...]:
@@ -202,12 +213,13 @@ class Policy:
                     "dns_names", "not a DNS name", expected="lower-case names without wildcards"
                 )
         certificates.done()
-        drawbridges = _drawbridges(table.table("drawbridges"), base)
-        if not drawbridges and not local_workloads:
+        drawbridges, tag_keys = _drawbridges(table.table("drawbridges"), base)
+        oci_registries = _oci_registries(table.table("oci_registries"), base)
+        if not drawbridges and not oci_registries and not local_workloads:
             raise Malformed(
                 "no workload could have a certificate",
                 field=table.where("drawbridges"),
-                expected="a drawbridge, or local_workloads = true",
+                expected="a drawbridge, an OCI registry, or local_workloads = true",
             )
         return cls(
             trust_domain=trust_domain,
@@ -215,6 +227,8 @@ class Policy:
             lifetime=timedelta(minutes=minutes),
             dns_names=tuple(dns_names),
             drawbridges=drawbridges,
+            tag_keys=tag_keys,
+            oci_registries=oci_registries,
             local_workloads=local_workloads,
             tees=TeePolicies.from_table(table, base),
             deny=Deny.from_table(table.table("deny")),
@@ -250,7 +264,23 @@ def _require(table: Table, key: str) -> None:
         raise Malformed("missing", field=table.where(key), expected="a table")
 
 
-def _drawbridges(table: Table, base: Path) -> dict[str, str | None]:
+def _drawbridges(
+    table: Table, base: Path
+) -> tuple[dict[str, str | None], dict[str, tuple[TagKey, ...]]]:
+    cas: dict[str, str | None] = {}
+    keys: dict[str, tuple[TagKey, ...]] = {}
+    for host in table.keys():  # noqa: SIM118 - not a mapping
+        check_host(host, field=table.where(host))
+        entry = table.table(host)
+        ca, tag_keys = entry.optional_string("ca"), entry.optional_string("tag_keys")
+        entry.done()
+        cas[host] = None if ca is None else _ca_pem(base / ca)
+        if tag_keys is not None:
+            keys[host] = load_tag_keys(_read(base / tag_keys), field=str(base / tag_keys))
+    return cas, keys
+
+
+def _oci_registries(table: Table, base: Path) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for host in table.keys():  # noqa: SIM118 - not a mapping
         check_host(host, field=table.where(host))
@@ -259,6 +289,14 @@ def _drawbridges(table: Table, base: Path) -> dict[str, str | None]:
         entry.done()
         found[host] = None if ca is None else _ca_pem(base / ca)
     return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_FILE)
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
 
 
 def _ca_pem(path: Path) -> str:

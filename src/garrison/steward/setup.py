@@ -87,7 +87,9 @@ def _assemble(
     appraisers = appraisers_of(policy.tees, source)
     challenges = Challenges(authority.challenge_key)
     steward = Steward(authority, policy, challenges, appraisers, server_names, source, directory)
-    return steward, Drawbridges(policy.drawbridges, authority)
+    return steward, Drawbridges(
+        policy.drawbridges, authority, oci_hosts=policy.oci_registries, tag_keys=policy.tag_keys
+    )
 
 
 def _check_names(server_names: frozenset[str], keeps: Sequence[str], field: str) -> None:

@@ -153,7 +153,8 @@ class Stack:
     """The services, and what is needed to use them. Use it as a context manager.
 
     `steward_init` and `steward_serve` are further options of these commands. With an `image` keeps
-    run in machines that boot it, and the policy has the measurement that is predicted for it.
+    run in machines that boot it, and the policy has the measurement that is predicted for it. The
+    policy names `oci_registries`, host to CA, and the keys that tags must be signed with.
     """
 
     directory: Path
@@ -163,6 +164,8 @@ class Stack:
     steward_init: tuple[str, ...] = ()
     steward_serve: tuple[str, ...] = ()
     more_tees: tuple[str, ...] = ()
+    oci_registries: dict[str, Path] = field(default_factory=dict)
+    tag_keys: Path | None = None
     processes: list[Process] = field(default_factory=list)
     registry: str = ""
     steward_url: str = ""
@@ -311,6 +314,10 @@ class Stack:
     def policy(self) -> str:
         """The steward's policy: the simulated root by name, this very version of the keep."""
         spki = json.loads((self.simulator / "simulator.json").read_text())["key_sha256"]
+        keys = "" if self.tag_keys is None else f'tag_keys = "{self.tag_keys}"'
+        registries = "\n".join(
+            f'[oci_registries."{host}"]\nca = "{ca}"' for host, ca in self.oci_registries.items()
+        )
         return f"""
 trust_domain = "demo.test"
 freshness = "required"
@@ -322,6 +329,9 @@ dns_names = ["{DNS_NAME}"]
 
 [drawbridges."{self.registry}"]
 ca = "{self.registry_ca}"
+{keys}
+
+{registries}
 
 [snp]
 measurements = ["{self.measurement}"]

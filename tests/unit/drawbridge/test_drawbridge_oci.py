@@ -1,0 +1,302 @@
+"""Packages in a real OCI registry, and what a registry that lies can do: nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from garrison.drawbridge.oci import OciClient
+from garrison.drawbridge.oci_auth import Challenge, Login, docker_login
+from garrison.drawbridge.oci_manifest import (
+    CONFIG_TYPE,
+    MANIFEST_TYPE,
+    TITLE,
+    Artifact,
+    build,
+)
+from garrison.errors import Malformed, Rejected, Unavailable, Unverified
+from garrison.formats.oci_name import OciName, parse_name
+from garrison.formats.slug import Slug
+from garrison.formats.tree import DIRECTORY_TYPE, WASM_TYPE, Package
+from garrison.testing import oci
+from garrison.testing.drawbridge import Lie, LyingServer
+from garrison.testing.tls import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+AUTHORITY = Authority("Test Registry")
+PACKAGE = Package(
+    {
+        "main.wasm": b"\0asm\x01\0\0\0" + b"x" * 3_000_000,
+        "Enarx.toml": b'args = ["1"]\n',
+        "data/a": b"one",
+        "data/b": b"one",
+    }
+)
+needs_registry = pytest.mark.skipif(
+    oci.find() is None, reason="needs docker-registry: apt-get install docker-registry"
+)
+
+
+@pytest.fixture(params=["none", "basic", "token"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[oci.OciRegistry]:
+    with oci.OciRegistry(tmp_path / "registry", AUTHORITY, request.param) as started:
+        yield started
+
+
+def client(host: str, login: Login | None = oci.LOGIN) -> OciClient:
+    return OciClient(host, ca_pem=AUTHORITY.root_pem, login=login, tries=1)
+
+
+@needs_registry
+def test_what_was_published_is_fetched_with_the_same_digest(registry: oci.OciRegistry) -> None:
+    name = OciName(registry.host, "jane/chat-server", "v1")
+    told: list[int] = []
+    entry = client(registry.host).publish(name, PACKAGE, told.append)
+    assert entry.workload_digest == PACKAGE.digest
+    assert sum(told) >= 3_000_000
+    reader = client(registry.host, oci.LOGIN if registry.auth == "basic" else None)
+    fetched = reader.fetch(name)
+    assert fetched.files == dict(PACKAGE.files)
+    assert fetched.digest == PACKAGE.digest == reader.tag_digest(name)
+    # Once more is nothing new; other content is refused.
+    client(registry.host).publish(name, PACKAGE)
+    with pytest.raises(Rejected, match="the tag names another workload already"):
+        client(registry.host).publish(name, Package({"main.wasm": b"other"}))
+    with pytest.raises(Rejected, match="404"):
+        reader.fetch(replace(name, tag="v2"))
+
+
+@needs_registry
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_who_has_no_password_cannot_push(tmp_path: Path, auth: Any) -> None:
+    with oci.OciRegistry(tmp_path / "registry", AUTHORITY, auth) as started:
+        name = OciName(started.host, "jane/chat", "v1")
+        for login in (None, Login("jane", "a wrong one")):
+            with pytest.raises(Rejected) as caught:
+                client(started.host, login).publish(name, PACKAGE)
+            assert "a wrong one" not in str(caught.value)
+
+
+@needs_registry
+def test_an_artifact_of_others_has_the_digest_of_its_module_alone(tmp_path: Path) -> None:
+    package = Package({"main.wasm": b"\0asm\x01\0\0\0theirs"})
+    with oci.OciRegistry(tmp_path / "registry", AUTHORITY) as started:
+        name = OciName(started.host, "tools/theirs", "latest")
+        ours = client(started.host)
+        manifest, blobs = build(package)
+        document = json.loads(manifest)
+        # As other tools push it: one layer, with the file's name, and no root directory.
+        document["layers"] = document["layers"][:1]
+        document["layers"][0]["annotations"] = {TITLE: "hello.wasm"}
+        for digest, content in blobs.items():
+            ours._put_blob(name, digest, content)
+        answer = ours._request(
+            "PUT",
+            f"{name.path}/manifests/{name.tag}",
+            name,
+            body=json.dumps(document).encode(),
+            extra={"Content-Type": MANIFEST_TYPE},
+        )
+        assert answer.status == 201
+        assert ours.tag_digest(name) == ours.fetch(name).digest == package.digest
+
+
+# A registry that lies.
+
+
+@pytest.fixture
+def liar() -> Iterator[LyingServer]:
+    with LyingServer(AUTHORITY.issue(hosts=("localhost",))) as server:
+        manifest, blobs = build(PACKAGE)
+        server.answers["/v2/jane/chat/manifests/v1"] = Lie(
+            200, {"Content-Length": str(len(manifest)), "Content-Type": MANIFEST_TYPE}, manifest
+        )
+        for digest, content in blobs.items():
+            server.answers[f"/v2/jane/chat/blobs/{digest}"] = Lie(
+                200, {"Content-Length": str(len(content))}, content
+            )
+        yield server
+
+
+def _blob_path(content: bytes) -> str:
+    return f"/v2/jane/chat/blobs/sha256:{sha256(content).hexdigest()}"
+
+
+def test_a_swapped_blob_is_found(liar: LyingServer) -> None:
+    name = OciName(liar.host, "jane/chat", "v1")
+    assert client(liar.host).fetch(name).digest == PACKAGE.digest
+    liar.answers[_blob_path(b"one")] = Lie(200, {"Content-Length": "3"}, b"two")
+    with pytest.raises(Unverified, match="sha-256 digest mismatch"):
+        client(liar.host).fetch(name)
+
+
+def test_files_that_are_not_those_of_the_root_directory_are_found(liar: LyingServer) -> None:
+    name = OciName(liar.host, "jane/chat", "v1")
+    mixed, _ = build(replace(PACKAGE, files={**PACKAGE.files, "data/b": b"two"}))
+    document, other = json.loads(build(PACKAGE)[0]), json.loads(mixed)
+    document["layers"] = [*document["layers"][:-1], other["layers"][-1]]
+    body = json.dumps(document).encode()
+    liar.answers["/v2/jane/chat/manifests/v1"] = Lie(200, {"Content-Length": str(len(body))}, body)
+    with pytest.raises(Unverified, match="not those of the package's root directory"):
+        client(liar.host).fetch(name)
+
+
+def test_a_manifest_of_another_digest_than_stated_is_found(liar: LyingServer) -> None:
+    path = "/v2/jane/chat/manifests/v1"
+    headers = {"Docker-Content-Digest": f"sha256:{'0' * 64}", **liar.answers[path].headers}
+    liar.answers[path] = replace(liar.answers[path], headers=headers)
+    with pytest.raises(Unverified, match="manifest"):
+        client(liar.host).tag_digest(OciName(liar.host, "jane/chat", "v1"))
+
+
+def test_a_blob_elsewhere_is_fetched_there_over_https_alone(liar: LyingServer) -> None:
+    name, content = OciName(liar.host, "jane/chat", "v1"), PACKAGE.files["Enarx.toml"]
+    kept = liar.answers[_blob_path(content)]
+    liar.answers["/elsewhere"] = kept
+    moved = {"Content-Length": "0", "Location": f"https://{liar.host}/elsewhere"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    assert client(liar.host).fetch(name).digest == PACKAGE.digest
+    moved = {"Content-Length": "0", "Location": f"http://{liar.host}/elsewhere"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    with pytest.raises(Malformed, match="not an HTTPS URL"):
+        client(liar.host).fetch(name)
+
+
+def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer) -> None:
+    path = "/v2/jane/chat/manifests/v1"
+    headers = {"Content-Length": "0", "WWW-Authenticate": 'Bearer realm="http://evil.test/"'}
+    liar.answers[path] = Lie(401, headers, b"")
+    with pytest.raises(Malformed, match="realm"):
+        client(liar.host).tag_digest(OciName(liar.host, "jane/chat", "v1"))
+
+
+# Manifests.
+
+
+def test_the_artifact_is_that_of_the_cncf() -> None:
+    manifest, blobs = build(PACKAGE)
+    document = json.loads(manifest)
+    config = json.loads(blobs[document["config"]["digest"]])
+    assert document["mediaType"] == MANIFEST_TYPE
+    assert document["config"]["mediaType"] == CONFIG_TYPE
+    assert (config["architecture"], config["os"]) == ("wasm", "wasip1")
+    assert config["layerDigests"] == [layer["digest"] for layer in document["layers"]]
+    assert document["layers"][0]["mediaType"] == WASM_TYPE
+    assert document["layers"][-1]["mediaType"] == DIRECTORY_TYPE
+    assert document["layers"][-1]["digest"] == f"sha256:{PACKAGE.digest.hex()}"
+    assert Artifact.from_bytes(manifest, "x").root is not None
+    # The same package is the same artifact, wherever it is built.
+    assert build(PACKAGE) == (manifest, blobs)
+
+
+def _changed(**changes: Any) -> bytes:
+    return json.dumps({**json.loads(build(PACKAGE)[0]), **changes}).encode()
+
+
+def _layers(*changes: dict[str, Any]) -> bytes:
+    layers = json.loads(build(PACKAGE)[0])["layers"]
+    return _changed(
+        layers=[{**layer, **change} for layer, change in zip(layers, changes, strict=False)]
+        + layers[len(changes) :]
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "not an image manifest"),
+        (_changed(mediaType="application/vnd.oci.image.index.v1+json"), "not an image manifest"),
+        (_changed(layers=[]), "no layer of this type"),
+        (_changed(layers=None), "not an image manifest"),
+        (_layers({"digest": "sha512:00"}), "not a SHA-256 digest"),
+        (_layers({"digest": f"sha256:{'A' * 64}"}), "not a SHA-256 digest"),
+        (_layers({"size": -1}), "not a size"),
+        (_layers({"size": True}), "not a size"),
+        (_layers({"size": 100_000_001}), "too large"),
+        (_layers({"annotations": {}}), "a layer without a name"),
+        (_layers({"annotations": {TITLE: "../x"}}), "not a valid entry name"),
+        (_layers({"annotations": {TITLE: "Enarx.toml"}}), "wrong media type"),
+        (_layers({}, {"mediaType": DIRECTORY_TYPE}), "more than one root directory"),
+        (_layers({}, {}, {"annotations": {TITLE: "data/b"}}), "twice in one package"),
+    ],
+)
+def test_what_is_no_package_is_malformed(data: bytes, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        Artifact.from_bytes(data, "here")
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["oci://r.test/a:1", "oci://r.test:5000/a/b-c/d__e.f:v1.0_x", "oci://[::1]:5000/a:latest"],
+)
+def test_a_name_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_name(text)) == text
+    assert isinstance(parse_name(text), OciName)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oci://r.test/a", "oci://r.test/A:1", "oci://r.test/a//b:1", "oci://r.test/a:", "oci:///a:1",
+        "oci://R.test/a:1", "oci://r.test/a:1@sha256:00", "oci://r.test/a/:1", "oci://r.test:443/a:1",
+        f"oci://r.test/a:{'1' * 129}", f"oci://r.test/{'a' * 201}:1", "oci://r.test/a:1\n",
+    ],
+)  # fmt: skip
+def test_other_spellings_are_no_names(text: str) -> None:
+    with pytest.raises(Malformed):
+        parse_name(text)
+
+
+def test_what_is_no_oci_name_is_a_slug() -> None:
+    assert parse_name("d.test/jane/chat:1.0.0") == Slug("d.test", "jane", "chat", "1.0.0")
+
+
+# Logins.
+
+
+def test_docker_knows_the_users_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert docker_login("r.test") is None
+    config = tmp_path / "config.json"
+    config.write_text('{"auths": {"r.test": {"auth": "amFuZTpzZWNyZXQ6eA=="}}}')
+    assert docker_login("r.test") == Login("jane", "secret:x")
+    assert docker_login("other.test") is None
+    config.write_text('{"auths": {"r.test": {"auth": "c2VjcmV0"}}}')
+    with pytest.raises(Malformed, match="NAME:PASSWORD") as caught:
+        docker_login("r.test")
+    assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_docker_credential_helpers_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    helper = tmp_path / "docker-credential-mine"
+    (tmp_path / "config.json").write_text('{"credHelpers": {"r.test": "mine"}}')
+    with pytest.raises(Unavailable, match="docker-credential-mine"):
+        docker_login("r.test")
+    helper.write_text(
+        '#!/bin/sh\nread h\necho "{\\"Username\\": \\"$1\\", \\"Secret\\": \\"$h\\"}"\n'
+    )
+    helper.chmod(0o700)
+    assert docker_login("r.test") == Login("get", "r.test")
+    helper.write_text('#!/bin/sh\necho "credentials not found in native keychain"\nexit 1\n')
+    assert docker_login("r.test") is None
+
+
+@pytest.mark.parametrize("header", [None, "", "Digest realm=x", "Basic"])
+def test_other_challenges_are_refused(header: str | None) -> None:
+    with pytest.raises(Malformed, match="unknown way to authenticate"):
+        Challenge.parse(header, "r.test")
