@@ -111,7 +111,8 @@ def serve(
             hint="`--tenant any` admits whoever has a token for it",
         )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    backends = {"nil", "configfs-tsm"}
+    # As `deploy --backend nil | cvm` asks for them; a keep of the latter finds its TEE itself.
+    backends = {"nil", "detect"}
     issuer = None
     tls_cert, tls_key = service.tls_cert, service.tls_key
     if insecure_dev:
@@ -141,6 +142,8 @@ def serve(
     # A log that is followed has no end, nor has a terminal that is attached.
     service.limits["request_seconds"] = max(service.limits["request_seconds"], _LONGEST_REQUEST)
     agent = Agent(directory, Quota(max_keeps, max_memory_mib), frozenset(backends))
+    if revived := agent.revive():
+        ui.warn(f"started again, after this machine's end: {len(revived)} keeps")
     app = application(
         agent,
         verifier,

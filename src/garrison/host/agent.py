@@ -109,6 +109,20 @@ class Agent:
             await asyncio.sleep(_FOLLOW_SECONDS)
         raise Unavailable("the keep's keeper does not start", field="keep", found=record.id)
 
+    def revive(self) -> list[str]:
+        """Start the keeps again that the end of this machine took along, where tenants want that.
+
+        Returns:
+            Their names.
+        """
+        if (self._directory / DRAINING).exists():
+            return []
+        lost = [record for record in self._records if record.lost()]
+        wanted = [r for r in lost if r.spec().restart != "no" and not r.state().stopped]
+        for record in wanted:
+            self._start(record)
+        return [record.id for record in wanted]
+
     def _admit(self, spec: KeepSpec, tenant: str) -> None:
         if (self._directory / DRAINING).exists():
             raise Unavailable("this host is drained: it takes no new keeps", field="host")

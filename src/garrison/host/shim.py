@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from garrison.host.record import Record, State
+from garrison.host.record import Phase, Record, State
 
 if TYPE_CHECKING:
     from garrison.host.spec import KeepSpec
@@ -61,6 +61,8 @@ class Shim:
         self._log = _Log(record)
         self._attached: dict[socket.socket, bytearray] = {}
         self._stopping: list[socket.socket] = []
+        # What is to be written down, as long as the disk does not take it.
+        self._unwritten: State | None = None
 
     def run(self) -> None:
         """Look after the keep until it has ended for good."""
@@ -150,6 +152,7 @@ class Shim:
                 self._kill_at = None
             elif seconds is None or until_kill < seconds:
                 seconds = max(0.0, until_kill)
+        self._write_down()
         ended = 0
         # A signal's handler wakes it too: what is asked for then is looked at by the caller.
         for key, events in self._selector.select(1.0 if seconds is None else min(seconds, 1.0)):
@@ -241,11 +244,17 @@ class Shim:
         del self._attached[client]
         client.close()
 
-    def _write(self, phase: str) -> None:
+    def _write(self, phase: Phase) -> None:
         pid = None if self._keep is None else self._keep.pid
-        self._record.write_state(
-            State(phase, os.getpid(), pid, self._restarts, self._code, self._stopped)  # type: ignore[arg-type]  # one of the phases
-        )
+        self._unwritten = State(phase, os.getpid(), pid, self._restarts, self._code, self._stopped)
+        self._write_down()
+
+    def _write_down(self) -> None:
+        """Write down how the keep is; a full disk costs that for a while, and not the keep."""
+        if self._unwritten is not None:
+            with contextlib.suppress(OSError):
+                self._record.write_state(self._unwritten)
+                self._unwritten = None
 
 
 class _Log:
