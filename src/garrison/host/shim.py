@@ -1,4 +1,4 @@
-"""One keep's keeper: `python -m garrison.host.shim DIRECTORY`, a process of its own.
+"""One keep's keeper: `python -m garrison.host.shim DIRECTORY [IMAGE [SIMULATOR]]`, a process.
 
 It starts the keep, writes down what it prints, starts it again as its policy says, and ends it when
 it is told to. The agent starts it and may then end: keeps go on, and the next agent finds them.
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.host.record import Phase, Record, State
+from garrison.host.spec import MACHINES, NO_MEMORY
 
 if TYPE_CHECKING:
     from garrison.host.spec import KeepSpec
@@ -49,8 +50,9 @@ _CHUNK = 1 << 16
 class Shim:
     """The keeper of one keep."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, image: str = "", simulator: str = "") -> None:
         self._record = record
+        self._image, self._simulator = image, simulator
         self._spec: KeepSpec = record.spec()
         self._selector = selectors.DefaultSelector()
         self._keep: subprocess.Popen[bytes] | None = None
@@ -102,10 +104,10 @@ class Shim:
 
     def _run_once(self) -> None:
         receive, send = os.pipe()
-        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
         environment |= {k: v for k in ("HOME", "TMPDIR") if (v := os.environ.get(k))}
         self._keep = subprocess.Popen(
-            [sys.executable, "-I", "-m", "garrison.keep", str(receive)],
+            [sys.executable, "-I", "-m", *self._command_of(receive)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -133,8 +135,17 @@ class Shim:
         self._code = code if code >= 0 else 128 - code
         self._log.flush()
 
+    def _command_of(self, receive: int) -> list[str]:
+        spec = self._spec
+        if spec.backend not in MACHINES:
+            return ["garrison.keep", str(receive)]
+        memory = NO_MEMORY if spec.memory_mib is None else str(spec.memory_mib)
+        machine = [str(receive), spec.backend, self._image, memory]
+        return ["garrison.host.machine", *machine, *filter(None, [self._simulator])]
+
     def _limit(self) -> None:
-        if self._spec.memory_mib is not None:
+        # A machine has what it was made with.
+        if self._spec.memory_mib is not None and self._spec.backend not in MACHINES:
             size = self._spec.memory_mib << 20
             # Of private memory that can be written: an engine reserves far more than it uses.
             resource.setrlimit(resource.RLIMIT_DATA, (size, size))
@@ -306,7 +317,7 @@ def main() -> int:
     """Look after the keep of the directory that the command line names."""
     # linux/prctl.h: PR_SET_DUMPABLE. Nothing here is secret, but its child inherits none either.
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-    Shim(Record(Path(sys.argv[1]))).run()
+    Shim(Record(Path(sys.argv[1])), *sys.argv[2:]).run()
     return 0
 
 
