@@ -3,8 +3,8 @@
 Handshakes are full ones with a client certificate, whose holder is judged; the peer is nginx with
 the same certificates and keys (P-384), on one core, the load on the other. A keep resumes no
 session (docs/adr/0003-tls-library.md); what nginx gains by that, which does not judge the client
-again then, stands beside it. What must be waited for in a deployment is told phase by phase; cold is
-with Garrison's own files out of memory, as far as the services do not use them.
+again then, stands beside it. What must be waited for in a deployment is told phase by phase; cold
+is with Garrison's own files out of memory, as far as the services do not use them.
 
     python bench/network.py [SECONDS]
 """

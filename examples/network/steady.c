@@ -35,7 +35,7 @@ static int talk(int fd)
 
 int main(int argc, char **argv)
 {
-    char path[512], peer[MAX_PEER];
+    char path[512], peer[MAX_PEER], event[MAX_PEER];
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("steady");
     for (;;) {
@@ -44,6 +44,9 @@ int main(int argc, char **argv)
             int fd = open(path, O_RDWR);
             if (fd < 0 || read_peer(fd, peer) < 0)
                 continue;
+            /* The same again, as an event: every connection is one, and is taken once. */
+            if (read_event("con", event) > 0)
+                printf("connected %s\n", event);
             printf("talking to %s\n", peer);
             printf("ended: %s\n", strerror(talk(fd)));
             close(fd);

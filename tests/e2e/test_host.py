@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [pytest.mark.xdist_group("stack")]
 
@@ -50,6 +51,21 @@ int main(int argc, char **argv) {
   while (fgets(line, sizeof line, stdin))
     printf("you said %s", line);
   return 3;
+}
+"""
+_HOG = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  for (int mib = 16; mib <= 1024; mib += 16) {
+    volatile char *more = malloc(16 << 20);
+    if (more == NULL) return 4;
+    for (int at = 0; at < 16 << 20; at += 4096) more[at] = 1;
+    printf("took %d\\n", mib);
+  }
+  return 0;
 }
 """
 
@@ -128,17 +144,27 @@ def server(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
 @pytest.fixture(scope="module")
 def cat(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A published program that answers its input, and ends with 3."""
-    package = tmp_path_factory.mktemp("cat")
-    source = tmp_path_factory.mktemp("source") / "cat.c"
-    source.write_text(_CAT)
+    return published(stack, tmp_path_factory, "cat", _CAT)
+
+
+@pytest.fixture(scope="module")
+def hog(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A published program that takes all the memory that it gets."""
+    return published(stack, tmp_path_factory, "hog", _HOG)
+
+
+def published(stack: Stack, tmp_path_factory: pytest.TempPathFactory, name: str, text: str) -> str:
+    package = tmp_path_factory.mktemp(name)
+    source = tmp_path_factory.mktemp("source") / f"{name}.c"
+    source.write_text(text)
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-O2", "-s"]
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(Path(sys.prefix) / "zig-cache"), **os.environ}
     subprocess.run(
         [*compiler, str(source), "-o", str(package / "main.wasm")], check=True, env=environment
     )
-    stack.register_repo("cat")
-    stack.publish(package, "cat:0.1.0")
-    return "cat:0.1.0"
+    stack.register_repo(name)
+    stack.publish(package, f"{name}:0.1.0")
+    return f"{name}:0.1.0"
 
 
 @pytest.fixture
@@ -165,6 +191,15 @@ def gone(pid: int) -> bool:
     return False
 
 
+def eventually(true: Callable[[], bool]) -> bool:
+    """Whether it comes to be true."""
+    for _ in range(100):
+        if true():
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def test_running_is_said_once_the_keep_has_shown_it(host: Host, server: tuple[str, int]) -> None:
     name, port = server
     done = host.deploy("jane", name, "--json", "--measurement", host.stack.measurement)
@@ -178,11 +213,12 @@ def test_running_is_said_once_the_keep_has_shown_it(host: Host, server: tuple[st
     (keep,) = host.keeps()
     assert (keep["id"], keep["phase"], keep["ports"]) == (told["keep"], "running", [port])
     assert host.keeps("joe") == []
-    other = host.run(
-        "joe", "host", "stop", "--host", host.url, "--host-ca", str(host.ca), told["keep"]
-    )
-    assert other.returncode == 77
-    assert "no such keep" in other.stderr
+    for verb in ("stop", "inspect", "logs", "attach"):
+        there = ("--host", host.url, "--host-ca", str(host.ca))
+        other = host.run("joe", "host", verb, *there, told["keep"], stdin="")
+        assert other.returncode == 77, verb
+        assert "no such keep" in other.stderr or "404" in other.stderr
+        assert other.stdout == ""
 
     # A port has one keep at a time.
     again = host.deploy("joe", name)
@@ -278,6 +314,78 @@ def test_logs_attach_and_restarts(host: Host, cat: str) -> None:
         assert follower.finish() == 0
     finally:
         follower.stop()
+
+
+def test_the_end_of_the_machine_and_a_keep_that_should_go_on(host: Host, cat: str) -> None:
+    """All ends at once, as when the power fails: what was to go on does, with the next agent."""
+    names = {}
+    for restart in ("always", "no"):
+        done = host.deploy("jane", cat, "--restart", restart)
+        assert done.returncode == 0, done.stderr
+        names[restart] = done.stdout.strip()
+    os.kill(host.agent.pid, signal.SIGKILL)
+    for name in names.values():
+        state = json.loads((host.directory / "keeps" / name / "state.json").read_text())
+        os.kill(state["shim"], signal.SIGKILL)
+        assert gone(state["pid"])
+    host.agent.stop()
+    host.agent = host.start()
+    host.login("jane")
+
+    def phases() -> dict[str, str]:
+        return {keep["id"]: keep["phase"] for keep in host.keeps()}
+
+    assert eventually(lambda: phases()[names["always"]] == "running")
+    assert phases()[names["no"]] == "ended"
+
+
+def test_memory_is_bounded(host: Host, hog: str) -> None:
+    """A workload that takes a gigabyte, in a keep of 256 MiB."""
+    done = host.deploy("jane", hog, "--memory-mib", "256")
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    lines = host.host("jane", "logs", "-f", name).splitlines()
+    taken = [int(line.split()[1]) for line in lines if line.startswith("took ")]
+    assert 16 <= max(taken) < 256
+    (keep,) = host.keeps()
+    assert (keep["phase"], keep["memory_mib"]) == ("ended", 256)
+    assert keep["exit_code"] not in (0, None)
+
+
+def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_path: Path) -> None:
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system of a bounded size can be mounted here")
+    try:
+        host = Host(stack, directory)
+        try:
+            name = host.deploy("jane", cat, "--restart", "always").stdout.strip()
+            (keep,) = host.keeps()
+            filler = directory / "filler"
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"\0" * 4096):
+                    pass
+            full = host.deploy("jane", cat)
+            assert full.returncode == 69
+            assert "cannot write down a keep: No space left on device" in full.stderr
+            assert host.keeps() == [keep]
+            # It ends, and is started again; that is written down when there is room.
+            os.kill(keep["pid"], signal.SIGKILL)
+            assert gone(keep["pid"])
+            time.sleep(3)
+            filler.unlink()
+            assert eventually(lambda: host.keeps()[0]["restarts"] == 1)
+            (again,) = host.keeps()
+            assert (again["id"], again["phase"]) == (name, "running")
+            assert again["pid"] != keep["pid"]
+        finally:
+            drained = stack.run("host", "drain", str(directory))
+            host.agent.stop()
+            assert drained.returncode == 0, drained.stderr
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def test_quotas_strangers_and_draining(host: Host, cat: str) -> None:

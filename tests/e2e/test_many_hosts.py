@@ -293,7 +293,7 @@ def ends(world: World, clients: list[str]) -> int:
 
 
 def test_thirty_keeps_on_three_hosts(world: World) -> None:
-    figures: dict[str, float] = {}
+    figures: dict[str, object] = {}
     world.serve("drawbridge", 0)
     world.serve("steward", 0)
     world.login_at_drawbridge()
@@ -322,6 +322,9 @@ def test_thirty_keeps_on_three_hosts(world: World) -> None:
     time.sleep(3)
     assert ends(world, clients) == before == 0
 
+    # From here on until the upgrade a host has a bad line.
+    figures["a bad line, by"] = world.hosts[2].impair()
+
     # Each service loses a replica.
     for kind in ("steward", "drawbridge"):
         world.fail_over(kind)
@@ -348,6 +351,8 @@ def test_thirty_keeps_on_three_hosts(world: World) -> None:
     # A keep under the new root talks with those under the old one.
     newest = world.deploy(world.hosts[1], "steady:1.1.0")
     world.wait([newest], "talking to")
+
+    world.hosts[2].heal()
 
     # A rolling upgrade: the new servers beside the old ones, which then go one by one.
     began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_upgrade_revocation_and_a_restart_of_the_steward(stack: Stack, tmp_path:
     old = motion.server("0.1.0")
     clients = [motion.client() for _ in range(2)]
     for client in clients:
+        event = json.loads(client.expect("connected ").partition("connected ")[2])
+        assert event["port"] == motion.ports["0.1.0"]
+        assert event["peer"]["workload"] == stack.slug("echo:0.1.0")
         assert "echo:0.1.0" in client.expect("talking to")
 
     # A steward that restarts is not noticed: nobody's conversation ends.

@@ -8,12 +8,8 @@
 
 enum { MAX_PEER = 4096 };
 
-/* Read what the keep says of the other end of `fd`: JSON in `text`, ended by a NUL.
- * Its length; -1 with errno where `fd` is no connection. */
-static inline ssize_t read_peer(int fd, char text[MAX_PEER])
+static inline ssize_t read_told(const char *path, char text[MAX_PEER])
 {
-    char path[32];
-    snprintf(path, sizeof path, "/net/peer/fd/%d", fd);
     int file = open(path, O_RDONLY);
     if (file < 0)
         return -1;
@@ -22,6 +18,25 @@ static inline ssize_t read_peer(int fd, char text[MAX_PEER])
     if (length >= 0)
         text[length] = '\0';
     return length;
+}
+
+/* Read what the keep says of the other end of `fd`: JSON in `text`, ended by a NUL.
+ * Its length; -1 with errno where `fd` is no connection. */
+static inline ssize_t read_peer(int fd, char text[MAX_PEER])
+{
+    char path[32];
+    snprintf(path, sizeof path, "/net/peer/fd/%d", fd);
+    return read_told(path, text);
+}
+
+/* Take the next connection that was made (`direction` "con": host, port and peer) or accepted
+ * ("lis": addr and peer), of those that were not taken yet: JSON in `text`, ended by a NUL.
+ * Its length; -1 with EAGAIN where there is none. */
+static inline ssize_t read_event(const char *direction, char text[MAX_PEER])
+{
+    char path[32];
+    snprintf(path, sizeof path, "/net/peer/%s", direction);
+    return read_told(path, text);
 }
 
 #endif

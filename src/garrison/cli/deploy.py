@@ -15,6 +15,7 @@ from garrison.formats.digest import digest_text, parse_digest
 from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.oci_name import SCHEME, Name, parse_name
 from garrison.formats.slug import Slug
+from garrison.host.spec import BACKENDS as HOST_BACKENDS
 from garrison.host.spec import RESTARTS, Restart
 from garrison.launch.process import run_process
 
@@ -64,8 +65,8 @@ workload. See also `garrison host`.
     "--host",
     metavar="URL",
     envvar="GARRISON_HOST",
-    help="Ask the agent of this host for the keep, instead of starting it here. Then --backend and"
-    " what goes with it are the host's.",
+    help="Ask the agent of this host for the keep, instead of starting it here, in the --backend"
+    " that is named, of those that it offers; a machine boots the host's image.",
 )
 @click.option(
     "--host-ca",
@@ -164,6 +165,7 @@ def command(
         fetch_package(slug, ca_bundle, None),
         slug,
         request,
+        backend=next(known for known in HOST_BACKENDS if known == backend),
         policy=None if request.policy is None else sha256(request.policy.encode()).digest(),
         restart=restart,
         memory_mib=memory_mib,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from garrison.formats.launch_request import LaunchRequest
     from garrison.formats.oci_name import Name
     from garrison.host.client import HostClient
-    from garrison.host.spec import Restart
+    from garrison.host.spec import Backend, Restart
 
 _POLL_SECONDS = 0.5
 _HANDSHAKE_SECONDS = 5.0
@@ -34,6 +34,7 @@ def deploy_to_host(
     slug: Name,
     launch: LaunchRequest,
     *,
+    backend: Backend,
     policy: bytes | None,
     restart: Restart,
     memory_mib: int | None,
@@ -59,7 +60,7 @@ def deploy_to_host(
         )
     ports = tls_ports(package.files.get(_CONFIG))
     wanted = Wanted(slug, package.digest, policy, measurements)
-    spec = KeepSpec(launch, restart, tuple(ports), memory_mib)
+    spec = KeepSpec(launch, restart, tuple(ports), memory_mib, backend)
     keep = host.make(spec)
     name = str(keep.get("id"))
     ui.success(f"the host says that it started keep {plain(name)}")

@@ -16,13 +16,16 @@ from garrison.cli.credentials import load_token
 from garrison.cli.options import read_pem
 from garrison.cli.registry import json_option
 from garrison.cli.service_options import service_options
+from garrison.host.spec import BACKENDS, MACHINES
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from garrison.cli.service_options import ServiceOptions
+    from garrison.host.agent import Offer
     from garrison.host.client import HostClient
+    from garrison.host.spec import Backend
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -76,6 +79,26 @@ go on, and the next agent of the same directory finds them. docs/how-to/run-a-ho
     help="Memory of all keeps of one tenant together; each then has to say what it wants.",
 )
 @click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(BACKENDS),
+    default=("nil", "cvm"),
+    show_default=True,
+    help="Where keeps may run; may be repeated. kvm, snp and tdx take an image.",
+)
+@click.option(
+    "--image",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="GARRISON_IMAGE",
+    help="The folder of the keep image that machines boot (`garrison image build`).",
+)
+@click.option(
+    "--insecure-simulate",
+    metavar="TEE=DIR",
+    help="With --insecure-dev: the simulator whose keys answer for a TEE in a kvm machine.",
+)
+@click.option(
     "--insecure-dev",
     is_flag=True,
     help="Development only: a built-in issuer, where one secret in DIR logs in as anybody, a TLS"
@@ -90,12 +113,14 @@ def serve(
     tenants: tuple[str, ...],
     max_keeps: int,
     max_memory_mib: int | None,
+    backends: tuple[Backend, ...],
+    image: Path | None,
+    insecure_simulate: str | None,
     insecure_dev: bool,
     service: ServiceOptions,
 ) -> None:
     """Serve tenants until told to end."""
     # A service's libraries would slow every other command's start.
-    from garrison.attesters.simulated_insecure import KINDS
     from garrison.drawbridge import insecure_dev as dev
     from garrison.drawbridge.issuer import open_verifier
     from garrison.errors import Misuse
@@ -110,8 +135,8 @@ def serve(
             expected="who may use this host",
             hint="`--tenant any` admits whoever has a token for it",
         )
+    offer = _offer(backends, image, insecure_simulate, insecure_dev=insecure_dev)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    backends = {"nil", "configfs-tsm"}
     issuer = None
     tls_cert, tls_key = service.tls_cert, service.tls_key
     if insecure_dev:
@@ -122,7 +147,6 @@ def serve(
         )
         issuer = dev.InsecureIssuer(secret)
         verifier = issuer.verifier()
-        backends |= KINDS.keys()
         if tls_cert is None:
             tls_cert, tls_key = directory / dev.SERVER_PEM, directory / dev.SERVER_KEY
     elif oidc_issuer is None or oidc_audience is None:
@@ -140,7 +164,9 @@ def serve(
         )
     # A log that is followed has no end, nor has a terminal that is attached.
     service.limits["request_seconds"] = max(service.limits["request_seconds"], _LONGEST_REQUEST)
-    agent = Agent(directory, Quota(max_keeps, max_memory_mib), frozenset(backends))
+    agent = Agent(directory, Quota(max_keeps, max_memory_mib), offer)
+    if revived := agent.revive():
+        ui.warn(f"started again, after this machine's end: {len(revived)} keeps")
     app = application(
         agent,
         verifier,
@@ -148,6 +174,38 @@ def serve(
         routes=[] if issuer is None else issuer.routes(),
     )
     serve_app(lambda: Hosted(app), service.settings("host", tls_cert, tls_key))
+
+
+def _offer(
+    backends: tuple[Backend, ...],
+    image: Path | None,
+    insecure_simulate: str | None,
+    *,
+    insecure_dev: bool,
+) -> Offer:
+    """Where keeps may run.
+
+    Raises:
+        Misuse: a machine without an image, or a simulator without `--insecure-dev`.
+    """
+    from garrison.attesters.simulated_insecure import parse_simulator
+    from garrison.errors import Misuse
+    from garrison.host.agent import Offer
+
+    machines = sorted(set(backends) & set(MACHINES))
+    if machines and image is None:
+        raise Misuse(
+            "missing", field="--image", expected=f"an image for --backend {machines[0]}",
+            hint="build it, once: garrison image build",
+        )  # fmt: skip
+    if insecure_simulate is None:
+        keys = None
+    elif insecure_dev:
+        keys = Path(parse_simulator(insecure_simulate, "--insecure-simulate")[1]).resolve()
+    else:
+        raise Misuse("is for development", field="--insecure-simulate", expected="--insecure-dev")
+    folder = None if image is None or not machines else image.resolve()
+    return Offer(frozenset(backends), folder, insecure_dev, keys)
 
 
 @command.command()

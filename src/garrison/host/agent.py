@@ -28,6 +28,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from garrison.attesters.simulated_insecure import KINDS
 from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.errors import GarrisonError, Rejected, Unavailable
 from garrison.formats.launch_request import MAX_SIZE
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from garrison.drawbridge.tokens import Verifier
+    from garrison.host.spec import Backend
 
 # A file of this name in the agent's directory makes it refuse new keeps (`garrison host drain`).
 DRAINING = "draining"
@@ -51,6 +53,12 @@ _FOLLOW_SECONDS = 0.2
 _START_SECONDS = 10.0
 _STOP_SECONDS = 15.0
 _CHUNK = 1 << 16
+# By backend: the attester that `deploy` asks for, and those that simulate.
+_ATTESTERS = {"nil": "nil", "cvm": "detect", "kvm": "nil", "snp": "detect", "tdx": "detect"}
+_SIMULATED: dict[str, frozenset[str]] = {
+    "nil": frozenset(KINDS),
+    "kvm": frozenset({"host-simulated-insecure"}),
+}
 
 
 class Full(Rejected):
@@ -62,6 +70,50 @@ _STATUSES: tuple[tuple[type[GarrisonError], int], ...] = (
     (NotFound, 404),
     (Full, 409),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Where keeps may run on this host.
+
+    Attributes:
+        backends: the names of its backends.
+        image: the folder of the keep image that machines boot; None where there are none.
+        insecure_dev: keeps may simulate a TEE.
+        insecure_simulator: the keys that answer for a TEE in a machine then.
+    """
+
+    backends: frozenset[Backend]
+    image: Path | None = None
+    insecure_dev: bool = False
+    insecure_simulator: Path | None = None
+
+    def check(self, spec: KeepSpec) -> None:
+        """Refuse what there is not.
+
+        Raises:
+            Rejected: it is not there, or its attester is another backend's.
+        """
+        kind = spec.launch.attester.get("kind", "")
+        known = {_ATTESTERS[spec.backend]}
+        if self.insecure_dev:
+            known |= _SIMULATED.get(spec.backend, frozenset())
+        checks = (
+            ("backend", spec.backend, self.backends),
+            ("attester", kind, known),
+        )
+        for name, found, there in checks:
+            if found not in there:
+                raise Rejected(
+                    f"this host has no such {name}",
+                    field=f"keep: {name}",
+                    found=repr(found)[:80],
+                    expected=", ".join(sorted(there)),
+                )
+
+    def arguments(self) -> list[str]:
+        """What a keep's keeper is told of it."""
+        return [str(path or "") for path in (self.image, self.insecure_simulator)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +133,11 @@ class Quota:
 class Agent:
     """Runs the keeps of one host."""
 
-    def __init__(self, directory: Path, quota: Quota, backends: frozenset[str]) -> None:
+    def __init__(self, directory: Path, quota: Quota, offer: Offer) -> None:
         self._directory = directory
         self._records = Records(directory)
         self._quota = quota
-        self._backends = backends
+        self._offer = offer
         self._shims: list[subprocess.Popen[bytes]] = []
         # One new keep at a time, so that two cannot take the same place.
         self._making = asyncio.Lock()
@@ -96,7 +148,7 @@ class Agent:
         Raises:
             Unavailable: the host takes no more, or the keep's keeper does not start.
             Full: the tenant's quota is used up, or a port is taken.
-            Rejected: the host has no such backend.
+            Rejected: the host has no such backend, or wants to be told more.
         """
         async with self._making:
             await run_in_threadpool(self._admit, spec, tenant)
@@ -109,17 +161,24 @@ class Agent:
             await asyncio.sleep(_FOLLOW_SECONDS)
         raise Unavailable("the keep's keeper does not start", field="keep", found=record.id)
 
+    def revive(self) -> list[str]:
+        """Start the keeps again that the end of this machine took along, where tenants want that.
+
+        Returns:
+            Their names.
+        """
+        if (self._directory / DRAINING).exists():
+            return []
+        lost = [record for record in self._records if record.lost()]
+        wanted = [r for r in lost if r.spec().restart != "no" and not r.state().stopped]
+        for record in wanted:
+            self._start(record)
+        return [record.id for record in wanted]
+
     def _admit(self, spec: KeepSpec, tenant: str) -> None:
         if (self._directory / DRAINING).exists():
             raise Unavailable("this host is drained: it takes no new keeps", field="host")
-        kind = spec.launch.attester.get("kind", "")
-        if kind not in self._backends:
-            raise Rejected(
-                "this host has no such backend",
-                field="keep: attester",
-                found=repr(kind)[:80],
-                expected=", ".join(sorted(self._backends)),
-            )
+        self._offer.check(spec)
         count = memory = 0
         for record in self._records:
             if record.state().phase == "ended":
@@ -156,7 +215,14 @@ class Agent:
         with log:
             self._shims.append(
                 subprocess.Popen(
-                    [sys.executable, "-I", "-m", "garrison.host.shim", str(record.path)],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-m",
+                        "garrison.host.shim",
+                        str(record.path),
+                        *self._offer.arguments(),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -184,6 +250,7 @@ class Agent:
             "slug": spec.launch.slug,
             "created": record.owner()[1],
             **{k: v for k, v in asdict(record.state()).items() if k != "shim"},
+            "backend": spec.backend,
             "restart": spec.restart,
             "ports": list(spec.ports),
             "memory_mib": spec.memory_mib,

@@ -22,7 +22,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from garrison.errors import Malformed, Rejected
+from garrison.errors import Malformed, Rejected, Unavailable
 from garrison.host.spec import KeepSpec
 
 if TYPE_CHECKING:
@@ -89,13 +89,21 @@ class Record:
         fields = json.loads((self.path / "owner.json").read_bytes())
         return fields["tenant"], fields["created"]
 
-    def state(self) -> State:
-        """How it is; one whose shim is gone has ended, however that came."""
+    def _written(self) -> State:
         try:
-            state = State(**json.loads((self.path / "state.json").read_bytes()))
+            return State(**json.loads((self.path / "state.json").read_bytes()))
         except FileNotFoundError:
             return State("starting", 0)
-        if state.phase != "ended" and not _alive(state.shim, self.path):
+
+    def lost(self) -> bool:
+        """Whether its shim ended without an end of the keep: the machine did, or was full."""
+        state = self._written()
+        return state.phase not in {"starting", "ended"} and self.state().phase == "ended"
+
+    def state(self) -> State:
+        """How it is; one whose shim is gone has ended, however that came."""
+        state = self._written()
+        if state.phase not in {"starting", "ended"} and not _alive(state.shim, self.path):
             return State("ended", state.shim, None, state.restarts, state.exit_code, state.stopped)
         return state
 
@@ -121,13 +129,23 @@ class Records:
         return iter(sorted(found, key=lambda record: (record.owner()[1], record.id)))
 
     def make(self, spec: KeepSpec, tenant: str, created: str) -> Record:
-        """Write down a new keep: wholly there, or not at all."""
+        """Write down a new keep: wholly there, or not at all.
+
+        Raises:
+            Unavailable: the host's disk takes no more.
+        """
         name = secrets.token_hex(16)
         making = self._keeps / f".{name}"
-        making.mkdir(mode=0o700)
-        write(making / "owner.json", {"tenant": tenant, "created": created})
-        write(making / "spec.json", json.loads(spec.to_json()))
-        making.rename(self._keeps / name)
+        try:
+            making.mkdir(mode=0o700)
+            write(making / "owner.json", {"tenant": tenant, "created": created})
+            write(making / "spec.json", json.loads(spec.to_json()))
+            making.rename(self._keeps / name)
+        except OSError as error:
+            shutil.rmtree(making, ignore_errors=True)
+            raise Unavailable(
+                f"the host cannot write down a keep: {error.strerror}", field="host"
+            ) from error
         return Record(self._keeps / name)
 
     def of(self, name: str, tenant: str) -> Record:
@@ -150,12 +168,20 @@ class Records:
 
 
 def write(path: Path, fields: dict[str, Any]) -> None:
-    """Write a JSON file that only its owner can read, whole or not at all."""
+    """Write a JSON file that only its owner can read, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(fields, file)
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(fields, file)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _alive(pid: int, directory: Path) -> bool:

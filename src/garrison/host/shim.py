@@ -1,4 +1,4 @@
-"""One keep's keeper: `python -m garrison.host.shim DIRECTORY`, a process of its own.
+"""One keep's keeper: `python -m garrison.host.shim DIRECTORY [IMAGE [SIMULATOR]]`, a process.
 
 It starts the keep, writes down what it prints, starts it again as its policy says, and ends it when
 it is told to. The agent starts it and may then end: keeps go on, and the next agent finds them.
@@ -27,7 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from garrison.host.record import Record, State
+from garrison.host.record import Phase, Record, State
+from garrison.host.spec import MACHINES, NO_MEMORY
 
 if TYPE_CHECKING:
     from garrison.host.spec import KeepSpec
@@ -49,8 +50,9 @@ _CHUNK = 1 << 16
 class Shim:
     """The keeper of one keep."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, image: str = "", simulator: str = "") -> None:
         self._record = record
+        self._image, self._simulator = image, simulator
         self._spec: KeepSpec = record.spec()
         self._selector = selectors.DefaultSelector()
         self._keep: subprocess.Popen[bytes] | None = None
@@ -61,6 +63,8 @@ class Shim:
         self._log = _Log(record)
         self._attached: dict[socket.socket, bytearray] = {}
         self._stopping: list[socket.socket] = []
+        # What is to be written down, as long as the disk does not take it.
+        self._unwritten: State | None = None
 
     def run(self) -> None:
         """Look after the keep until it has ended for good."""
@@ -100,10 +104,10 @@ class Shim:
 
     def _run_once(self) -> None:
         receive, send = os.pipe()
-        environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
         environment |= {k: v for k in ("HOME", "TMPDIR") if (v := os.environ.get(k))}
         self._keep = subprocess.Popen(
-            [sys.executable, "-I", "-m", "garrison.keep", str(receive)],
+            [sys.executable, "-I", "-m", *self._command_of(receive)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -131,8 +135,17 @@ class Shim:
         self._code = code if code >= 0 else 128 - code
         self._log.flush()
 
+    def _command_of(self, receive: int) -> list[str]:
+        spec = self._spec
+        if spec.backend not in MACHINES:
+            return ["garrison.keep", str(receive)]
+        memory = NO_MEMORY if spec.memory_mib is None else str(spec.memory_mib)
+        machine = [str(receive), spec.backend, self._image, memory]
+        return ["garrison.host.machine", *machine, *filter(None, [self._simulator])]
+
     def _limit(self) -> None:
-        if self._spec.memory_mib is not None:
+        # A machine has what it was made with.
+        if self._spec.memory_mib is not None and self._spec.backend not in MACHINES:
             size = self._spec.memory_mib << 20
             # Of private memory that can be written: an engine reserves far more than it uses.
             resource.setrlimit(resource.RLIMIT_DATA, (size, size))
@@ -150,6 +163,7 @@ class Shim:
                 self._kill_at = None
             elif seconds is None or until_kill < seconds:
                 seconds = max(0.0, until_kill)
+        self._write_down()
         ended = 0
         # A signal's handler wakes it too: what is asked for then is looked at by the caller.
         for key, events in self._selector.select(1.0 if seconds is None else min(seconds, 1.0)):
@@ -241,11 +255,17 @@ class Shim:
         del self._attached[client]
         client.close()
 
-    def _write(self, phase: str) -> None:
+    def _write(self, phase: Phase) -> None:
         pid = None if self._keep is None else self._keep.pid
-        self._record.write_state(
-            State(phase, os.getpid(), pid, self._restarts, self._code, self._stopped)  # type: ignore[arg-type]  # one of the phases
-        )
+        self._unwritten = State(phase, os.getpid(), pid, self._restarts, self._code, self._stopped)
+        self._write_down()
+
+    def _write_down(self) -> None:
+        """Write down how the keep is; a full disk costs that for a while, and not the keep."""
+        if self._unwritten is not None:
+            with contextlib.suppress(OSError):
+                self._record.write_state(self._unwritten)
+                self._unwritten = None
 
 
 class _Log:
@@ -297,7 +317,7 @@ def main() -> int:
     """Look after the keep of the directory that the command line names."""
     # linux/prctl.h: PR_SET_DUMPABLE. Nothing here is secret, but its child inherits none either.
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-    Shim(Record(Path(sys.argv[1]))).run()
+    Shim(Record(Path(sys.argv[1])), *sys.argv[2:]).run()
     return 0
 
 

@@ -2,9 +2,10 @@
 
     {
       "launch": {...},                  see garrison.formats.launch_request
+      "backend": "nil" | "cvm" | "kvm" | "snp" | "tdx",
       "restart": "no" | "on-failure" | "always",
       "ports": [8443, ...],             which the workload listens on
-      "memory_mib": 1024                of the keep's process, null for what the host gives
+      "memory_mib": 1024                of its process or machine, null for what the host gives
     }
 
 Nothing in it is trusted by the keep, and nothing in it is secret.
@@ -14,13 +15,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from garrison.errors import Malformed
 from garrison.formats.launch_request import MAX_SIZE, LaunchRequest
 
+W = TypeVar("W", bound=str)
 Restart = Literal["no", "on-failure", "always"]
 RESTARTS: tuple[Restart, ...] = get_args(Restart)
+Backend = Literal["nil", "cvm", "kvm", "snp", "tdx"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+#: Of these, what is a machine of its own.
+MACHINES: tuple[Backend, ...] = ("kvm", "snp", "tdx")
+#: What stands on the command line of `garrison.host.machine` for memory that nobody named.
+NO_MEMORY = "-"
 
 _MAX_PORTS = 64
 # A keep's process has 36 MiB before its workload has any.
@@ -37,13 +45,15 @@ class KeepSpec:
         restart: whether it is started again when it ends: never, if it failed, or whenever
             nobody stopped it.
         ports: the TCP ports that the workload listens on.
-        memory_mib: how much memory its process may have.
+        memory_mib: how much memory its process may have, or its machine has.
+        backend: where it runs.
     """
 
     launch: LaunchRequest
     restart: Restart = "no"
     ports: tuple[int, ...] = ()
     memory_mib: int | None = None
+    backend: Backend = "nil"
 
     @classmethod
     def from_json(cls, data: bytes) -> KeepSpec:
@@ -58,20 +68,13 @@ class KeepSpec:
             fields: Any = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise Malformed("not JSON", field="keep") from error
-        expected = {"launch", "restart", "ports", "memory_mib"}
+        expected = {"launch", "backend", "restart", "ports", "memory_mib"}
         if not isinstance(fields, dict) or fields.keys() != expected:
             raise Malformed("wrong fields", field="keep", expected=", ".join(sorted(expected)))
-        if fields["restart"] not in RESTARTS:
-            raise Malformed(
-                "unknown",
-                field="keep: restart",
-                found=repr(fields["restart"])[:80],
-                expected=", ".join(RESTARTS),
-            )
-        restart = next(known for known in RESTARTS if known == fields["restart"])
         return cls(
             launch=LaunchRequest.from_json(json.dumps(fields["launch"]).encode()),
-            restart=restart,
+            backend=_one_of(BACKENDS, fields, "backend"),
+            restart=_one_of(RESTARTS, fields, "restart"),
             ports=_ports(fields["ports"]),
             memory_mib=_memory(fields["memory_mib"]),
         )
@@ -79,6 +82,18 @@ class KeepSpec:
     def to_json(self) -> bytes:
         """Write the document."""
         return json.dumps(asdict(self)).encode()
+
+
+def _one_of(known: tuple[W, ...], fields: dict[str, Any], name: str) -> W:
+    for word in known:
+        if word == fields[name]:
+            return word
+    raise Malformed(
+        "unknown",
+        field=f"keep: {name}",
+        found=repr(fields[name])[:80],
+        expected=", ".join(known),
+    )
 
 
 def _ports(value: object) -> tuple[int, ...]:

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
+_IMPAIRMENTS = {
+    "netem": ("delay", "50ms", "10ms", "loss", "2%"),
+    "tbf": ("rate", "1mbit", "burst", "4kb", "latency", "50ms"),
+}
 _OWNER = re.compile(r"garrison-(\d+)-[0-9a-f]{4}-")
 
 
@@ -54,6 +58,31 @@ class Machine:
     def cut(self, *, off: bool) -> None:
         """Cut its cable, or mend it."""
         _ip("-n", self._switch, "link", "set", self._port, "down" if off else "up")
+
+    def impair(self) -> str:
+        """Have everything that it sends and gets come late, and some of it never.
+
+        Returns:
+            How: `netem`, with 50 ms each way and 2 % lost; or, where the kernel has no such
+            queue, `tbf`: a narrow line, on which what waits for longer than 50 ms is lost.
+        """
+        for kind, parameters in _IMPAIRMENTS.items():
+            try:
+                for namespace, device in self._ends:
+                    _tc(namespace, "add", device, kind, *parameters)
+            except CannotError:
+                continue
+            return kind
+        raise CannotError("the kernel has neither netem nor tbf")
+
+    def heal(self) -> None:
+        """Take it back."""
+        for namespace, device in self._ends:
+            _tc(namespace, "del", device)
+
+    @property
+    def _ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        return (self._namespace, "eth0"), (self._switch, self._port)
 
 
 class Fabric:
@@ -123,11 +152,18 @@ def _remove_orphans() -> None:
             _ip("netns", "del", name)
 
 
+def _tc(namespace: str, verb: str, device: str, *queue: str) -> None:
+    _run("tc", "-n", namespace, "qdisc", verb, "dev", device, "root", *queue)
+
+
 def _ip(*arguments: str) -> str:
+    return _run("ip", *arguments)
+
+
+def _run(*command: str) -> str:
     try:
-        command = ["ip", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
-        raise CannotError("there is no `ip` command (Debian: iproute2)") from None
+        raise CannotError(f"there is no `{command[0]}` command (Debian: iproute2)") from None
     except subprocess.CalledProcessError as error:
-        raise CannotError(f"ip {' '.join(arguments)}: {error.stderr.strip()}") from None
+        raise CannotError(f"{' '.join(command)}: {error.stderr.strip()}") from None

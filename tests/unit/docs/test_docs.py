@@ -51,6 +51,17 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     assert missing == []
 
 
+def test_the_threat_model_names_every_attack() -> None:
+    page = (ROOT / "docs/threat-model.md").read_text()
+    unnamed = [
+        f"{_name(file)}::{test}"
+        for file in sorted(ROOT.glob("tests/attacks/test_*.py"))
+        for test in re.findall(r"^def (test_\w+)\(", file.read_text(), re.MULTILINE)
+        if f"`{_name(file)}::{test}`" not in page
+    ]
+    assert unnamed == []
+
+
 def test_the_index_leads_to_every_page_that_is_not_generated() -> None:
     index = (ROOT / "docs/index.md").read_text()
     pages = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/how-to/*.md")]

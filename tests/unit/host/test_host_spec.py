@@ -17,7 +17,7 @@ from garrison.host.verify import Wanted
 from garrison.testing.tls import Authority, keep, workload
 
 LAUNCH = LaunchRequest("d.test/u/r:1.0.0", "https://s.test", "pem", None, {"kind": "nil"})
-SPEC = KeepSpec(LAUNCH, "always", (8443, 1), 128)
+SPEC = KeepSpec(LAUNCH, "always", (8443, 1), 128, "kvm")
 FIELDS = json.loads(SPEC.to_json())
 SLUG = Slug.parse("drawbridge.test/jane/chat:1.2.3")
 
@@ -32,6 +32,8 @@ def test_a_spec_is_read_as_it_was_written() -> None:
     [
         ({"restart": "often"}, "keep: restart"),
         ({"restart": ["no"]}, "keep: restart"),
+        ({"backend": "sgx"}, "keep: backend"),
+        ({"backend": None}, "keep: backend"),
         ({"ports": [0]}, "keep: ports"),
         ({"ports": [65536]}, "keep: ports"),
         ({"ports": [True]}, "keep: ports"),

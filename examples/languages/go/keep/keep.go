@@ -25,6 +25,30 @@ type Peer struct {
 	Expires     string `json:"expires,omitempty"` // its certificate, RFC 3339
 }
 
+// Event is a connection that was made, or accepted.
+type Event struct {
+	Host string `json:"host,omitempty"` // whom this side connected to,
+	Port uint16 `json:"port,omitempty"`
+	Addr string `json:"addr,omitempty"` // or who came
+	Peer Peer   `json:"peer"`
+}
+
+// Connected takes the next connection that was made, of those that were not taken yet; where there
+// is none the error is syscall.EAGAIN.
+func Connected() (Event, error) { return next("con") }
+
+// Accepted is the same of connections that were accepted.
+func Accepted() (Event, error) { return next("lis") }
+
+func next(direction string) (Event, error) {
+	var event Event
+	text, err := os.ReadFile("/net/peer/" + direction)
+	if err != nil {
+		return event, err
+	}
+	return event, json.Unmarshal(text, &event)
+}
+
 // Listen takes the listener that the keep opened as descriptor fd.
 func Listen(fd uintptr) (net.Listener, error) {
 	if err := syscall.SetNonblock(int(fd), true); err != nil {
