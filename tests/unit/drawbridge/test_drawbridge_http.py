@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.drawbridge.http import application
-from garrison.drawbridge.rules import JWS_TYPE
 from garrison.formats.content_digest import ContentDigest
+from garrison.formats.signed_tag import JWS_TYPE
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, Package
 from garrison.testing.drawbridge import JSON, served
 
