@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from garrison.drawbridge import conditional, openapi, rules
 from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
 from garrison.drawbridge.directories import Directories
+from garrison.drawbridge.documents import check_json_type, deserialize
 from garrison.drawbridge.known import KnownTags
 from garrison.drawbridge.layout import Name, content_key
 from garrison.drawbridge.named import Exists, Named, StorageFailure
@@ -350,31 +351,35 @@ class Service:
     async def _user(self, request: Request, announced: Announced) -> Named:
         identity = await self._identity(request)
         identity.require("drawbridge_users", "write")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_USER)
-        if rules.UserRecord.from_bytes(body).subject != identity.subject:
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_USER)
+        if deserialize(rules.UserRecord.from_bytes, body).subject != identity.subject:
             raise Unauthorized("OpenID Connect subject mismatch")
         return Named(announced.type, body)
 
     async def _repository(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_repositories", "write")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
-        rules.RepositoryConfig.from_bytes(body)
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_REPOSITORY)
+        deserialize(rules.RepositoryConfig.from_bytes, body)
         return Named(announced.type, body)
 
     async def _yank(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         if await self._store.named(Name("tag", name.user, name.repo, name.tag).key()) is None:
             raise NotFound("Tag does not exist")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_YANK)
-        rules.Yank.from_bytes(body)
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_YANK)
+        deserialize(rules.Yank.from_bytes, body)
         return Named(announced.type, body)
 
     async def _tag(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         if await self._store.named(name.repository().key()) is None:
             raise NotFound(_NO_REPOSITORY)
-        body = await self._short_body(request, announced, None, rules.MAX_TAG)
-        rules.tag_entry(announced.type, body)
+        rules.check_tag_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_TAG)
+        deserialize(partial(rules.tag_entry, announced.type), body)
         return Named(announced.type, body)
 
     async def _tree(self, request: Request, name: Name, announced: Announced) -> Named:
@@ -412,12 +417,8 @@ class Service:
             raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
         return rules.listed_entry(name.path[-1], await self._directories.get(entry))
 
-    async def _short_body(
-        self, request: Request, announced: Announced, media_type: str | None, limit: int
-    ) -> bytes:
-        """Receive a body that is a document of `media_type`, or of any for None."""
-        if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
-            raise Malformed("Invalid content type", found=announced.type, expected=media_type)
+    async def _short_body(self, request: Request, announced: Announced, limit: int) -> bytes:
+        """Receive a body that is a document."""
         with await receive(request, announced, min(limit, self._max_meta), None) as upload:
             return upload.read()
 

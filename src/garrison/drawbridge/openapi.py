@@ -202,6 +202,8 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
     409: ("It exists already: nothing that exists is changed.", ()),
     412: ("`If-Match` names something else.", ()),
     413: ("The body is too long.", ()),
+    415: ("A document of another media type is expected.", ()),
+    422: ("The document is JSON, and not of the form that is expected.", ()),
     416: ("No byte is in the range.", ("Content-Range",)),
     431: ("The headers are too long, or too many.", ()),
     500: ("The store fails.", ()),
@@ -210,7 +212,7 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
 }
 _ALWAYS = (400, 401, 404, 405, 408, 431, 500, 501, 503)
 _WHEN_GOT = (412,)
-_WHEN_PUT = (409, 413)
+_WHEN_PUT = (409, 413, 415, 422)
 
 # What GET and HEAD may ask for.
 _CONDITIONS = {
