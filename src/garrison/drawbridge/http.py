@@ -11,6 +11,7 @@ What differs from it:
 - `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
 - tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
 - the public repositories in whose names a text is (`/api/v0.1.0/?q=`);
+- who may read a repository can be changed (`_policy`);
 - a tag can be yanked: it stays, and says so in `Garrison-Yanked`;
 - with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
 """
@@ -166,11 +167,13 @@ class Service:
             return await self._search(request, name)
         if name.kind == "user" and "repositories" in request.query_params:
             return await self._repositories(request, name)
-        if name.kind in {"user", "repository"}:
+        if name.kind in {"user", "repository", "repository policy"}:
             context: Context = (
                 "drawbridge_users" if name.kind == "user" else "drawbridge_repositories"
             )
             await self._require_owner(request, name, context, "read")
+            if name.kind == "repository policy":
+                return await self._policy(request, name)
             return await self._named(request, name)
         await self._require_reader(request, name)
         if name.kind == "repository tag query":
@@ -201,7 +204,7 @@ class Service:
 
     async def _require_reader(self, request: Request, name: Name) -> None:
         """Check that whoever asks may read in the repository where `name` is."""
-        stored = await self._store.named(name.repository().key())
+        stored = await self._config(name)
         if stored is not None:
             config = _ours(_repository_config, stored)
             if config.public or self._admits(request, config, name):
@@ -210,6 +213,11 @@ class Service:
         await self._require_owner(request, name, "drawbridge_repositories", "read")
         if stored is None:
             raise _missing(request)
+
+    async def _config(self, name: Name) -> Named | None:
+        """What holds for the repository where `name` is: its policy, or else its configuration."""
+        policy = await self._store.named(name.policy().key())
+        return policy or await self._store.named(name.repository().key())
 
     def _admits(self, request: Request, config: rules.RepositoryConfig, name: Name) -> bool:
         """Tell whether the client's certificate opens a private repository for `name`."""
@@ -245,6 +253,13 @@ class Service:
             target, path = request.scope["raw_path"], request.scope["path"]
             self._tags_known.keep(target, path, name, stored, answer.headers)
         return answer
+
+    async def _policy(self, request: Request, name: Name) -> Response:
+        """Answer with what holds for a repository."""
+        config = await self._config(name)
+        if config is None:
+            raise _missing(request)
+        return document(request, config.type, config.body)
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -289,7 +304,7 @@ class Service:
         if request.headers.get("authorization") is not None:
             await self._require_owner(request, name, "drawbridge_repositories", "read")
             return document(request, rules.JSON_TYPE, listing(found))
-        are_public = await self._are_public([f"repos/{name.user}/{repo}" for repo in found])
+        are_public = await self._are_public([f"{name.user}/{repo}" for repo in found])
         public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
         return document(request, rules.JSON_TYPE, listing(public))
 
@@ -305,7 +320,7 @@ class Service:
         # One more than the page tells whether there is another.
         for start in range(0, len(found), rules.MAX_PAGE):
             some = found[start : start + rules.MAX_PAGE]
-            are_public = await self._are_public([name.key() + repo for repo in some])
+            are_public = await self._are_public(some)
             public += [repo for repo, is_public in zip(some, are_public, strict=True) if is_public]
             if len(public) > count:
                 break
@@ -314,16 +329,17 @@ class Service:
             headers = following(name, {"q": query["q"], "n": str(count), "last": public[count - 1]})
         return document(request, rules.JSON_TYPE, listing(public[:count]), headers)
 
-    async def _are_public(self, keys: Sequence[str]) -> list[bool]:
-        """Tell which of the repositories with these `keys` everybody may read."""
+    async def _are_public(self, repositories: Sequence[str]) -> list[bool]:
+        """Tell which of the `repositories`, `USER/REPO`, everybody may read."""
         places = asyncio.Semaphore(_READ_AT_ONCE)
 
-        async def is_public(key: str) -> bool:
+        async def is_public(repository: str) -> bool:
             async with places:
-                stored = await self._store.named(key)
+                user, _, repo = repository.partition("/")
+                stored = await self._config(Name("repository", user, repo))
             return stored is not None and _ours(_repository_config, stored).public
 
-        return await asyncio.gather(*(is_public(key) for key in keys))
+        return await asyncio.gather(*(is_public(repository) for repository in repositories))
 
     # Putting.
 
@@ -332,7 +348,7 @@ class Service:
         announced = Announced.by(request)
         if name.kind == "user":
             stored = await self._user(request, announced)
-        elif name.kind == "repository":
+        elif name.kind in {"repository", "repository policy"}:
             stored = await self._repository(request, name, announced)
         elif name.kind == "tag yank":
             stored = await self._yank(request, name, announced)
@@ -342,11 +358,17 @@ class Service:
             stored = await self._tag(request, name, announced)
         else:
             stored = await self._tree(request, name, announced)
-        # The name comes last: before it, nothing of all this can be seen.
-        await self._store.create(name.key(), stored)
+        status = 201
+        if name.kind == "repository policy":
+            if await self._store.named(name.repository().key()) is None:
+                raise NotFound(_NO_REPOSITORY)
+            status = 200 if await self._store.replace(name.key(), stored) else 201
+        else:
+            # The name comes last: before it, nothing of all this can be seen.
+            await self._store.create(name.key(), stored)
         _UPLOADS.add(name.kind)
         _UPLOADED.add(name.kind, amount=announced.length)
-        return Response(status_code=201)
+        return Response(status_code=status)
 
     async def _user(self, request: Request, announced: Announced) -> Named:
         identity = await self._identity(request)

@@ -125,6 +125,13 @@ _SAID: dict[Kind, _Said] = {
         {rules.JSON_TYPE: ref("schemas", "Repository")},
         {rules.JSON_TYPE: ref("schemas", "Repository")},
     ),
+    "repository policy": _Said(
+        (f"{_REPO}/_policy",),
+        "what holds for a repository, in place of its configuration if that was changed",
+        "The user alone, scope `drawbridge_repositories`.",
+        {rules.JSON_TYPE: ref("schemas", "Repository")},
+        {rules.JSON_TYPE: ref("schemas", "Repository")},
+    ),
     "repository tag query": _Said(
         (f"{_REPO}/_tag",),
         "the names of a repository's tags, sorted",
@@ -295,7 +302,12 @@ def _get(kind: Kind, said: _Said, *, head: bool) -> Json:
     }
 
 
-def _put(said: _Said) -> Json:
+def _put(kind: Kind, said: _Said) -> Json:
+    answers: Json = {
+        "201": {"description": "Created.", "headers": _answer_headers("Content-Length")}
+    }
+    if kind == "repository policy":
+        answers["200"] = {"description": "Replaced.", "headers": _answer_headers("Content-Length")}
     return {
         "summary": f"Create {said.what}.",
         "description": said.access,
@@ -313,10 +325,7 @@ def _put(said: _Said) -> Json:
             "content": {media: {"schema": schema} for media, schema in said.put.items()},
         },
         "security": [{"user": []}],
-        "responses": {
-            "201": {"description": "Created.", "headers": _answer_headers("Content-Length")}
-        }
-        | _refusals(*_ALWAYS, *_WHEN_PUT),
+        "responses": answers | _refusals(*_ALWAYS, *_WHEN_PUT),
     }
 
 
@@ -337,7 +346,7 @@ def _delete(said: _Said) -> Json:
 
 def _operation(kind: Kind, said: _Said, method: str) -> Json:
     if method == "PUT":
-        return _put(said)
+        return _put(kind, said)
     if method == "DELETE":
         return _delete(said)
     return _get(kind, said, head=method == "HEAD")

@@ -74,10 +74,8 @@ def test_it_is_the_same_answer_byte_for_byte(stack: Stack) -> None:
     assert {_OWN.sub(b"", answer) for answer in known} == {_OWN.sub(b"", long)}
     ids = [re.findall(rb"x-request-id: ([0-9a-f]{16})\r\n", answer) for answer in known]
     assert len({item for (item,) in ids}) == 2
-    logged = [json.loads(line) for line in stack.processes[0].lines if '"request"' in line]
-    found = {line["request_id"]: line for line in logged}
     for (item,) in ids:
-        line = found[item.decode()]
+        line = json.loads(stack.processes[0].expect(item.decode()))
         assert (line["path"], line["status"], line["method"]) == (path_of("open"), 200, "GET")
 
 
