@@ -116,7 +116,7 @@ def test_who_may_read_a_repository_is_changed_and_who_searches_finds_it(publishe
     assert shown.strip() in published.command("repo", "info", *options, repository)
     assert published.command(*search) == ""
     done = published.run("repo", "policy", *options, "--keep", "tee=snp", repository)
-    assert (done.returncode, "--private" in done.stderr) == (64, True)
+    assert (done.returncode, "--private" in done.stderr) == (2, True)
 
 
 def test_without_a_token_a_private_repository_is_not_there(published: Stack) -> None:
