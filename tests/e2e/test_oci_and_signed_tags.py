@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from garrison.formats.signed_tag import SigningKey
+
 pytestmark = [pytest.mark.xdist_group("oci")]
 
 # `_start` calls `proc_exit` with a constant.
@@ -89,7 +91,10 @@ def test_a_workload_of_an_oci_registry_runs_as_itself(stack: Stack, tmp_path: Pa
 
 def _keys(folder: Path) -> tuple[Path, Path, Path]:
     """Two private keys, and the public key of the first."""
-    keys = [ec.generate_private_key(ec.SECP256R1()), ed25519.Ed25519PrivateKey.generate()]
+    keys: list[SigningKey] = [
+        ec.generate_private_key(ec.SECP256R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+    ]
     paths = [folder / "trusted.key", folder / "other.key"]
     for key, path in zip(keys, paths, strict=True):
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -95,6 +95,30 @@ def test_repositories_and_users_are_shown(published: Stack) -> None:
     assert "commands" in shown["repositories"]
 
 
+def test_who_may_read_a_repository_is_changed_and_who_searches_finds_it(published: Stack) -> None:
+    options = published.registry_options
+    published.register_repo("changing", "--private")
+    repository = f"{published.registry}/demo/changing"
+    search = ("repo", "search", *options, published.registry, "CHANG")
+    shown = published.command("repo", "policy", *options, repository)
+    assert shown == f"{repository}: private\n"
+    assert published.command(*search) == ""
+    shown = published.command("repo", "policy", *options, "--public", "--json", repository)
+    assert json.loads(shown) == {"public": True}
+    assert published.command(*search) == f"{repository}\n"
+    keep = ("--private", "--keep", "tee=snp", "--keep", f"measurement={'ab' * 48}")
+    shown = published.command("repo", "policy", *options, *keep, repository)
+    assert shown.splitlines() == [
+        f"{repository}: private",
+        "readable by keeps with tee=snp",
+        f"readable by keeps with measurement={'ab' * 48}",
+    ]
+    assert shown.strip() in published.command("repo", "info", *options, repository)
+    assert published.command(*search) == ""
+    done = published.run("repo", "policy", *options, "--keep", "tee=snp", repository)
+    assert (done.returncode, "--private" in done.stderr) == (2, True)
+
+
 def test_without_a_token_a_private_repository_is_not_there(published: Stack) -> None:
     done = published.run(
         "package", "info", *published.registry_options, "--insecure-auth-token", "bogus",

@@ -1,7 +1,13 @@
-"""The user's tokens: one a drawbridge, in a file that only the user can read.
+"""The user's tokens: one a drawbridge, in the system's keyring where there is one.
 
-The file is `garrison/tokens.json` below `$XDG_CONFIG_HOME` (`~/.config`), mode 0600, replaced as a
-whole. A file that others could have read or written is refused, not used.
+Which drawbridges there are, and where the token of each is, stands in `garrison/tokens.json` below
+`$XDG_CONFIG_HOME` (`~/.config`), mode 0600, replaced as a whole: `null` for the keyring, the two
+words of a credential helper as the original has them, or the token itself, where there is neither.
+A file that others could have read or written is refused, not used.
+
+The keyring is that of the session's D-Bus (the Secret Service), or whatever
+`$PYTHON_KEYRING_BACKEND` names. Its library is loaded only for a token that is there: it takes
+longer than most commands.
 """
 
 from __future__ import annotations
@@ -9,9 +15,32 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from garrison.errors import Malformed, Misuse
+from garrison.errors import Malformed, Misuse, Unavailable
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_SERVICE = "garrison"
+_KEYRING = "the system's keyring"
+# An agent may ask its user something.
+_HELPER_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A program that keeps a token: `PROGRAM show ID` prints it, `PROGRAM insert ID` reads it."""
+
+    program: str
+    id: str
+
+
+# Where a token is: in the keyring, with a helper, or here.
+_Kept = None | Helper | str
 
 
 def tokens_file() -> Path:
@@ -26,29 +55,153 @@ def load_token(host: str) -> str | None:
     Raises:
         Misuse: the file is another user's, or others may read or write it.
         Malformed: it does not hold tokens.
+        Unavailable: the keyring or the helper does not give the token.
     """
-    return _load(tokens_file()).get(host)
+    tokens = _load(tokens_file())
+    if host not in tokens:
+        return None
+    kept = tokens[host]
+    if isinstance(kept, str):
+        return kept
+    token = _from_keyring(host) if kept is None else _run(kept, "show", None).strip()
+    if not token:
+        raise Unavailable(
+            "the token is not where it was put",
+            field=host,
+            found="" if kept is not None else f"nothing in {_KEYRING}",
+            hint="log in again",
+        )
+    return token
 
 
-def store_token(host: str, token: str | None) -> None:
+def store_token(host: str, token: str | None, helper: Helper | None = None) -> str:
     """Keep `token` for the drawbridge `host`, or forget it if it is None.
 
+    Args:
+        host: the drawbridge.
+        token: the token.
+        helper: who keeps it; None for the keyring or, where there is none, the file.
+
+    Returns:
+        Where it is now, in words.
+
     Raises:
-        Misuse: as `load_token`.
-        Malformed: as `load_token`.
+        Misuse: as `load_token`; the others too.
     """
     path = tokens_file()
     tokens = _load(path)
-    if token is not None:
-        tokens[host] = token
-    elif tokens.pop(host, None) is None:
+    if token is None:
+        if host not in tokens:
+            return str(path)
+        if tokens.pop(host) is None:
+            _forget_in_keyring(host)
+        _write(path, tokens)
+        return str(path)
+    if helper is not None:
+        _run(helper, "insert", token)
+        tokens[host], where = helper, helper.program
+    elif _to_keyring(host, token):
+        tokens[host], where = None, _KEYRING
+    else:
+        tokens[host], where = token, str(path)
+    _write(path, tokens)
+    return where
+
+
+# The keyring.
+
+
+def _keyring() -> ModuleType | None:
+    """The library, if there may be a keyring."""
+    if not {"DBUS_SESSION_BUS_ADDRESS", "PYTHON_KEYRING_BACKEND"} & os.environ.keys():
+        return None
+    import keyring
+
+    return keyring
+
+
+def _to_keyring(host: str, token: str) -> bool:
+    """Put a token into the keyring, if there is one that takes it."""
+    library = _keyring()
+    if library is None:
+        return False
+    from keyring.errors import KeyringError
+
+    try:
+        library.set_password(_SERVICE, host, token)
+    except KeyringError:
+        # None, or one that its user does not open: then it is the file, and the caller says so.
+        return False
+    return True
+
+
+def _from_keyring(host: str) -> str | None:
+    library = _keyring()
+    if library is None:
+        raise Unavailable("not there", field=_KEYRING, hint="log in again")
+    from keyring.errors import KeyringError
+
+    try:
+        found: str | None = library.get_password(_SERVICE, host)
+    except KeyringError as error:
+        raise Unavailable(
+            "cannot be opened", field=_KEYRING, found=type(error).__name__, hint="unlock it"
+        ) from error
+    return found
+
+
+def _forget_in_keyring(host: str) -> None:
+    library = _keyring()
+    if library is None:
+        raise Unavailable("not there, so that the token stays in it", field=_KEYRING)
+    from keyring.errors import KeyringError, PasswordDeleteError
+
+    try:
+        library.delete_password(_SERVICE, host)
+    except PasswordDeleteError:
+        # It is gone already.
         return
+    except KeyringError as error:
+        raise Unavailable("cannot be opened", field=_KEYRING, found=type(error).__name__) from error
+
+
+def _run(helper: Helper, verb: str, stdin: str | None) -> str:
+    try:
+        done = subprocess.run(
+            [helper.program, verb, helper.id],
+            input=stdin or "",
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=_HELPER_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeError) as error:
+        raise Unavailable(
+            "the credential helper cannot be run",
+            field=helper.program,
+            found=type(error).__name__,
+        ) from None
+    if done.returncode != 0:
+        raise Unavailable(
+            f"the credential helper ended with {done.returncode}", field=f"{helper.program} {verb}"
+        )
+    return done.stdout
+
+
+# The file.
+
+
+def _write(path: Path, tokens: dict[str, _Kept]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".tokens.{os.getpid()}")
+    document = {
+        host: {"helper": kept.program, "id": kept.id} if isinstance(kept, Helper) else kept
+        for host, kept in tokens.items()
+    }
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:
-            json.dump(tokens, file, indent=2)
+            json.dump(document, file, indent=2)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -57,7 +210,7 @@ def store_token(host: str, token: str | None) -> None:
         raise
 
 
-def _load(path: Path) -> dict[str, str]:
+def _load(path: Path) -> dict[str, _Kept]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -73,9 +226,19 @@ def _load(path: Path) -> dict[str, str]:
                 hint="remove it, revoke the tokens, and log in again",
             )
         try:
-            tokens = json.load(file)
+            document = json.load(file)
         except (ValueError, RecursionError) as error:
             raise Malformed("not JSON", field=str(path), hint="remove it, log in again") from error
-    if not isinstance(tokens, dict) or not all(isinstance(token, str) for token in tokens.values()):
+    if not isinstance(document, dict):
         raise Malformed("does not hold tokens", field=str(path), hint="remove it, log in again")
-    return tokens
+    return {host: _kept(value, path) for host, value in document.items()}
+
+
+def _kept(value: object, path: Path) -> _Kept:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"helper", "id"}:
+        program, name = value["helper"], value["id"]
+        if isinstance(program, str) and isinstance(name, str):
+            return Helper(program, name)
+    raise Malformed("does not hold tokens", field=str(path), hint="remove it, log in again")

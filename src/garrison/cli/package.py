@@ -135,7 +135,7 @@ def fetch(
     if directory.exists():
         raise Misuse("exists already", field=str(directory))
     with ui.progress(f"fetching {name}", None) as advance:
-        fetched = fetch_package(name, ca_bundle, insecure_auth_token, advance)
+        fetched = fetch_package(name, ca_bundle, insecure_auth_token, advance, advance.expect)
     write_directory(directory, fetched.files)
     if as_json:
         ui.emit_json(_document(name, fetched.entry))

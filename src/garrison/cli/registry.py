@@ -50,11 +50,12 @@ def fetch_package(
     ca_bundle: Path | None,
     insecure_auth_token: str | None,
     progress: Callable[[int], None] = lambda _count: None,
+    expect: Callable[[int], None] = lambda _total: None,
 ) -> Fetched:
     """Fetch a workload from the drawbridge or OCI registry of its name, every byte checked."""
     if isinstance(name, OciName):
-        return open_oci_client(name, ca_bundle).fetch(name, progress)
-    return open_client(name.host, ca_bundle, insecure_auth_token).fetch(name, progress)
+        return open_oci_client(name, ca_bundle).fetch(name, progress, expect)
+    return open_client(name.host, ca_bundle, insecure_auth_token).fetch(name, progress, expect)
 
 
 def open_oci_client(name: OciName, ca_bundle: Path | None) -> OciClient:

@@ -10,7 +10,7 @@ import click
 from garrison.cli import ui
 from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Misuse
-from garrison.formats.slug import Repository
+from garrison.formats.slug import Repository, check_host
 from garrison.terminal import plain
 
 
@@ -62,6 +62,81 @@ def register(
     ui.success(f"registered {name}, {'private' if private else 'public'}")
 
 
+@command.command(
+    epilog="""\b
+Examples:
+  garrison repo policy drawbridge.example.com/jane/chat-server
+  garrison repo policy --private --keep tee=snp,measurement=4a1b... \\
+      drawbridge.example.com/jane/chat-server
+"""
+)
+@registry_options
+@json_option
+@click.option("--public", is_flag=True, help="From now on everybody may read it.")
+@click.option("--private", is_flag=True, help="From now on its owner may, and the keeps of --keep.")
+@click.option(
+    "--keep",
+    "keeps",
+    multiple=True,
+    metavar="FIELD=VALUE,...",
+    help="As for `register`; all that shall may be given, for they replace those before.",
+)
+@click.argument("repository", metavar="REPOSITORY")
+def policy(
+    repository: str,
+    public: bool,
+    private: bool,
+    keeps: tuple[str, ...],
+    ca_bundle: Path | None,
+    insecure_auth_token: str | None,
+    as_json: bool,
+) -> None:
+    """Show, or change, who may read REPOSITORY (host[:port]/user/repo)."""
+    from garrison.drawbridge.rules import KeepRule
+
+    if public and private:
+        raise Misuse("one or the other", field="--public, --private")
+    if keeps and not private:
+        raise Misuse("has no use without --private", field="--keep")
+    name = Repository.parse(repository)
+    client = open_client(name.host, ca_bundle, insecure_auth_token)
+    if public or private:
+        config: dict[str, Any] = {"public": public}
+        if keeps:
+            config["keeps"] = [KeepRule.from_fields(_fields(keep)).to_fields() for keep in keeps]
+        client.set_policy(name, config)
+    found = client.policy(name)
+    if as_json:
+        ui.emit_json(found)
+        return
+    _show(name, found)
+
+
+def _show(name: Repository, config: dict[str, Any]) -> None:
+    ui.out(f"{name}: {'public' if config.get('public') else 'private'}")
+    for rule in config.get("keeps", ()):
+        fields = ", ".join(f"{key}={value}" for key, value in rule.items())
+        ui.out(f"readable by keeps with {plain(fields)}")
+
+
+@command.command()
+@registry_options
+@json_option
+@click.argument("host")
+@click.argument("text")
+def search(
+    host: str, text: str, ca_bundle: Path | None, insecure_auth_token: str | None, as_json: bool
+) -> None:
+    """Find the public repositories of the drawbridge HOST that have TEXT in their name."""
+    client = open_client(check_host(host, field="HOST"), ca_bundle, insecure_auth_token)
+    found = [f"{host}/{plain(name)}" for name in client.search(text)]
+    if as_json:
+        ui.emit_json(found)
+        return
+    for name in found:
+        ui.out(name)
+
+
 def _fields(text: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for item in text.split(","):
@@ -87,13 +162,10 @@ def info(
     """Show who may read REPOSITORY, and its tags."""
     name = Repository.parse(repository)
     client = open_client(name.host, ca_bundle, insecure_auth_token)
-    config, tags = client.repository(name), client.tags(name)
+    config, tags = client.policy(name), client.tags(name)
     if as_json:
         ui.emit_json({"config": config, "tags": tags})
         return
-    ui.out(f"{name}: {'public' if config.get('public') else 'private'}")
-    for rule in config.get("keeps", ()):
-        fields = ", ".join(f"{key}={value}" for key, value in rule.items())
-        ui.out(f"readable by keeps with {plain(fields)}")
+    _show(name, config)
     for tag in tags:
         ui.out(f"{name}:{plain(tag)}")

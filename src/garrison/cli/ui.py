@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from garrison.terminal import paint
@@ -48,26 +49,38 @@ def emit_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """To be called with every further number of bytes; `expect` with their number in all."""
+
+    advance: Callable[[int], None]
+    expect: Callable[[int], None]
+
+    def __call__(self, count: int) -> None:
+        """Show that `count` bytes more are through; fewer, if it is negative."""
+        self.advance(count)
+
+
 @contextmanager
-def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None) -> Iterator[Progress]:
     """Show how many of `total` bytes (None: unknown) are through, if standard error is a terminal.
 
     Yields:
-        A function to be told of every further number of bytes.
+        What is to be told of every further number of bytes.
     """
     if not sys.stderr.isatty():
-        yield lambda _count: None
+        yield Progress(lambda _count: None, lambda _total: None)
         return
     # Late: it costs 60 ms, and most commands show no bar.
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
@@ -76,6 +89,9 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda count: bar.update(task, advance=count)
+        yield Progress(
+            lambda count: bar.update(task, advance=count),
+            lambda known: bar.update(task, total=known),
+        )

@@ -7,11 +7,12 @@ import os
 from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
 from garrison.cli import ui
-from garrison.cli.credentials import load_token, store_token, tokens_file
+from garrison.cli.credentials import Helper, load_token, store_token
 from garrison.cli.options import read_pem
 from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Malformed, Misuse
@@ -62,12 +63,20 @@ Examples:
     envvar=["GARRISON_CA_BUNDLE", "ENARX_CA_BUNDLE"],
     help="PEM file with the CAs of the issuer's TLS; default: the web's roots.",
 )
+@click.option(
+    "--credential-helper",
+    metavar="PROGRAM",
+    envvar=["GARRISON_CREDENTIAL_HELPER", "ENARX_CREDENTIAL_HELPER"],
+    help="Program that keeps the token: `PROGRAM insert ID` reads it, `PROGRAM show ID` prints it."
+    " Default: the system's keyring or, where there is none, a file of mode 0600.",
+)
 @click.argument("host")
 def login(
     oidc_domain: str,
     oidc_client_id: str,
     oidc_secret_file: Path | None,
     ca_bundle: Path | None,
+    credential_helper: str | None,
     host: str,
 ) -> None:
     """Log in at the drawbridge HOST (host[:port]): with a browser, or with a client's secret."""
@@ -85,8 +94,12 @@ def login(
         token = client_credentials(
             oidc_domain, client_id=oidc_client_id, secret=secret, audience=audience, ca_pem=ca_pem
         )
-    store_token(host, token)
-    ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {tokens_file()}")
+    helper = None
+    if credential_helper is not None:
+        # The original's name for a token.
+        helper = Helper(credential_helper, f"{urlsplit(oidc_domain).hostname}-{host}")
+    where = store_token(host, token, helper)
+    ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {where}")
 
 
 def _show(code: DeviceCode) -> None:

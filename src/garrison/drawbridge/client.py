@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlencode
 
 from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.tls import ClientCertificate
@@ -147,12 +147,18 @@ class Client:
         """The digest (32 bytes) of the workload that the tag names; raises as `tag` does."""
         return self.tag(slug).workload_digest
 
-    def fetch(self, slug: Slug, progress: Callable[[int], None] = lambda _count: None) -> Fetched:
+    def fetch(
+        self,
+        slug: Slug,
+        progress: Callable[[int], None] = lambda _count: None,
+        expect: Callable[[int], None] = lambda _total: None,
+    ) -> Fetched:
         """Fetch the workload `slug`, and check every byte.
 
         Args:
             slug: the workload.
             progress: told of every number of bytes that came.
+            expect: told how many there are in all, as far as that is known, each time that is more.
 
         Raises:
             Rejected: there is no such tag, or it may not be read.
@@ -184,6 +190,7 @@ class Client:
                         _check_size(slug, count, total)
                         below.append(child)
                 level = below
+                expect(total)
         return Fetched(entry, entry.workload_digest, dict(Package(files).files), yanked)
 
     def directory(self, slug: Slug, path: str = "") -> Directory:
@@ -252,6 +259,33 @@ class Client:
     def repository(self, repository: Repository) -> dict[str, Any]:
         """The repository's configuration; raises as `tag` does."""
         return self._document(f"{repository.user}/{repository.repo}", str(repository))
+
+    def policy(self, repository: Repository) -> dict[str, Any]:
+        """What holds for the repository, in the form of its configuration; raises as `tag`."""
+        path = f"{repository.user}/{repository.repo}/_policy"
+        try:
+            return self._document(path, str(repository))
+        except Rejected:
+            # The original has none. What is wrong otherwise is wrong with this too.
+            return self.repository(repository)
+
+    def search(self, text: str) -> Iterator[str]:
+        """The public repositories, `user/repo`, that have `text` in their name."""
+        last = ""
+        while True:
+            query = urlencode({"q": text, **({"last": last} if last else {})})
+            where = f"{self.host} search"
+            answer = self._wire.get(f"?{query}", where, limit=MAX_DOCUMENT)
+            found = _json(answer.body, where)
+            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+                raise Malformed("not a list of repositories", field=where)
+            # Each page must go on where the last one ended, or a server could keep us for ever.
+            if any(name <= last for name in found):
+                raise Malformed("not in order", field=where)
+            yield from found
+            if "Link" not in answer.headers or not found:
+                return
+            last = found[-1]
 
     def user(self, name: str) -> dict[str, Any]:
         """The user's record; raises as `tag` does."""
@@ -333,6 +367,11 @@ class Client:
     def register_repository(self, repository: Repository, config: dict[str, Any]) -> None:
         """Register a repository; raises as `publish` does."""
         self._put_json(f"{repository.user}/{repository.repo}", str(repository), config)
+
+    def set_policy(self, repository: Repository, config: dict[str, Any]) -> None:
+        """Replace what holds for a repository; raises as `publish` does."""
+        path = f"{repository.user}/{repository.repo}/_policy"
+        self._put_json(path, str(repository), config)
 
     def _put_json(self, path: str, where: str, value: dict[str, Any]) -> None:
         content = json.dumps(value, separators=(",", ":")).encode()

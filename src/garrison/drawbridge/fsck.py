@@ -184,8 +184,10 @@ class _Check:
             try:
                 if name.kind == "user":
                     rules.UserRecord.from_bytes(stored.body)
-                elif name.kind == "repository":
+                elif name.kind in {"repository", "repository policy"}:
                     rules.RepositoryConfig.from_bytes(stored.body)
+                elif name.kind == "tag yank":
+                    rules.Yank.from_bytes(stored.body)
                 elif name.kind == "tag":
                     self.entries[name] = rules.tag_entry(stored.type, stored.body)
                 else:
@@ -196,7 +198,12 @@ class _Check:
                 self._wrong(name.key(), error)
         if name.kind == "user":
             return
-        above = {"repository": name.owner, "tag": name.repository}.get(name.kind, name.parent)()
+        parents = {
+            "repository": name.owner,
+            "repository policy": name.repository,
+            "tag": name.repository,
+        }
+        above = parents.get(name.kind, name.parent)()
         # One that was created after the listing began may be missing in it.
         if above not in known and await self.store.stored(above.key()) is None:
             self._wrong(name.key(), f"in something that does not exist; expected {above.key()}")

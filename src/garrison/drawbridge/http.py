@@ -11,6 +11,7 @@ What differs from it:
 - `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
 - tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
 - the public repositories in whose names a text is (`/api/v0.1.0/?q=`);
+- who may read a repository can be changed (`_policy`);
 - a tag can be yanked: it stays, and says so in `Garrison-Yanked`;
 - with `Accept: application/problem+json` a refusal is a problem document (RFC 9457).
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -29,6 +30,7 @@ from starlette.responses import Response, StreamingResponse
 from garrison.drawbridge import conditional, openapi, rules
 from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
 from garrison.drawbridge.directories import Directories
+from garrison.drawbridge.documents import check_json_type, deserialize
 from garrison.drawbridge.known import KnownTags
 from garrison.drawbridge.layout import Name, content_key
 from garrison.drawbridge.named import Exists, Named, StorageFailure
@@ -165,11 +167,13 @@ class Service:
             return await self._search(request, name)
         if name.kind == "user" and "repositories" in request.query_params:
             return await self._repositories(request, name)
-        if name.kind in {"user", "repository"}:
+        if name.kind in {"user", "repository", "repository policy"}:
             context: Context = (
                 "drawbridge_users" if name.kind == "user" else "drawbridge_repositories"
             )
             await self._require_owner(request, name, context, "read")
+            if name.kind == "repository policy":
+                return await self._policy(request, name)
             return await self._named(request, name)
         await self._require_reader(request, name)
         if name.kind == "repository tag query":
@@ -200,7 +204,7 @@ class Service:
 
     async def _require_reader(self, request: Request, name: Name) -> None:
         """Check that whoever asks may read in the repository where `name` is."""
-        stored = await self._store.named(name.repository().key())
+        stored = await self._config(name)
         if stored is not None:
             config = _ours(_repository_config, stored)
             if config.public or self._admits(request, config, name):
@@ -209,6 +213,11 @@ class Service:
         await self._require_owner(request, name, "drawbridge_repositories", "read")
         if stored is None:
             raise _missing(request)
+
+    async def _config(self, name: Name) -> Named | None:
+        """What holds for the repository where `name` is: its policy, or else its configuration."""
+        policy = await self._store.named(name.policy().key())
+        return policy or await self._store.named(name.repository().key())
 
     def _admits(self, request: Request, config: rules.RepositoryConfig, name: Name) -> bool:
         """Tell whether the client's certificate opens a private repository for `name`."""
@@ -244,6 +253,13 @@ class Service:
             target, path = request.scope["raw_path"], request.scope["path"]
             self._tags_known.keep(target, path, name, stored, answer.headers)
         return answer
+
+    async def _policy(self, request: Request, name: Name) -> Response:
+        """Answer with what holds for a repository."""
+        config = await self._config(name)
+        if config is None:
+            raise _missing(request)
+        return document(request, config.type, config.body)
 
     async def _node(self, request: Request, name: Name) -> Response:
         """Answer with a directory or file of a tree."""
@@ -288,7 +304,7 @@ class Service:
         if request.headers.get("authorization") is not None:
             await self._require_owner(request, name, "drawbridge_repositories", "read")
             return document(request, rules.JSON_TYPE, listing(found))
-        are_public = await self._are_public([f"repos/{name.user}/{repo}" for repo in found])
+        are_public = await self._are_public([f"{name.user}/{repo}" for repo in found])
         public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
         return document(request, rules.JSON_TYPE, listing(public))
 
@@ -304,7 +320,7 @@ class Service:
         # One more than the page tells whether there is another.
         for start in range(0, len(found), rules.MAX_PAGE):
             some = found[start : start + rules.MAX_PAGE]
-            are_public = await self._are_public([name.key() + repo for repo in some])
+            are_public = await self._are_public(some)
             public += [repo for repo, is_public in zip(some, are_public, strict=True) if is_public]
             if len(public) > count:
                 break
@@ -313,16 +329,17 @@ class Service:
             headers = following(name, {"q": query["q"], "n": str(count), "last": public[count - 1]})
         return document(request, rules.JSON_TYPE, listing(public[:count]), headers)
 
-    async def _are_public(self, keys: Sequence[str]) -> list[bool]:
-        """Tell which of the repositories with these `keys` everybody may read."""
+    async def _are_public(self, repositories: Sequence[str]) -> list[bool]:
+        """Tell which of the `repositories`, `USER/REPO`, everybody may read."""
         places = asyncio.Semaphore(_READ_AT_ONCE)
 
-        async def is_public(key: str) -> bool:
+        async def is_public(repository: str) -> bool:
             async with places:
-                stored = await self._store.named(key)
+                user, _, repo = repository.partition("/")
+                stored = await self._config(Name("repository", user, repo))
             return stored is not None and _ours(_repository_config, stored).public
 
-        return await asyncio.gather(*(is_public(key) for key in keys))
+        return await asyncio.gather(*(is_public(repository) for repository in repositories))
 
     # Putting.
 
@@ -331,7 +348,7 @@ class Service:
         announced = Announced.by(request)
         if name.kind == "user":
             stored = await self._user(request, announced)
-        elif name.kind == "repository":
+        elif name.kind in {"repository", "repository policy"}:
             stored = await self._repository(request, name, announced)
         elif name.kind == "tag yank":
             stored = await self._yank(request, name, announced)
@@ -341,40 +358,50 @@ class Service:
             stored = await self._tag(request, name, announced)
         else:
             stored = await self._tree(request, name, announced)
-        # The name comes last: before it, nothing of all this can be seen.
-        await self._store.create(name.key(), stored)
+        status = 201
+        if name.kind == "repository policy":
+            if await self._store.named(name.repository().key()) is None:
+                raise NotFound(_NO_REPOSITORY)
+            status = 200 if await self._store.replace(name.key(), stored) else 201
+        else:
+            # The name comes last: before it, nothing of all this can be seen.
+            await self._store.create(name.key(), stored)
         _UPLOADS.add(name.kind)
         _UPLOADED.add(name.kind, amount=announced.length)
-        return Response(status_code=201)
+        return Response(status_code=status)
 
     async def _user(self, request: Request, announced: Announced) -> Named:
         identity = await self._identity(request)
         identity.require("drawbridge_users", "write")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_USER)
-        if rules.UserRecord.from_bytes(body).subject != identity.subject:
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_USER)
+        if deserialize(rules.UserRecord.from_bytes, body).subject != identity.subject:
             raise Unauthorized("OpenID Connect subject mismatch")
         return Named(announced.type, body)
 
     async def _repository(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_repositories", "write")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_REPOSITORY)
-        rules.RepositoryConfig.from_bytes(body)
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_REPOSITORY)
+        deserialize(rules.RepositoryConfig.from_bytes, body)
         return Named(announced.type, body)
 
     async def _yank(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         if await self._store.named(Name("tag", name.user, name.repo, name.tag).key()) is None:
             raise NotFound("Tag does not exist")
-        body = await self._short_body(request, announced, rules.JSON_TYPE, rules.MAX_YANK)
-        rules.Yank.from_bytes(body)
+        check_json_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_YANK)
+        deserialize(rules.Yank.from_bytes, body)
         return Named(announced.type, body)
 
     async def _tag(self, request: Request, name: Name, announced: Announced) -> Named:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         if await self._store.named(name.repository().key()) is None:
             raise NotFound(_NO_REPOSITORY)
-        body = await self._short_body(request, announced, None, rules.MAX_TAG)
-        rules.tag_entry(announced.type, body)
+        rules.check_tag_type(announced.type)
+        body = await self._short_body(request, announced, rules.MAX_TAG)
+        deserialize(partial(rules.tag_entry, announced.type), body)
         return Named(announced.type, body)
 
     async def _tree(self, request: Request, name: Name, announced: Announced) -> Named:
@@ -412,12 +439,8 @@ class Service:
             raise Malformed("not a directory", field=parent.url_path(), found=entry.type)
         return rules.listed_entry(name.path[-1], await self._directories.get(entry))
 
-    async def _short_body(
-        self, request: Request, announced: Announced, media_type: str | None, limit: int
-    ) -> bytes:
-        """Receive a body that is a document of `media_type`, or of any for None."""
-        if media_type is not None and announced.type.partition(";")[0].strip() != media_type:
-            raise Malformed("Invalid content type", found=announced.type, expected=media_type)
+    async def _short_body(self, request: Request, announced: Announced, limit: int) -> bytes:
+        """Receive a body that is a document."""
         with await receive(request, announced, min(limit, self._max_meta), None) as upload:
             return upload.read()
 

@@ -1,9 +1,9 @@
 """Tags of public repositories that were asked for lately, as they are answered.
 
-Both a tag and a repository's configuration never change, and a yank comes and goes by its name
-alone. So an answer is as good as it was while the files of these three look as they did, and
-looking is cheap: it is done for each request, for the folder is the only truth. A store that is
-not a folder has no such look, and nothing is kept of it.
+An answer is as good as it was while the files that it was made of look as they did: the tag, the
+repository's configuration and its policy, and the yank, which is not there. Looking is cheap: it
+is done for each request, for the folder is the only truth. A store that is not a folder has no
+such look, and nothing is kept of it.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ class KnownTags:
             tag: what the store had under it.
             headers: of the answer.
         """
-        repository, stored = (
-            self._store.kept(key) for key in (name.repository().key(), name.key())
-        )
-        if repository is None or stored is None or stored[1] is not tag:
+        policy = self._store.kept(name.policy().key())
+        repository = self._store.kept(name.repository().key())
+        stored = self._store.kept(name.key())
+        # Where a policy was read lately, and may be gone, its mark tells.
+        config = policy or repository
+        if config is None or stored is None or stored[1] is not tag or len(tag.body) > _LONGEST:
             return
-        if (
-            len(tag.body) > _LONGEST
-            or not rules.RepositoryConfig.from_bytes(repository[1].body).public
-        ):
+        if not rules.RepositoryConfig.from_bytes(config[1].body).public:
             return
         marks = (
-            (name.repository().key(), repository[0]),
+            (name.policy().key(), None if policy is None else policy[0]),
+            (name.repository().key(), None if repository is None else repository[0]),
             (name.key(), stored[0]),
             (name.yank().key(), None),
         )

@@ -5,6 +5,7 @@ Over HTTP (the original's routes; the version is a semantic version):
     /api/v0.1.0/?q=TEXT                          the public repositories with a text in their name
     /api/v0.1.0/USER                             a user's record
     /api/v0.1.0/USER/REPO                        a repository's configuration
+    /api/v0.1.0/USER/REPO/_policy                what holds in place of that (ours)
     /api/v0.1.0/USER/REPO/_tag                   the list of its tags
     /api/v0.1.0/USER/REPO/_tag/TAG               a tag: the entry of its tree's root
     /api/v0.1.0/USER/REPO/_tag/TAG/tree[/PATH]   a directory or file of the tree
@@ -14,6 +15,7 @@ In the object store:
 
     users/USER                      names: each is created once and never changed
     repos/USER/REPO
+    policies/USER/REPO              in place of what stands in `repos`; it may be replaced
     tags/USER/REPO/TAG
     yanks/USER/REPO/TAG             why that tag should not be used any more; it may go again
     trees/USER/REPO/TAG[/PATH]/@    says which content is there; `@` is in no entry's name
@@ -51,6 +53,7 @@ Kind = Literal[
     "repository query",
     "user",
     "repository",
+    "repository policy",
     "repository tag query",
     "tag",
     "tag yank",
@@ -84,6 +87,8 @@ class Name:
             return f"users/{self.user}"
         if self.kind == "repository":
             return f"repos/{self.user}/{self.repo}"
+        if self.kind == "repository policy":
+            return f"policies/{self.user}/{self.repo}"
         if self.kind == "repository tag query":
             return f"tags/{self.user}/{self.repo}/"
         if self.kind == "tag":
@@ -96,6 +101,10 @@ class Name:
         """The mark of this tag, or of the tag in which this is, that it was yanked."""
         return Name("tag yank", self.user, self.repo, self.tag)
 
+    def policy(self) -> Name:
+        """What holds in place of the configuration of the repository in which this is."""
+        return Name("repository policy", self.user, self.repo)
+
     def url_path(self) -> str:
         """The name's path in the API."""
         path = f"/api/v{CLIENT_VERSION}/{self.user}"
@@ -104,6 +113,8 @@ class Name:
         path += f"/{self.repo}"
         if self.kind == "repository":
             return path
+        if self.kind == "repository policy":
+            return f"{path}/_policy"
         if self.kind == "repository tag query":
             return f"{path}/_tag"
         path += f"/_tag/{self.tag}"
@@ -181,6 +192,8 @@ def parse_key(key: str) -> Name:
         return Name("user", check_user(parts[1]))
     if parts[0] == "repos" and len(parts) == 3:
         return Name("repository", check_user(parts[1]), check_repo(parts[2]))
+    if parts[0] == "policies" and len(parts) == 3:
+        return Name("repository policy", check_user(parts[1]), check_repo(parts[2]))
     if parts[0] == "tags" and len(parts) == 4:
         return Name("tag", check_user(parts[1]), check_repo(parts[2]), check_tag(parts[3]))
     if parts[0] == "yanks" and len(parts) == 4:

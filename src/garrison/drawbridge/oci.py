@@ -89,9 +89,12 @@ class OciClient:
         return self.fetch(name).entry
 
     def fetch(
-        self, name: OciName, progress: Callable[[int], None] = lambda _count: None
+        self,
+        name: OciName,
+        progress: Callable[[int], None] = lambda _count: None,
+        expect: Callable[[int], None] = lambda _total: None,
     ) -> Fetched:
-        """Fetch the workload `name`, and check every byte.
+        """Fetch the workload `name`, and check every byte; as `Client.fetch`.
 
         Raises:
             Rejected: there is no such tag, or it may not be read.
@@ -100,6 +103,7 @@ class OciClient:
             Unavailable: the registry cannot be reached, or fails.
         """
         artifact = self._artifact(name)
+        expect(sum(layer.size for layer in artifact.files.values()))
         lock = threading.Lock()
 
         def advance(count: int) -> None:

@@ -125,6 +125,13 @@ _SAID: dict[Kind, _Said] = {
         {rules.JSON_TYPE: ref("schemas", "Repository")},
         {rules.JSON_TYPE: ref("schemas", "Repository")},
     ),
+    "repository policy": _Said(
+        (f"{_REPO}/_policy",),
+        "what holds for a repository, in place of its configuration if that was changed",
+        "The user alone, scope `drawbridge_repositories`.",
+        {rules.JSON_TYPE: ref("schemas", "Repository")},
+        {rules.JSON_TYPE: ref("schemas", "Repository")},
+    ),
     "repository tag query": _Said(
         (f"{_REPO}/_tag",),
         "the names of a repository's tags, sorted",
@@ -202,6 +209,8 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
     409: ("It exists already: nothing that exists is changed.", ()),
     412: ("`If-Match` names something else.", ()),
     413: ("The body is too long.", ()),
+    415: ("A document of another media type is expected.", ()),
+    422: ("The document is JSON, and not of the form that is expected.", ()),
     416: ("No byte is in the range.", ("Content-Range",)),
     431: ("The headers are too long, or too many.", ()),
     500: ("The store fails.", ()),
@@ -210,7 +219,7 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
 }
 _ALWAYS = (400, 401, 404, 405, 408, 431, 500, 501, 503)
 _WHEN_GOT = (412,)
-_WHEN_PUT = (409, 413)
+_WHEN_PUT = (409, 413, 415, 422)
 
 # What GET and HEAD may ask for.
 _CONDITIONS = {
@@ -293,7 +302,12 @@ def _get(kind: Kind, said: _Said, *, head: bool) -> Json:
     }
 
 
-def _put(said: _Said) -> Json:
+def _put(kind: Kind, said: _Said) -> Json:
+    answers: Json = {
+        "201": {"description": "Created.", "headers": _answer_headers("Content-Length")}
+    }
+    if kind == "repository policy":
+        answers["200"] = {"description": "Replaced.", "headers": _answer_headers("Content-Length")}
     return {
         "summary": f"Create {said.what}.",
         "description": said.access,
@@ -311,10 +325,7 @@ def _put(said: _Said) -> Json:
             "content": {media: {"schema": schema} for media, schema in said.put.items()},
         },
         "security": [{"user": []}],
-        "responses": {
-            "201": {"description": "Created.", "headers": _answer_headers("Content-Length")}
-        }
-        | _refusals(*_ALWAYS, *_WHEN_PUT),
+        "responses": answers | _refusals(*_ALWAYS, *_WHEN_PUT),
     }
 
 
@@ -335,7 +346,7 @@ def _delete(said: _Said) -> Json:
 
 def _operation(kind: Kind, said: _Said, method: str) -> Json:
     if method == "PUT":
-        return _put(said)
+        return _put(kind, said)
     if method == "DELETE":
         return _delete(said)
     return _get(kind, said, head=method == "HEAD")

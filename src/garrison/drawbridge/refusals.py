@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import PlainTextResponse
 
 from garrison.drawbridge.conditional import PreconditionFailed, Unsatisfiable
+from garrison.drawbridge.documents import WrongForm, WrongMediaType
 from garrison.drawbridge.named import Exists, StorageFailure
 from garrison.drawbridge.routes import MethodNotAllowed, NotFound, UnsupportedVersion
 from garrison.drawbridge.tokens import Unauthorized, describe
@@ -25,6 +26,8 @@ STATUSES: list[tuple[type[GarrisonError], int]] = [
     (NotFound, 404),
     (MethodNotAllowed, 405),
     (Exists, 409),
+    (WrongMediaType, 415),
+    (WrongForm, 422),
     (PreconditionFailed, 412),
     (Unsatisfiable, 416),
     (StorageFailure, 500),

@@ -26,6 +26,7 @@ METHODS: dict[Kind, tuple[str, ...]] = {
     "repository query": ("GET",),
     "user": ("HEAD", "GET", "PUT"),
     "repository": ("HEAD", "GET", "PUT"),
+    "repository policy": ("HEAD", "GET", "PUT"),
     "repository tag query": ("GET",),
     "tag": ("HEAD", "GET", "PUT"),
     "tag yank": ("HEAD", "GET", "PUT", "DELETE"),
@@ -89,6 +90,8 @@ def parse(path: str) -> Name:
     if not underscore:
         return Name("repository", user, repo)
     parts = tail.split("/", 3)
+    if parts == ["policy"]:
+        return Name("repository policy", user, repo)
     if parts == ["tag"]:
         return Name("repository tag query", user, repo)
     if (

@@ -296,15 +296,22 @@ def tag_entry(media_type: str, data: bytes) -> Entry:
     Raises:
         Malformed: `data` is not a tag's content of that media type.
     """
-    if media_type == ENTRY_TYPE:
-        return Entry.from_bytes(data)
-    if media_type != JWS_TYPE:
+    check_tag_type(media_type)
+    return Entry.from_bytes(data) if media_type == ENTRY_TYPE else payload_entry(data)
+
+
+def check_tag_type(media_type: str) -> None:
+    """Check the media type of a tag's content, in the original's words.
+
+    Raises:
+        Malformed: a tag has no such.
+    """
+    if media_type not in {ENTRY_TYPE, JWS_TYPE}:
         raise Malformed(
             "Invalid content type",
             found=repr(media_type[:100]),
             expected=f"{ENTRY_TYPE} or {JWS_TYPE}",
         )
-    return payload_entry(data)
 
 
 def listed_entry(name: str, directory: Directory) -> Entry | None:

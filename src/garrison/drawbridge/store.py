@@ -122,6 +122,19 @@ class Store:
         except _FAILURES as error:
             raise failed(error) from error
 
+    async def replace(self, key: str, named: Named) -> bool:
+        """Make `key` stand for something else, and tell whether it stood for something before.
+
+        Raises:
+            StorageFailure: the store does not answer.
+        """
+        was_there = await self.stored(key) is not None
+        try:
+            await obstore.put_async(self._backend, key, named.to_bytes(), use_multipart=False)
+        except _FAILURES as error:
+            raise failed(error) from error
+        return was_there
+
     async def named(self, key: str) -> Named | None:
         """What the name `key` stands for, or None where there is no such name.
 

@@ -51,7 +51,8 @@ def payload_entry(data: bytes, where: str = "signed tag") -> Entry:
     Raises:
         Malformed: `data` is not a signed tag.
     """
-    return Entry.from_bytes(_decode(_document(data, where).get("payload"), f"{where}: payload"))
+    field = f"{where}: payload"
+    return Entry.from_bytes(_decode(_document(data, where).get("payload"), field), field)
 
 
 def verify(data: bytes, keys: tuple[TagKey, ...], where: str = "signed tag") -> Entry:

@@ -318,9 +318,13 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: GarrisonError) -> None:
         """Answer what is no request with `error`, and end the connection."""
         if self._is_answering:
-            # An answer within an answer would be taken for part of it.
-            self.transport.abort()
-            return
+            waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
+            if waiting != [self.cycle] or self.cycle.response_started:
+                # An answer within an answer would be taken for part of it.
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self._cancel_deadline()
         answer = problem(error)
         _REFUSED.add(str(answer.status_code))

@@ -65,9 +65,11 @@ class Drawbridges:
 
     def tag_digest(self, slug: Name) -> bytes:
         """See `Registry.tag_digest`."""
-        hosts = self._oci_hosts if isinstance(slug, OciName) else self._hosts
+        is_oci = isinstance(slug, OciName)
+        hosts = self._oci_hosts if is_oci else self._hosts
         if slug.host not in hosts:
-            raise Rejected("not a registry of the policy", field="slug", found=slug)
+            what = "an OCI registry" if is_oci else "a drawbridge"
+            raise Rejected(f"not {what} of the policy", field="slug", found=slug)
         # A certificate of minutes for each question: there is no key to keep or to renew.
         chain, key = issue_client_certificate(self._authority, datetime.now(UTC))
         # One try: a keep waits for the answer.

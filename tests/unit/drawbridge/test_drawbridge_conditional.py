@@ -201,8 +201,8 @@ def test_a_tag_is_yanked_and_stays(
     assert "garrison-yanked" not in drawbridge.request("GET", tag).headers
     assert drawbridge.put(f"{tag}/yank", body, user="eve").status == 401
     assert drawbridge.put(f"{tag}/yank", body, user=None).status == 401
-    assert drawbridge.put(f"{tag}/yank", b'{"reason":""}').status == 400
-    assert drawbridge.put(f"{tag}/yank", b'{"reason":"a\\nb"}').status == 400
+    assert drawbridge.put(f"{tag}/yank", b'{"reason":""}').status == 422
+    assert drawbridge.put(f"{tag}/yank", b'{"reason":"a\\nb"}').status == 422
     assert drawbridge.put(f"{TAGS}/9.9.9/yank", body).status == 404
     assert drawbridge.put(f"{tag}/yank", body).status == 201
     for method in ("GET", "HEAD"):

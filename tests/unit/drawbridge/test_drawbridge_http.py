@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.drawbridge.http import application
-from garrison.drawbridge.rules import JWS_TYPE
 from garrison.formats.content_digest import ContentDigest
+from garrison.formats.signed_tag import JWS_TYPE
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, Package
 from garrison.testing.drawbridge import JSON, served
 
@@ -130,7 +130,6 @@ def test_statuses_and_texts(
         ({"content_digest": "sha-256=:AAAA:"}, "Content-Digest sha-256: not a digest"),
         ({"content_digest": ""}, "Content-Digest: unreadable"),
         ({"content_type": "nonsense"}, "Content-Type: not a media type; found 'nonsense'"),
-        ({"content_type": "text/plain"}, "Invalid content type"),
     ],
 )
 def test_headers_that_do_not_fit_the_body(
@@ -142,6 +141,16 @@ def test_headers_that_do_not_fit_the_body(
     assert answer.text.startswith(text)
     # Nothing of it is left: the right request succeeds.
     assert drawbridge.put(path, b'{"public":true}').status == 201
+
+
+def test_records_are_json(drawbridge: MemoryDrawbridge) -> None:
+    answer = drawbridge.put(f"{API}/jane/other", b'{"public":true}', "text/plain")
+    wanted = "Expected request with `Content-Type: application/json`"
+    assert (answer.status, answer.text) == (415, wanted)
+    answer = drawbridge.put(f"{API}/jane/other", b'{"public":true,"x":1}')
+    assert (answer.status, "unknown field" in answer.text) == (422, True)
+    answer = drawbridge.put(f"{API}/jane/other", b'{"public":')
+    assert (answer.status, "not JSON" in answer.text) == (400, True)
 
 
 @pytest.mark.parametrize("name", ["content-length", "content-type"])
@@ -208,18 +217,20 @@ def test_a_signed_tag_is_kept_as_it_is(drawbridge: MemoryDrawbridge, package: Pa
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "text"),
+    ("body", "kind", "status", "text"),
     [
-        (b"{}", ENTRY_TYPE, "entry: digest"),
-        (b"{}", JSON, "Invalid content type"),
-        (b"{}", JWS_TYPE, "signed tag: has no payload"),
-        (b'{"payload":"e30"}', JWS_TYPE, "entry: digest"),
-        (b"nonsense", ENTRY_TYPE, "entry: not JSON"),
+        (b"{}", ENTRY_TYPE, 422, "entry: digest"),
+        (b"{}", JSON, 400, "Invalid content type"),
+        (b"{}", JWS_TYPE, 422, "signed tag: has no payload"),
+        (b'{"payload":"e30"}', JWS_TYPE, 422, "signed tag: payload: digest"),
+        (b"nonsense", ENTRY_TYPE, 400, "entry: not JSON"),
     ],
 )
-def test_what_is_no_tag(drawbridge: MemoryDrawbridge, body: bytes, kind: str, text: str) -> None:
+def test_what_is_no_tag(
+    drawbridge: MemoryDrawbridge, body: bytes, kind: str, status: int, text: str
+) -> None:
     answer = drawbridge.put(TAG, body, kind)
-    assert answer.status == 400
+    assert answer.status == status
     assert answer.text.startswith(text)
 
 
@@ -313,7 +324,7 @@ def test_problem_documents_for_those_who_ask(drawbridge: MemoryDrawbridge) -> No
     answer = drawbridge.put(f"{API}/jane/other", b'{"public":1}', **accept)
     assert answer.headers["content-type"] == "application/problem+json"
     problem = json.loads(answer.body)
-    assert (answer.status, problem["status"]) == (400, 400)
+    assert (answer.status, problem["status"]) == (422, 422)
     assert problem["checks"] == [
         {
             "check": "repository public: not a boolean",

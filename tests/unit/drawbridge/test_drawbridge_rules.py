@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from garrison.drawbridge.readers import reader_of
 from garrison.drawbridge.rules import (
-    JWS_TYPE,
     KeepRule,
     RepositoryConfig,
     UserRecord,
@@ -26,6 +25,7 @@ from garrison.errors import Malformed
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.digest import digest_text
 from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.signed_tag import JWS_TYPE
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Directory, Entry, Package
 from garrison.testing.tls import Authority, Leaf, keep, workload
 

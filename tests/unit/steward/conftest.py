@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from garrison.appraisal.result import AttestationResult
     from garrison.formats.csr import EnarxEvidence
     from garrison.formats.identity import WorkloadIdentity
+    from garrison.formats.oci_name import Name
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SLUG = Slug.parse("drawbridge.test/jane/chat:1.0.0")
+_NAME: Name = SLUG
 DIGEST = bytes(range(32))
 MEASUREMENT = b"m" * 48
 
@@ -74,10 +76,10 @@ class FakeAppraiser:
 class FakeRegistry:
     """A drawbridge that holds what the test says; None is a drawbridge that is down."""
 
-    digests: dict[Slug, bytes] | None = field(default_factory=lambda: {SLUG: DIGEST})
-    asked: list[Slug] = field(default_factory=list)
+    digests: dict[Name, bytes] | None = field(default_factory=lambda: {_NAME: DIGEST})
+    asked: list[Name] = field(default_factory=list)
 
-    def tag_digest(self, slug: Slug) -> bytes:
+    def tag_digest(self, slug: Name) -> bytes:
         self.asked.append(slug)
         if self.digests is None:
             raise Unavailable("cannot be reached", field=slug.host)

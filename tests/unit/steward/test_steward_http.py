@@ -31,7 +31,7 @@ from garrison.steward.http import application
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from garrison.formats.slug import Slug
+    from garrison.formats.oci_name import Name
     from garrison.steward.issuance import Steward
 
 PROBLEM = "application/problem+json"
@@ -312,7 +312,7 @@ def test_issuance_does_not_block_the_loop(steward: Steward, keep: Keep) -> None:
         asked, answer_now = asyncio.Event(), asyncio.Event()
 
         class Hanging(FakeRegistry):
-            def tag_digest(self, slug: Slug) -> bytes:
+            def tag_digest(self, slug: Name) -> bytes:
                 loop.call_soon_threadsafe(asked.set)
                 asyncio.run_coroutine_threadsafe(answer_now.wait(), loop).result(20)
                 return super().tag_digest(slug)
