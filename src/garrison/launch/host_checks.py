@@ -95,7 +95,9 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
             (
                 host.device("/dev/nitro_enclaves", "an EC2 instance with enclaves enabled"),
                 host.program("nitro-cli", "install aws-nitro-enclaves-cli"),
+                host.program("passt", "install passt, which carries the enclave's network"),
             ),
+            started=True,
         ),
         BackendReport("cvm", (host.confidential_guest(), host.evidence()), started=True),
     ]
