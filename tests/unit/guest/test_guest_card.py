@@ -53,7 +53,7 @@ def test_any_bytes_are_frames_or_malformed(data: bytes) -> None:
 
 # In the namespace: the card, and what the guest does with it.
 _GUEST = """
-import socket, sys
+import socket, sys, time
 from pathlib import Path
 from garrison.guest import card, machine
 stream, mode, port, root = socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:]
@@ -66,7 +66,8 @@ if mode == "connect":
     peer.sendall(b"from the guest")
 else:
     # As a keep does, which attests first: passt knows a guest that it has heard.
-    socket.socket().connect_ex((machine.HOST, 1))
+    socket.socket(type=socket.SOCK_DGRAM).sendto(b"", (machine.HOST, 9))
+    time.sleep(0.5)
     listener = socket.create_server(("", int(port)))
     print("listening", flush=True)
     listener.settimeout(30)
