@@ -86,7 +86,8 @@ def machine_options(function: F) -> F:
             type=click.Path(file_okay=False, path_type=Path),
             envvar="GARRISON_IMAGE",
             help="Machines: the folder of the keep image to boot; default: the one of this"
-            " release, once `garrison image build` has made it.",
+            " release, once `garrison image build` has made it. sgx: the folder that"
+            " `garrison image export --format gramine` wrote, signed.",
         ),
     ):
         function = option(function)

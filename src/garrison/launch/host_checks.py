@@ -89,7 +89,7 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
         BackendReport("kvm", (host.qemu(), _acceleration(machine)), started=True),
         BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm)), started=True),
         BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm)), started=True),
-        BackendReport("sgx", host.sgx()),
+        BackendReport("sgx", host.sgx(), started=True),
         BackendReport(
             "nitro",
             (
