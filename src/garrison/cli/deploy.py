@@ -187,7 +187,7 @@ def _print_manifest(
     from garrison.cli.registry import fetch_package
     from garrison.launch import manifests
 
-    if backend in MACHINES:
+    if backend in (*MACHINES, "sgx"):
         raise Misuse(
             "no container or unit is written for machines yet",
             field="--output",
