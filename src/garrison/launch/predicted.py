@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from garrison.attesters.simulated_insecure import open_insecure
 from garrison.errors import Misuse
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import Firmware
 from garrison.image.enclave import enclave_image
 from garrison.launch.host_probe import read_firmware
-from garrison.measure import nitro, snp, snp_policy, tdx
-from garrison.measure.simulated_insecure import predict_image
+from garrison.measure import nitro, snp, tdx
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from garrison.attesters.base import Attester
     from garrison.image.folder import Image
-    from garrison.measure.prediction import Prediction
 
 VCPU_TYPE = "EPYC-v4"
 #: It is measured; a keep has no use for a second.
@@ -47,35 +45,24 @@ def snp_measurement(image: Image) -> bytes:
     )
 
 
-def prediction(tee: Tee, image: Image) -> Prediction:
-    """What `tee` reports of a machine that boots `image`, or an enclave that it is.
-
-    Raises:
-        Misuse: no such TEE boots images, or the image was built without its firmware.
-        Malformed: its firmware or its kernel cannot be read.
-        OSError: a file cannot be read.
-    """
-    match tee:
-        case Tee.SNP:
-            return snp_policy.predict(snp_measurement(image))
-        case Tee.TDX:
-            return tdx.predict(
-                Firmware.from_bytes(read_firmware(image.firmware("tdx"))),
-                kernel=image.kernel.read_bytes(),
-                initrd=image.initrd.read_bytes(),
-                append=image.command_line,
-            )
-        case Tee.NITRO:
-            return nitro.predict(enclave_image(image))
-    raise Misuse(
-        "is not simulated in a machine",
-        field="--insecure-simulate",
-        found=tee,
-        expected=f"{Tee.SNP} | {Tee.TDX} | {Tee.NITRO}",
-    )
+def _tdx_registers(image: Image) -> Mapping[str, bytes]:
+    return tdx.predict(
+        Firmware.from_bytes(read_firmware(image.firmware("tdx"))),
+        kernel=image.kernel.read_bytes(),
+        initrd=image.initrd.read_bytes(),
+        append=image.command_line,
+    ).registers
 
 
-def simulated_insecure(tee: Tee, directory: Path, image: Image) -> Attester:
+# What of an image the simulator of a TEE reports; what nobody can predict of TDX is zero.
+_REGISTERS: Mapping[str, Callable[[Image], Mapping[str, bytes]]] = {
+    Tee.SNP: lambda image: {"measurement": snp_measurement(image)},
+    Tee.TDX: _tdx_registers,
+    Tee.NITRO: lambda image: nitro.predict(enclave_image(image)).registers,
+}
+
+
+def simulated_insecure(tee: str, directory: Path, image: Image) -> Attester:
     """A simulator that reports of `image` what the hardware would.
 
     Args:
@@ -85,7 +72,14 @@ def simulated_insecure(tee: Tee, directory: Path, image: Image) -> Attester:
 
     Raises:
         Misuse: this TEE is not simulated in a machine, or the directory cannot be used.
-        Malformed: a file of the image or of the directory cannot be read.
-        OSError: the same.
     """
-    return open_insecure(tee, directory, predict_image(prediction(tee, image)).registers)
+    if tee not in _REGISTERS:
+        raise Misuse(
+            "is not simulated in a machine",
+            field="--insecure-simulate",
+            found=tee,
+            expected=" | ".join(_REGISTERS),
+        )
+    from garrison.attesters.simulated_insecure import open_insecure
+
+    return open_insecure(Tee(tee), directory, _REGISTERS[tee](image))
