@@ -81,8 +81,9 @@ def export(image: Path, kind: str, output: Path) -> None:
     """Write an image in another form.
 
     A unified kernel image (uki) is started by UEFI, an enclave image file (eif) by AWS Nitro; both
-    are one file. For SGX (gramine) it is a folder of files and a manifest, which Gramine's own
-    tools measure and sign. The same image gives the same bytes.
+    are one file. Of the first, what its stub will measure into the TPM's PCR 11 is told. For SGX
+    (gramine) it is a folder of files and a manifest, which Gramine's own tools measure and sign.
+    The same image gives the same bytes.
     """
     from garrison.cli.options import write_new
     from garrison.image.folder import load
@@ -95,14 +96,17 @@ def export(image: Path, kind: str, output: Path) -> None:
         return
     if kind == "uki":
         from garrison.image.uki import unified
+        from garrison.measure.uki import pcr11
 
         content = unified(load(image))
+        measured = f", PCR11 (SHA-256) {pcr11(content).hex()}"
     else:
         from garrison.image.enclave import enclave_image
 
         content = enclave_image(load(image)).to_bytes()
+        measured = ""
     write_new(output, content)
-    ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB")
+    ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB{measured}")
 
 
 command.add_command(measure.command, "measure")
