@@ -154,6 +154,10 @@ def command(
     if host is None and backend in MACHINES:
         return run_in_machine(backend, request, machine, insecure_simulate=insecure_simulate)
     machine.unused(backend)
+    if host is None and backend == "sgx":
+        from garrison.launch.sgx import run_sgx
+
+        return run_sgx(request, image)
     if host is None:
         return run_process(request)
     from garrison.cli.deploy_to_host import deploy_to_host
@@ -185,7 +189,7 @@ def _print_manifest(
     from garrison.cli.registry import fetch_package
     from garrison.launch import manifests
 
-    if backend in MACHINES:
+    if backend in (*MACHINES, "sgx"):
         raise Misuse(
             "no container or unit is written for machines yet",
             field="--output",

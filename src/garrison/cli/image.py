@@ -65,32 +65,48 @@ def build(output: Path | None, inputs: Path | None, mirror: str | None, as_json:
 Examples:
   garrison image export keep-image --format uki keep.efi
   garrison image export keep-image --format eif keep.eif
+  garrison image export keep-image --format gramine keep-sgx
 """
 )
 @click.argument("image", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--format", "kind", type=click.Choice(["uki", "eif"]), required=True, help="Which form."
+    "--format",
+    "kind",
+    type=click.Choice(["uki", "eif", "gramine"]),
+    required=True,
+    help="Which form.",
 )
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
 def export(image: Path, kind: str, output: Path) -> None:
-    """Write an image as one file.
+    """Write an image in another form.
 
-    A unified kernel image (uki) is started by UEFI, an enclave image file (eif) by AWS Nitro. The
-    same image gives the same bytes.
+    A unified kernel image (uki) is started by UEFI, an enclave image file (eif) by AWS Nitro; both
+    are one file. Of the first, what its stub will measure into the TPM's PCR 11 is told. For SGX
+    (gramine) it is a folder of files and a manifest, which Gramine's own tools measure and sign.
+    The same image gives the same bytes.
     """
     from garrison.cli.options import write_new
     from garrison.image.folder import load
 
+    if kind == "gramine":
+        from garrison.image import gramine
+
+        size = gramine.export(load(image), output)
+        ui.success(f"{output}, {size / (1 << 20):.1f} MiB; sign it as {gramine.TEMPLATE} says")
+        return
     if kind == "uki":
         from garrison.image.uki import unified
+        from garrison.measure.uki import pcr11
 
         content = unified(load(image))
+        measured = f", PCR11 (SHA-256) {pcr11(content).hex()}"
     else:
         from garrison.image.enclave import enclave_image
 
         content = enclave_image(load(image)).to_bytes()
+        measured = ""
     write_new(output, content)
-    ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB")
+    ui.success(f"{output}, {len(content) / (1 << 20):.1f} MiB{measured}")
 
 
 command.add_command(measure.command, "measure")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 #: The backends that are machines.
-MACHINES = ("kvm", "snp", "tdx")
+MACHINES = ("kvm", "snp", "tdx", "nitro")
 _PUBLISH = re.compile(r"(?:(?P<address>[0-9.]+):)?(?P<host>[0-9]{1,5}):(?P<guest>[0-9]{1,5})")
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -78,15 +78,16 @@ def machine_options(function: F) -> F:
             metavar="[ADDRESS:]HOST:GUEST",
             multiple=True,
             help="Machines: have the workload's port GUEST be port HOST of this one. Without it"
-            " what the workload listens on has the same number here, on all addresses. Can be"
-            " given often.",
+            " what the workload listens on has the same number here, on all addresses, but for an"
+            " enclave, which is reached nowhere. Can be given often.",
         ),
         click.option(
             "--image",
             type=click.Path(file_okay=False, path_type=Path),
             envvar="GARRISON_IMAGE",
             help="Machines: the folder of the keep image to boot; default: the one of this"
-            " release, once `garrison image build` has made it.",
+            " release, once `garrison image build` has made it. sgx: the folder that"
+            " `garrison image export --format gramine` wrote, signed.",
         ),
     ):
         function = option(function)
@@ -107,7 +108,7 @@ def run_in_machine(
         GarrisonError: it cannot be, or failed.
     """
     from garrison.attesters.simulated_insecure import parse_simulator
-    from garrison.launch import backends
+    from garrison.launch import backends, nitro
     from garrison.launch.predicted import simulated_insecure
 
     image = _image(machine.image)
@@ -115,17 +116,23 @@ def run_in_machine(
     if insecure_simulate is not None:
         tee, directory = parse_simulator(insecure_simulate, "--insecure-simulate")
         simulated = simulated_insecure(tee, Path(directory), image)
+    level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+    level = level if level in _LEVELS else "info"
+    published = tuple(map(_publication, machine.published))
+    memory = {} if machine.memory is None else {"memory": machine.memory}
+    if backend == "nitro":
+        if machine.signatures is not None:
+            raise Misuse("are for snp", field="--image-signatures", found=f"--backend {backend}")
+        enclave = nitro.EnclaveOptions(image, published=published, **memory)
+        return nitro.run_nitro(what, enclave, files, log_level=level)
     options = backends.MachineOptions(
         image,
-        published=tuple(map(_publication, machine.published)),
+        published=published,
         signatures=machine.signatures,
         insecure_simulated=simulated,
-        **({} if machine.memory is None else {"memory": machine.memory}),
+        **memory,
     )
-    level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
-    return backends.run_in_machine(
-        backend, what, options, files, log_level=level if level in _LEVELS else "info"
-    )
+    return backends.run_in_machine(backend, what, options, files, log_level=level)
 
 
 def _image(folder: Path | None) -> Image:

@@ -18,7 +18,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # The order of preference where --backend is not given. Only what is built stands here.
-BACKENDS = ("nil", "kvm", "snp", "tdx", "cvm")
+BACKENDS = ("nil", "kvm", "snp", "tdx", "sgx", "nitro", "cvm")
 _WITHOUT_TEE = ("nil", "kvm")
 
 
@@ -51,6 +51,7 @@ def identity_options(function: F) -> F:
             envvar=["GARRISON_BACKEND", "ENARX_BACKEND"],
             help="Where to run the keep. nil: in a process, without any protection. kvm: in a"
             " machine, which nothing protects from this host. snp, tdx: in a confidential machine."
+            " sgx, nitro: in an enclave."
             " cvm: in a process; this machine is a confidential VM or an enclave, and gives the"
             " evidence.",
         ),

@@ -103,6 +103,13 @@ def command(
             files,
             insecure_simulate=insecure_simulate,
         )
+    if backend == "sgx":
+        raise Misuse(
+            "runs what is published alone",
+            field="--backend",
+            found=backend,
+            hint="publish the workload, and use garrison deploy",
+        )
     machine.unused(backend)
     if memory_mib is not None:
         raise Misuse("is for a machine", field="--memory-mib", found=f"--backend {backend}")

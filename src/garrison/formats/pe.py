@@ -1,4 +1,4 @@
-"""The Authenticode digest of a PE image, which UEFI measures of what it starts.
+"""PE images: their sections, and the Authenticode digest, which UEFI measures of what it starts.
 
 Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", section
 "Calculating the PE Image Hash"; field offsets of "PE Format". The digest leaves out the checksum,
@@ -25,6 +25,8 @@ _SIZE_OF_HEADERS = 60
 _DIRECTORIES = {0x10B: 96, 0x20B: 112}
 _CERTIFICATES = 4
 _SECTION_SIZE = 40
+# What a section may have in memory behind what it has in the file: variables of a program.
+_MAX_ZEROS = 16 << 20
 
 
 def authenticode(data: bytes, algorithm: str) -> bytes:
@@ -69,6 +71,30 @@ def authenticode(data: bytes, algorithm: str) -> bytes:
         raise _bad("certificate table", f"at {certificates}, before {end}")
     state.update(data[end : len(data) - certificates_size])
     return state.digest()
+
+
+def sections(data: bytes) -> dict[str, bytes]:
+    """What each section has in memory, by its name; of two with one name, the first.
+
+    Raises:
+        Malformed: it is no PE image.
+    """
+    coff = _read(data, _LFANEW, 4) + 4
+    if data[:2] != b"MZ" or data[coff - 4 : coff] != b"PE\0\0":
+        raise _bad("no PE signature", data[:2].hex() or "nothing")
+    count = _read(data, coff + 2, 2)
+    if count > _MAX_SECTIONS:
+        raise _bad("headers", f"{count} sections")
+    table = coff + _COFF_SIZE + _read(data, coff + 16, 2)
+    found: dict[str, bytes] = {}
+    for start in range(table, table + _SECTION_SIZE * count, _SECTION_SIZE):
+        name = data[start : start + 8].rstrip(b"\0").decode("ascii", "replace")
+        size, raw, place = (_read(data, start + offset, 4) for offset in (8, 16, 20))
+        if place + raw > len(data) or size > raw + _MAX_ZEROS:
+            raise _bad("section", f"{name}: {size} bytes, {raw} at {place}")
+        content = data[place : place + min(size, raw)]
+        found.setdefault(name, content + bytes(size - len(content)))
+    return found
 
 
 def _read(data: bytes, offset: int, size: int) -> int:

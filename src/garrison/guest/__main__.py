@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from garrison.formats.channel import CHANNELS
-from garrison.guest import machine
+from garrison.guest import enclave, machine
 from garrison.guest.serve import serve
 from garrison.virtio_ports import open_ports
 
@@ -14,4 +14,5 @@ def main() -> int:
     Raises:
         GarrisonError: the host gives no channels.
     """
-    return serve(open_ports(CHANNELS), lambda request: machine.prepare(request.hosts))
+    ports = enclave.open_ports() if enclave.present() else open_ports(CHANNELS)
+    return serve(ports, lambda request: machine.prepare(request.hosts))

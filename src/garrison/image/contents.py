@@ -66,6 +66,7 @@ KERNEL_MODULES = {
 ENCLAVE_MODULES = {
     "virtio_mmio": "the way to the next two",
     "vmw_vsock_virtio_transport": "the way to the parent instance",
+    "tun": "the network, which the parent instance carries over that way",
     "nsm": "evidence of Nitro",
 }
 

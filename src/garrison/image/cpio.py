@@ -1,4 +1,4 @@
-"""A writer of newc archives, which is what Linux unpacks as its first file system.
+"""A writer, and a reader, of newc archives, which is what Linux unpacks as its first file system.
 
 Format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst. Rules: the same tree
 gives the same bytes. Entries are sorted, their time is zero, their owner is root, their inode
@@ -10,6 +10,7 @@ It refuses paths that are not plain relative ones, and anything below what is no
 from __future__ import annotations
 
 import io
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"070701"
 _ALIGNMENT = 4
+# The magic, and thirteen numbers of eight digits.
+_HEADER = 6 + 13 * 8
+_HEAD = re.compile(_MAGIC + rb"[0-9A-Fa-f]{104}")
 _TRAILER = "TRAILER!!!"
 #: The format has 32 bits for a size.
 MAX_FILE = 2**32 - 1
@@ -65,6 +69,39 @@ def archive(tree: dict[str, Entry]) -> bytes:
         _write(out, path, whole[path], inode)
     _write(out, _TRAILER, Entry(0), 0)
     return out.getvalue()
+
+
+def unpacked(data: bytes) -> dict[str, Entry]:
+    """Read what `archive` wrote.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    tree: dict[str, Entry] = {}
+    at = 0
+    while True:
+        head = data[at : at + _HEADER]
+        if _HEAD.fullmatch(head) is None:
+            raise Malformed(
+                "not a newc archive", field=f"byte {at}", found=head[:6].hex() or "its end"
+            )
+        fields = [int(head[start : start + 8], 16) for start in range(6, _HEADER, 8)]
+        mode, size, named = fields[1], fields[6], fields[11]
+        name = data[at + _HEADER : at + _HEADER + named]
+        start = _aligned(at + _HEADER + named)
+        content = data[start : start + size]
+        if len(content) != size or name[-1:] != b"\0":
+            raise Malformed("the archive ends too early", field=f"byte {at}")
+        path = name[:-1].decode(errors="surrogateescape")
+        if path == _TRAILER:
+            return tree
+        check_paths([path])
+        tree[path] = Entry(mode, content)
+        at = _aligned(start + size)
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % _ALIGNMENT
 
 
 def check_paths(tree: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""The first process of a keep: `python -m garrison.keep FD`.
+"""The first process of a keep: `python -m garrison.keep FD`, or in an enclave a path.
 
-`FD` is an open descriptor to read the launch request from. Standard streams are the
-workload's, as its configuration says; the keep logs to standard error.
+`FD` is an open descriptor to read the launch request from; an enclave has none but the streams.
+Standard streams are the workload's, as its configuration says; the keep logs to standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def main() -> int:
 
 
 def _live() -> int:
-    with os.fdopen(int(sys.argv[1]), "rb") as pipe:
+    source = sys.argv[1]
+    with open(source if source.startswith("/") else int(source), "rb") as pipe:  # noqa: PTH123
         request = LaunchRequest.from_json(pipe.read(MAX_SIZE + 1))
     # Late: an unreadable request should fail before half a second of imports.
     from garrison.keep.life import live

@@ -89,13 +89,15 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
         BackendReport("kvm", (host.qemu(), _acceleration(machine)), started=True),
         BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm)), started=True),
         BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm)), started=True),
-        BackendReport("sgx", host.sgx()),
+        BackendReport("sgx", host.sgx(), started=True),
         BackendReport(
             "nitro",
             (
                 host.device("/dev/nitro_enclaves", "an EC2 instance with enclaves enabled"),
                 host.program("nitro-cli", "install aws-nitro-enclaves-cli"),
+                host.program("passt", "install passt, which carries the enclave's network"),
             ),
+            started=True,
         ),
         BackendReport("cvm", (host.confidential_guest(), host.evidence()), started=True),
     ]

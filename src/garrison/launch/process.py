@@ -14,6 +14,8 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from types import FrameType
 
     from garrison.formats.launch_request import LaunchRequest
@@ -35,14 +37,35 @@ def _ask(number: int, _frame: FrameType | None) -> NoReturn:
 def run_process(request: LaunchRequest) -> int:
     """Run a keep as a child process, and return its exit code (128 + n for a signal n)."""
     receive, send = os.pipe()
+    command = [sys.executable, "-I", "-m", "garrison.keep", str(receive)]
+
+    def feed() -> None:
+        os.close(receive)
+        _write(send, request.to_json())
+
+    return supervised(command, pass_fds=(receive,), feed=feed)
+
+
+def supervised(
+    command: list[str],
+    *,
+    pass_fds: tuple[int, ...] = (),
+    folder: Path | None = None,
+    feed: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a keep as the child process of `command`, and return its exit code.
+
+    Args:
+        command: the child, which has this command's standard streams.
+        pass_fds: descriptors that it has besides.
+        folder: where it runs.
+        feed: gives it what it reads, once it has started.
+    """
     previous = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
     keep: subprocess.Popen[bytes] | None = None
     try:
-        keep = subprocess.Popen(
-            [sys.executable, "-I", "-m", "garrison.keep", str(receive)], pass_fds=(receive,)
-        )
-        os.close(receive)
-        _write(send, request.to_json())
+        keep = subprocess.Popen(command, pass_fds=pass_fds, cwd=folder)
+        feed()
         code = _wait(keep)
     except _AskedToEnd as asked:
         code = -asked.number
