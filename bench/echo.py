@@ -35,7 +35,11 @@ def main() -> int:
     seconds = sys.argv[1] if len(sys.argv) > 1 else "1"
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as running:
         folder = Path(name)
-        load = peers.native("load", folder)
+        try:
+            load = peers.native("load", folder)
+        except peers.MissingPeerError as missing:
+            print(f"left out: the load: {missing}")
+            return 0
         guest = peers.compiled(peers.PROGRAMS / "echo.c", folder)
         identity = peers.certificate(folder)
         made = running.enter_context(peers.stack(folder))
@@ -71,11 +75,12 @@ def main() -> int:
             "uvloop": uvloop,
         }
         ports: dict[str, int] = {}
+        left_out = []
         for label, start in starters.items():
             try:
                 ports[label] = start()
             except peers.MissingPeerError as missing:
-                print(f"left out: {label}: {missing}", file=sys.stderr)
+                left_out.append(f"left out: {label}: {missing}")
         found: dict[tuple[str, int, int], list[float]] = {}
         # In turns, so that a busy moment of the machine meets all.
         for _ in range(_RUNS):
@@ -86,7 +91,9 @@ def main() -> int:
                     value = float(done.stdout) if done.returncode == 0 else 0.0
                     found.setdefault((label, size, connections), []).append(value)
     rate = {key: statistics.median(values) for key, values in found.items()}
-    return report(rate, list(ports))
+    code = report(rate, list(ports))
+    print(*(f"\n{line}" for line in left_out), sep="\n")
+    return code
 
 
 def report(rate: dict[tuple[str, int, int], float], labels: list[str]) -> int:

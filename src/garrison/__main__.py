@@ -68,6 +68,7 @@ def _run(wasm: bytes, args: list[str]) -> int:
             files={_MAIN: wasm},
             network=network,
             cached=True,
+            last=True,
         )
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (no traceback to users)
         from garrison.terminal import report

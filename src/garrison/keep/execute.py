@@ -39,6 +39,7 @@ def execute(
     directories: "Mapping[str, Descriptor] | None" = None,
     bearer: "Bearer | None" = None,
     cached: bool = False,
+    last: bool = False,
 ) -> int:
     """Run a module or component until it ends.
 
@@ -57,6 +58,8 @@ def execute(
         bearer: whose keep it is, for `/key/identity` and `/attest`; without it they are not there.
         cached: use this user's cache of compiled modules. Only for development: in a TEE what
             is stored outside is the host's, and compiled code is run as it is.
+        last: the process ends after it, so that the engine's memory is left to the kernel, which
+            takes it back at once and not piece by piece. What others see is ended all the same.
 
     Returns:
         Its exit code.
@@ -119,9 +122,11 @@ def execute(
                     root=root,
                 )
             finally:
-                program.close()
+                if not last:
+                    program.close()
     finally:
-        engine.close()
+        if not last:
+            engine.close()
         table.close()
 
 
@@ -141,8 +146,11 @@ class _Program:
     def __init__(self, wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]") -> None:
         self._engine = engine
         self._module = compiled(wasm)
+        self._instance: Instance | None = None
 
     def close(self) -> None:
+        if self._instance is not None:
+            self._instance.close()
         self._module.close()
 
     def run(
@@ -157,7 +165,7 @@ class _Program:
         root: "Callable[[Wait], Descriptor]",  # noqa: ARG002  (it is among the descriptors)
     ) -> int:
         host = Host(list(args), dict(env), descriptors, interrupts)
-        instance = Instance(
+        instance = self._instance = Instance(
             self._engine, self._module, memory=limits.memory, table_elements=limits.table_elements
         )
         try:
@@ -172,8 +180,6 @@ class _Program:
             raise
         else:
             return code
-        finally:
-            instance.close()
 
 
 def _check_limits(limits: Limits, files: "Mapping[str, bytes]", opened: int) -> None:

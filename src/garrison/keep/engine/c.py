@@ -34,46 +34,23 @@ _RLIMIT_STACK = 3
 
 
 # The letters are those of the module `struct`; on Linux a C long has the machine's width.
+# Few, for to make one takes as long as to call twenty functions.
 class Pointer(_Simple):
-    """`void *`, as an integer."""
+    """`void *`, as an integer; to a function also `const char *`, as bytes."""
 
     _type_ = "P"
 
 
-class String(_Simple):
-    """`const char *`, with or without a zero at its end."""
-
-    _type_ = "z"
-
-
 class Size(_Simple):
-    """`size_t` and `uint64_t`."""
+    """`size_t`, `uint64_t` and, modulo 2^64, `int64_t`."""
 
     _type_ = "L"
 
 
-class Long(_Simple):
-    """`int64_t`."""
-
-    _type_ = "l"
-
-
 class Byte(_Simple):
-    """`uint8_t`."""
+    """`uint8_t`, `char`, and `bool`, which has a byte of 0 or 1."""
 
     _type_ = "B"
-
-
-class Char(_Simple):
-    """`char`, of which arrays are made to see memory."""
-
-    _type_ = "c"
-
-
-class Bool(_Simple):
-    """`bool`."""
-
-    _type_ = "?"
 
 
 class Int(_Simple):

@@ -24,9 +24,9 @@ _NAME = "_libwasmtime.so"
 
 _P = c.Pointer
 _N = c.Size
-_S = c.String
-_B = c.Bool
-_I64 = c.Long
+_S = c.Pointer
+_B = c.Byte
+_I64 = c.Size
 
 # Name: result, parameters.
 _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {

@@ -203,7 +203,7 @@ class Store:
         """
         size = max(parameters.size, results.size, VALUE_SIZE)
         memory = bytearray(size)
-        raw = (c.Char * size).from_buffer(memory)
+        raw = (c.Byte * size).from_buffer(memory)
         at, count = c.addressof(raw), size // VALUE_SIZE
         trap = c.Pointer()
         by_reference = c.byref(trap)

@@ -39,7 +39,9 @@ _RESET = struct.pack("ii", 1, 0)
 # What every read and write calls.
 _CHARS = ffi.typeof("char[]")
 _from_buffer, _release = ffi.from_buffer, ffi.release
-_clear_errors, _read, _write = lib.ERR_clear_error, lib.SSL_read, lib.SSL_write
+_read, _write = lib.SSL_read, lib.SSL_write
+# To look whether there is an error takes half as long as to clear what is none.
+_peek_error, _clear_errors = lib.ERR_peek_error, lib.ERR_clear_error
 
 
 class Stream:
@@ -74,7 +76,7 @@ class Stream:
             BlockingIOError: there is nothing yet.
             OSError: the connection failed.
         """
-        return self._socket.recv_into(view)
+        return self._socket.recv_into(view) if len(view) else 0
 
     def peek_into(self, view: memoryview) -> int:
         """Read as `read_into` does, and leave what was read to be read again."""
@@ -144,6 +146,8 @@ class TlsStream(Stream):
         self._connection = connection
         self._ssl = handle(connection)
         self._closed = False
+        # Whether there is more to look at than the data: any of what is below, or the end.
+        self._closing = False
         self.restless = self.pending()
         # Number and message of the error that ended the connection. Not the exception: with its
         # traceback it would keep the workload's memory alive, and itself.
@@ -166,50 +170,59 @@ class TlsStream(Stream):
 
     def read_into(self, view: memoryview) -> int:
         """Read into `view`, as `Stream.read_into` does."""
-        size = min(len(view), _MAX_CALL)
-        if not size:
-            return 0
-        self._check_usable()
-        if self._read_ended:
-            return 0
-        if self._write_ended and not self._end_sent:
-            self._end_write()
+        size = len(view)
+        if self._closing:
+            self._check_usable()
+            if self._read_ended:
+                return 0
+            if self._write_ended and not self._end_sent:
+                self._end_write()
+        if not 0 < size <= _MAX_CALL:
+            return self.read_into(view[:_MAX_CALL]) if size else 0
+        self._read_wants_write = False
         target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (it must be writable; by name, it costs twice as much)
         try:
-            return self._ssl_read(target, size)
+            if _peek_error():
+                _clear_errors()
+            count: int = _read(self._ssl, target, size)
+            if 0 < count < _MAX_RECORD and count < size:
+                # A record's end, and so all that there was most likely.
+                self.restless = self._write_ended
+                return count
+            return self._read_on(target, size, count)
         finally:
             # At once: nothing may point into the workload's memory after the call.
             _release(target)
 
-    def _ssl_read(self, target: Any, size: int) -> int:
-        self._read_wants_write = False
+    def _read_on(self, target: Any, size: int, count: int) -> int:
+        """Go on after a read that gave `count`: one call gives one record, and another may wait."""
+        self.restless = True
         total = 0
-        while True:
-            _clear_errors()
-            count: int = _read(self._ssl, target + total, size - total)
-            if count > 0:
-                total += count
-                # One call gives one record; after a full one there is likely more.
-                if total == size:
-                    self.restless = True
-                    return total
-                if count < _MAX_RECORD:
-                    self.restless = self._write_ended
-                    return total
-                continue
-            self.restless = True
-            # If there was something, what comes next, also an error, is for the next call.
-            if self._is_end(count) or total:
+        while count > 0:
+            total += count
+            if total == size:
+                self.restless = self._write_ended or self.pending()
                 return total
-            self._check_usable()
-            raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
+            if count < _MAX_RECORD:
+                self.restless = self._write_ended
+                return total
+            _clear_errors()
+            count = _read(self._ssl, target + total, size - total)
+        # If there was something, what comes next, also an error, is for the next call.
+        if self._is_end(count) or total:
+            return total
+        self._check_usable()
+        raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
 
     def _is_end(self, count: int) -> bool:
         """Whether a read that gave `count`, which is nothing, met the end; or note why not."""
         code = lib.SSL_get_error(self._ssl, count)
-        if code == lib.SSL_ERROR_WANT_WRITE:
+        if code == lib.SSL_ERROR_WANT_READ:
+            # All that came was given, and the kernel tells when there is more.
+            self.restless = self._write_ended
+        elif code == lib.SSL_ERROR_WANT_WRITE:
             self._read_wants_write = True
-        elif code not in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_ZERO_RETURN):
+        elif code != lib.SSL_ERROR_ZERO_RETURN:
             self._fail(failure(code))
         return bool(code == lib.SSL_ERROR_ZERO_RETURN)
 
@@ -238,18 +251,44 @@ class TlsStream(Stream):
             ConnectionAbortedError: after a write that would have blocked, other data came. Part
                 of the first is on its way already, so that the stream cannot go on.
         """
-        self._check_usable()
-        if self._write_ended:
-            raise BrokenPipeError(errno.EPIPE, "this direction was shut down")
+        size = len(view)
+        if self._closing:
+            self._check_usable()
+            if self._write_ended:
+                raise BrokenPipeError(errno.EPIPE, "this direction was shut down")
         if self._owed:
             return self._pay(view)
-        if not len(view):
-            return 0
+        if not 0 < size <= _MAX_CALL:
+            return self.write(view[:_MAX_CALL]) if size else 0
+        source = _from_buffer(_CHARS, view)
         try:
-            return self._ssl_write(view)
-        except BlockingIOError:
-            self._record = self._owed = memoryview(bytes(view[:_MAX_RECORD]))
-            raise
+            if _peek_error():
+                _clear_errors()
+            count: int = _write(self._ssl, source, size)
+            return size if count == size else self._write_on(view, source, count)
+        finally:
+            _release(source)
+
+    def _write_on(self, view: memoryview, source: Any, count: int) -> int:
+        """Go on after a write that took `count`: one call takes one record."""
+        total, size = 0, len(view)
+        while count > 0:
+            total += count
+            if total == size:
+                return total
+            _clear_errors()
+            count = _write(self._ssl, source + total, size - total)
+        # At once, for no other call may come between the failed one and this.
+        code = lib.SSL_get_error(self._ssl, count)
+        if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
+            self._record = self._owed = memoryview(bytes(view[total : total + _MAX_RECORD]))
+        else:
+            self._fail(failure(code))
+        if total:
+            # What came then is for the next call.
+            return total
+        self._check_usable()
+        raise BlockingIOError(errno.EAGAIN, "cannot write yet")
 
     def _pay(self, view: memoryview) -> int:
         """Take from `view` what the record on its way already holds."""
@@ -260,30 +299,26 @@ class TlsStream(Stream):
             )
             self._check_usable()
         if self._record is not None:
-            self._ssl_write(self._record)
+            self._send_record(self._record)
             self._record = None
         self._owed = self._owed[count:]
         return count
 
-    def _ssl_write(self, view: memoryview) -> int:
+    def _send_record(self, record: memoryview) -> None:
+        """Go on to send a record that could not be sent whole."""
         _clear_errors()
-        source = _from_buffer(_CHARS, view)
-        try:
-            count: int = _write(self._ssl, source, min(len(view), _MAX_CALL))
-            # Here, for no other call may come between the failed one and this.
+        with _from_buffer(_CHARS, record) as source:
+            count: int = _write(self._ssl, source, len(record))
             code = 0 if count > 0 else lib.SSL_get_error(self._ssl, count)
-        finally:
-            _release(source)
-        if count > 0:
-            return count
         if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
             raise BlockingIOError(errno.EAGAIN, "cannot write yet")
-        self._fail(failure(code))
-        self._check_usable()
-        raise AssertionError  # `_check_usable` has raised
+        if code:
+            self._fail(failure(code))
+            self._check_usable()
 
     def _fail(self, error: OSError) -> None:
         self._failure = (error.errno or errno.EIO, error.strerror or "")
+        self._closing = True
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -312,9 +347,9 @@ class TlsStream(Stream):
         """
         self._check_usable()
         if how != socket.SHUT_WR:
-            self._read_ended = True
+            self._read_ended = self._closing = True
         if how != socket.SHUT_RD:
-            self._write_ended = self.restless = True
+            self._write_ended = self._closing = self.restless = True
             self._end_write()
 
     def _end_write(self) -> None:
@@ -345,7 +380,7 @@ class TlsStream(Stream):
         """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._closing = True
         self._on_close(self)
         self._free()
         if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):
@@ -356,6 +391,7 @@ class TlsStream(Stream):
     def cut(self, why: str) -> None:
         """End the connection at once, from any thread: nothing more is read from it or written."""
         self._failure = (errno.ECONNABORTED, why)
+        self._closing = True
         with contextlib.suppress(OSError):  # it may be gone already
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -293,7 +293,8 @@ class Late(Descriptor):
 
     def node(self) -> "Directory":
         """The directory."""
-        return self._directory().node()
+        made = self._made
+        return (self._directory() if made is None else made).node()
 
     def names(self, *, again: bool) -> "list[tuple[str, int, int]]":
         """What the directory holds."""

@@ -56,8 +56,11 @@ class Errno(Exception):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(NAMES[number])
+        # Without the base's own, for a guest can fail a million times a second.
         self.number = number
+
+    def __str__(self) -> str:
+        return NAMES[self.number]
 
 
 def of_host(error: OSError) -> int:

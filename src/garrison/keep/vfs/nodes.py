@@ -191,9 +191,18 @@ class Symlink(Node):
 
 
 class Directory(Node):
-    """Names and what they stand for."""
+    """Names and what they stand for.
+
+    Attributes:
+        steady: a name that stands for something does so until it is removed or moved. Not so
+            where another class finds what a name stands for.
+    """
 
     filetype = d.FOLDER
+    steady = True
+
+    def __init_subclass__(cls) -> None:
+        cls.steady = False
 
     def __init__(self, quota: Quota | None, entries: "Iterable[tuple[str, Node]]" = ()) -> None:
         super().__init__(quota)
@@ -396,8 +405,10 @@ class FileDescriptor(_Open):
     _offset = 0
 
     def __init__(self, node: File) -> None:
-        super().__init__(node)
-        self._file = node
+        # As `_Open` does, of which nothing is left out: most of what a guest opens is files.
+        self.rights = self.possible
+        self._file = self._node = node
+        node.opens += 1
 
     def read(self, view: memoryview) -> int:
         """Read from its place on."""

@@ -25,15 +25,19 @@ class Place:
         name: the last name; empty if the path ends in `.` or `..`.
         node: what is there, None if nothing.
         slash: the path ends in a slash, so only a directory will do.
+        steady: it stays so, if something is there, until somebody takes a name away.
     """
 
-    __slots__ = ("name", "node", "parent", "slash")
+    __slots__ = ("name", "node", "parent", "slash", "steady")
 
-    def __init__(self, parent: Directory, name: str, node: "Node | None", *, slash: bool) -> None:
+    def __init__(
+        self, parent: Directory, name: str, node: "Node | None", *, slash: bool, steady: bool
+    ) -> None:
         self.parent = parent
         self.name = name
         self.node = node
         self.slash = slash
+        self.steady = steady
 
     def existing(self) -> "Node":
         """What is there.
@@ -87,6 +91,7 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
     left = _parts(path)
     slash = path[-1] == "/"
     links = 0
+    steady = True
     while left:
         name = left.pop()
         if name in ("", "."):
@@ -96,7 +101,9 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
             if not chain:
                 raise Errno(errno.PERM)
             continue
-        node = chain[-1].lookup(name)
+        here = chain[-1]
+        node = here.lookup(name)
+        steady = steady and here.steady
         last = not left
         if isinstance(node, Symlink) and (follow or slash or not last):
             links += 1
@@ -106,14 +113,14 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
             slash = slash or (last and node.target[-1] == "/")
             continue
         if last:
-            return Place(chain[-1], name, node, slash=slash)
+            return Place(here, name, node, slash=slash, steady=steady)
         if node is None:
             raise Errno(errno.NOENT)
         if not isinstance(node, Directory):
             raise Errno(errno.NOTDIR)
         chain.append(node)
     parent = chain[-2] if len(chain) > 1 else chain[-1]
-    return Place(parent, "", chain[-1], slash=slash)
+    return Place(parent, "", chain[-1], slash=slash, steady=steady)
 
 
 def _parts(path: str) -> list[str]:

@@ -7,15 +7,15 @@ from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.wasi import abi
-from garrison.keep.wasi.memory import U32, U64
+from garrison.keep.wasi.memory import U32, U64, put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor, Stat
     from garrison.keep.wasi.host import Host
 
-# `fdstat`: type at 0, flags at 2, rights at 8, inherited rights at 16.
-_FDSTAT = Struct("<BxHxxxxQQ")
+# `fdstat`: type at 0, flags at 2, rights at 8, inherited rights at 16; 24 bytes.
+_put_fdstat = Struct("<BxHxxxxQQ").pack_into
 # `filestat`: device at 0, number at 8, type at 16, links at 24, size at 32, three times.
 _FILESTAT = Struct("<QQB7xQQQQQ")
 # `prestat`: tag at 0, the name's length at 4.
@@ -32,15 +32,28 @@ _MAX_OFFSET = (1 << 63) - 1
 
 
 def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
-    """Read from its place on."""
-    host.memory.expect(result, 4)
-    descriptor = _open_for(host, fd, d.FD_READ)
-    buffers = host.memory.vectors(vectors, count)
-    U32.pack_into(host.memory.all, result, read_some(host, descriptor, buffers))
+    """Read from its place on: what there is; wait only if there is nothing at all."""
+    memory = host.memory
+    if result + 4 > memory.size:
+        memory.expect(result, 4)
+    descriptor = host.descriptors.get(fd)
+    if descriptor is None or not descriptor.rights & d.FD_READ:
+        descriptor = _open_for(host, fd, d.FD_READ)
+    if count == 1:
+        # As nearly all guests do, and a server all the time: without the calls of the general case.
+        buffer = memory.vector(vectors)
+        try:
+            size = descriptor.read(buffer) if buffer else 0
+        except BlockingIOError:
+            host.wait_for(descriptor, write=False)
+            size = read_some(host, descriptor, [buffer])
+    else:
+        size = read_some(host, descriptor, memory.vectors(vectors, count))
+    put_u32(memory.all, result, size)
 
 
 def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
-    """Fill `buffers` with what there is; wait only if there is nothing at all.
+    """Fill `buffers` as `fd_read` does.
 
     Raises:
         Errno: it cannot be read.
@@ -67,21 +80,36 @@ def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview])
 
 
 def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
-    """Write from its place on."""
-    host.memory.expect(result, 4)
-    descriptor = _open_for(host, fd, d.FD_WRITE)
-    buffers = host.memory.vectors(vectors, count)
-    U32.pack_into(host.memory.all, result, write_all(host, descriptor, buffers))
+    """Write from its place on: all, or as much as goes if the guest does not want to wait."""
+    memory = host.memory
+    if result + 4 > memory.size:
+        memory.expect(result, 4)
+    descriptor = host.descriptors.get(fd)
+    if descriptor is None or not descriptor.rights & d.FD_WRITE:
+        descriptor = _open_for(host, fd, d.FD_WRITE)
+    if count == 1:
+        buffer = memory.vector(vectors)
+        try:
+            size = descriptor.write(buffer) if buffer else 0
+        except BlockingIOError:
+            host.wait_for(descriptor, write=True)
+            size = 0
+        if size < len(buffer):
+            size = _write_all(host, descriptor, [buffer[size:]], size)
+    else:
+        size = _write_all(host, descriptor, memory.vectors(vectors, count))
+    put_u32(memory.all, result, size)
 
 
-def write_all(host: "Host", descriptor: "Descriptor", buffers: list[memoryview]) -> int:
-    """Write `buffers`: all, or as much as goes if the guest does not want to wait.
+def _write_all(
+    host: "Host", descriptor: "Descriptor", buffers: list[memoryview], total: int = 0
+) -> int:
+    """Write `buffers`, after `total` bytes that were written already.
 
     Raises:
         Errno: nothing could be written.
         OSError: likewise, for the host's reason.
     """
-    total = 0
     try:
         for buffer in buffers:
             left = len(buffer)
@@ -195,9 +223,11 @@ def fd_allocate(host: "Host", fd: int, offset: int, length: int) -> None:
 
 def fd_fdstat_get(host: "Host", fd: int, result: int) -> None:
     """Tell its type, flags and rights."""
-    out = host.memory.view(result, _FDSTAT.size)
+    memory = host.memory
+    if result + 24 > memory.size:
+        memory.expect(result, 24)
     found = host.descriptors.having(fd)
-    _FDSTAT.pack_into(out, 0, found.filetype, found.flags, found.rights, found.inheriting)
+    _put_fdstat(memory.all, result, found.filetype, found.flags, found.rights, found.inheriting)
 
 
 def fd_fdstat_set_flags(host: "Host", fd: int, flags: int) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from garrison.keep.engine.runtime import Instance, Module
     from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.nodes import Directory
+    from garrison.keep.vfs.paths import Place
     from garrison.keep.wasi.interrupts import Interrupts
     from garrison.keep.wasi.poll import Poll
 
@@ -88,8 +90,9 @@ class Table(dict[int, "Descriptor"]):
         Raises:
             Errno: there is none.
         """
-        descriptor = self.having(number)
-        del self[number]
+        descriptor = self.pop(number, None)
+        if descriptor is None:
+            raise Errno(errno.BADF)
         self.changes += 1
         self._lowest = min(self._lowest, number)
         return descriptor
@@ -141,6 +144,7 @@ class Host:
 
     Attributes:
         polled: what the guest last waited for.
+        places: where paths led, as long as no name is taken away.
         failure: what ended the guest from inside a function, if that was it.
     """
 
@@ -154,6 +158,7 @@ class Host:
         self.interrupts = interrupts
         self.memory = Memory()
         self.polled: Poll | None = None
+        self.places: dict[tuple[Directory, bytes, int], Place] = {}
         self.failure: BaseException | None = None
 
     def provide(self, instance: "Instance", module: "Module") -> None:
@@ -202,12 +207,12 @@ class Host:
 
         def callback(_environment: int, caller: int, values: int, _count: int) -> int:
             try:
-                view = known.get(values)
-                if view is None:
+                try:
+                    view = known[values]
+                except KeyError:
                     if len(known) >= _MAX_KNOWN:
                         known.clear()
-                    view = memory_at(values, size).cast("I")
-                    known[values] = view
+                    view = known[values] = memory_at(values, size).cast("I")
                 memory.caller = caller
                 try:
                     body(*unpack(view))
@@ -239,7 +244,7 @@ def _zero_ended(text: str) -> bytes:
 
 
 # WASI's numbers of clocks are Linux's, and each has a function of its own, faster than the general.
-_CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
+CLOCKS = (time.time_ns, time.monotonic_ns, time.process_time_ns, time.thread_time_ns)
 
 
 def now(clock: int) -> int:
@@ -249,6 +254,6 @@ def now(clock: int) -> int:
         Errno: there is no such clock.
     """
     try:
-        return _CLOCKS[clock]()
+        return CLOCKS[clock]()
     except IndexError:
         raise Errno(errno.INVAL) from None

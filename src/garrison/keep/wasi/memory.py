@@ -18,6 +18,10 @@ _VECTOR = Struct("<II")
 U16 = Struct("<H")
 U32 = Struct("<I")
 U64 = Struct("<Q")
+# What nearly every call needs, found without looking for it in an object.
+put_u32 = U32.pack_into
+put_u64 = U64.pack_into
+_vector = _VECTOR.unpack_from
 
 
 class Memory:
@@ -26,12 +30,15 @@ class Memory:
     Attributes:
         caller: what the engine names the caller by; set at each call, true during it.
         all: the memory as far as it was last seen to reach; true during a call.
+        size: how far that is.
     """
+
+    __slots__ = ("all", "caller", "size")
 
     def __init__(self) -> None:
         self.caller = 0
         self.all = memoryview(b"")
-        self._size = 0
+        self.size = 0
 
     def expect(self, address: int, size: int) -> None:
         """Make sure that `all` has the `size` bytes at `address`.
@@ -39,9 +46,9 @@ class Memory:
         Raises:
             Errno: the memory does not reach that far.
         """
-        if address + size > self._size:
+        if address + size > self.size:
             self._refresh()
-            if address + size > self._size:
+            if address + size > self.size:
                 raise Errno(FAULT)
 
     def view(self, address: int, size: int) -> memoryview:
@@ -51,11 +58,25 @@ class Memory:
             Errno: the memory does not reach that far.
         """
         end = address + size
-        if end > self._size:
+        if end > self.size:
             self._refresh()
-            if end > self._size:
+            if end > self.size:
                 raise Errno(FAULT)
         return self.all[address:end]
+
+    def vector(self, address: int) -> memoryview:
+        """The one buffer of an array of one `iovec`, which is what nearly all guests give.
+
+        Raises:
+            Errno: it is outside the memory.
+        """
+        if address + 8 > self.size:
+            self.expect(address, _VECTOR.size)
+        start, size = _vector(self.all, address)
+        end = start + size
+        if end > self.size:
+            self.expect(start, size)
+        return self.all[start:end]
 
     def vectors(self, address: int, count: int) -> list[memoryview]:
         """The buffers of an array of `iovec`: a pointer and a length each.
@@ -63,15 +84,6 @@ class Memory:
         Raises:
             Errno: one is outside the memory, or there are too many.
         """
-        if count == 1:
-            # What nearly all guests do, so without the calls of the general case.
-            if address + 8 > self._size:
-                self.expect(address, _VECTOR.size)
-            start, size = _VECTOR.unpack_from(self.all, address)
-            end = start + size
-            if end > self._size:
-                self.expect(start, size)
-            return [self.all[start:end]]
         if count > _MAX_VECTORS:
             raise Errno(INVAL)
         return [
@@ -81,5 +93,5 @@ class Memory:
 
     def _refresh(self) -> None:
         address, size = memory_of(self.caller)
-        self._size = size
+        self.size = size
         self.all = c.memory_at(address, size)

@@ -7,13 +7,38 @@ from garrison.keep.vfs.nodes import Directory, File, Folder
 from garrison.keep.vfs.paths import MAX_PATH, Place, decode, resolve
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.descriptors import chosen_times, put_stat
-from garrison.keep.wasi.memory import U32
+from garrison.keep.wasi.memory import U32, put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.wasi.host import Host
 
 _STAT_SIZE = 64
+# Paths of which is kept where they lead.
+_MAX_KNOWN = 256
+
+
+def _found(host: "Host", fd: int, path: int, size: int, right: int, follow: int) -> Place:
+    """Find a path as `_place` does, to look at what is there: as fast as it was found before."""
+    if size > MAX_PATH:
+        raise Errno(errno.NAMETOOLONG)
+    memory = host.memory
+    end = path + size
+    if end > memory.size:
+        memory.expect(path, size)
+    folder = host.descriptors.having(fd)
+    directory = folder.node()
+    if not folder.rights & right:
+        raise Errno(errno.NOTCAPABLE)
+    key = (directory, bytes(memory.all[path:end]), follow)
+    place = host.places.get(key)
+    if place is None:
+        place = resolve(directory, decode(key[1]), follow=bool(follow))
+        if place.steady and place.node is not None:
+            if len(host.places) >= _MAX_KNOWN:
+                host.places.clear()
+            host.places[key] = place
+    return place
 
 
 def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: bool) -> Place:
@@ -41,11 +66,13 @@ def path_open(
     result: int,
 ) -> None:
     """Open what is there, or make a file and open that."""
-    host.memory.expect(result, 4)
-    place = _place(host, fd, path, size, d.PATH_OPEN, follow=bool(lookup & abi.FOLLOW))
+    memory = host.memory
+    if result + 4 > memory.size:
+        memory.expect(result, 4)
+    place = _found(host, fd, path, size, d.PATH_OPEN, lookup & abi.FOLLOW)
     if oflags & ~abi.OFLAGS or flags & ~abi.FDFLAGS:
         raise Errno(errno.INVAL)
-    outer = host.descriptors.having(fd)
+    outer = host.descriptors[fd]
     if (rights | inheriting) & ~outer.inheriting & d.ALL:
         raise Errno(errno.NOTCAPABLE)
     if oflags & abi.CREATE and place.node is None and not outer.rights & d.PATH_CREATE_FILE:
@@ -76,7 +103,7 @@ def path_open(
     opened.flags = flags
     if isinstance(opened, Folder):
         opened.parent = place.parent.ino
-    U32.pack_into(host.memory.all, result, host.descriptors.insert(opened))
+    put_u32(memory.all, result, host.descriptors.insert(opened))
 
 
 def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
@@ -90,8 +117,7 @@ def path_filestat_get(
 ) -> None:
     """Tell all about what is there."""
     out = host.memory.view(result, _STAT_SIZE)
-    follow = bool(lookup & abi.FOLLOW)
-    place = _place(host, fd, path, size, d.PATH_FILESTAT_GET, follow=follow)
+    place = _found(host, fd, path, size, d.PATH_FILESTAT_GET, lookup & abi.FOLLOW)
     put_stat(out, place.existing().stat())
 
 
@@ -132,12 +158,14 @@ def path_readlink(
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
     place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
+    host.places.clear()
     paths.remove_directory(place)
 
 
 def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
     place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
+    host.places.clear()
     paths.unlink(place)
 
 
@@ -147,6 +175,7 @@ def path_rename(
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
     source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
+    host.places.clear()
     paths.rename(source, target)
 
 

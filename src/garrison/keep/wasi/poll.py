@@ -8,7 +8,7 @@ from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.host import now
-from garrison.keep.wasi.memory import U32
+from garrison.keep.wasi.memory import put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,21 +17,24 @@ if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.host import Host
 
-    # User data, errno, type, how many bytes, flags.
-    _Event = tuple[int, int, int, int, int]
-    # User data, type, what, and what the kernel is asked: descriptor and poll(2) events.
-    _Asked = tuple[int, int, Descriptor, tuple[int, int]]
+    # What the guest is told, what was asked for, and what the kernel is: descriptor and poll(2)
+    # events.
+    _Asked = tuple[bytes, int, Descriptor, tuple[int, int]]
 
 # `subscription`, 48 bytes: user data at 0, tag at 8; of a clock its number at 16, the time at
 # 24, the precision at 32, the flags at 40; of a descriptor its number at 16.
 _SUBSCRIPTION = Struct("<QB7xI4xQQH6x")
 # `event`, 32 bytes: user data at 0, errno at 8, type at 10, how many bytes at 16, flags at 24.
-_EVENT = Struct("<QHB5xQH6x")
+_event = Struct("<QHB5xQH6x").pack
+_EVENT_SIZE = 32
+_SIZE_AT = 16
+_FLAGS_AT = 24
 _CLOCK = 0
 _READ = 1
 _WRITE = 2
 _ABSOLUTE = 1
-_HANGUP = 1
+# `eventrwflags`, to the end of the event.
+_HANGUP = b"\1" + bytes(7)
 
 # More than any library asks for; the answer is as long, and made at once.
 _MAX_SUBSCRIPTIONS = 8192
@@ -40,26 +43,26 @@ _MAX_SUBSCRIPTIONS = 8192
 _POLLERR = 8
 _POLLHUP = 16
 _POLLNVAL = 32
+# What poll(2) tells without being asked.
+_ALWAYS = _POLLERR | _POLLHUP | _POLLNVAL
 
 
 def poll_oneoff(host: "Host", subscriptions: int, events: int, count: int, result: int) -> None:
     """Wait until something happens; tell all that has."""
-    host.memory.expect(result, 4)
+    memory = host.memory
+    memory.expect(result, 4)
     if not 0 < count <= _MAX_SUBSCRIPTIONS:
         raise Errno(errno.INVAL)
     # A copy: the guest may want the events where the subscriptions are.
-    wanted = bytes(host.memory.view(subscriptions, count * _SUBSCRIPTION.size))
-    answer = host.memory.view(events, count * _EVENT.size)
+    wanted = bytes(memory.view(subscriptions, count * _SUBSCRIPTION.size))
+    memory.expect(events, count * _EVENT_SIZE)
     poll = host.polled
     # A guest that serves waits for the same again and again.
     if poll is None or poll.wanted != wanted or poll.changes != host.descriptors.changes:
         poll = host.polled = Poll(host, wanted)
     happened = poll.run()
-    place = 0
-    for event in happened:
-        _EVENT.pack_into(answer, place, *event)
-        place += _EVENT.size
-    U32.pack_into(host.memory.all, result, len(happened))
+    memory.all[events : events + len(happened) * _EVENT_SIZE] = b"".join(happened)
+    put_u32(memory.all, result, len(happened))
 
 
 class Poll:
@@ -74,15 +77,15 @@ class Poll:
         self.wanted = wanted
         self.changes = host.descriptors.changes
         self._interrupts = host.interrupts
-        self._errors: list[_Event] = []
+        self._errors: list[bytes] = []
         # User data, flags, the number of the clock and the time.
         self._clocks: list[tuple[int, int, int, int]] = []
-        self._descriptors: list[tuple[int, int, Descriptor]] = []
+        self._descriptors: list[tuple[bytes, int, Descriptor]] = []
         for data, tag, number, timeout, _precision, flags in _SUBSCRIPTION.iter_unpack(wanted):
             try:
                 self._add(host, data, tag, number, timeout, flags)
             except Errno as error:
-                self._errors.append((data, error.number, tag, 0, 0))
+                self._errors.append(_event(data, error.number, tag, 0, 0))
         self._sources = [descriptor.source() for *_, descriptor in self._descriptors]
         # What the kernel is asked where nothing is restless: made when it is first wanted.
         self._poller: select.poll | None = None
@@ -97,12 +100,12 @@ class Poll:
             self._clocks.append((data, flags, number, timeout))
         elif tag in (_READ, _WRITE):
             found = host.descriptors.having(number, d.POLL)
-            self._descriptors.append((data, tag, found))
+            self._descriptors.append((_event(data, 0, tag, 1, 0), tag, found))
         else:
             raise Errno(errno.INVAL)
 
-    def run(self) -> "list[_Event]":
-        """Wait, and say what happened."""
+    def run(self) -> list[bytes]:
+        """Wait, and tell the events that happened."""
         begun = time.monotonic_ns() if self._clocks else 0
         ends = [
             (data, begun + (max(0, timeout - now(number)) if flags & _ABSOLUTE else timeout))
@@ -112,7 +115,7 @@ class Poll:
             happened = self._calm(ends) if self._is_calm() else self._asked(ends)
             if ends:
                 present = time.monotonic_ns()
-                happened += [(data, 0, _CLOCK, 0, 0) for data, end in ends if end <= present]
+                happened += [_event(data, 0, _CLOCK, 0, 0) for data, end in ends if end <= present]
             if happened:
                 return happened
 
@@ -125,35 +128,36 @@ class Poll:
                 return False
         return True
 
-    def _calm(self, ends: list[tuple[int, int]]) -> "list[_Event]":
+    def _calm(self, ends: list[tuple[int, int]]) -> list[bytes]:
         if self._poller is None:
             asked = []
-            for data, tag, descriptor in self._descriptors:
+            for event, tag, descriptor in self._descriptors:
                 events = descriptor.events(write=tag == _WRITE)
                 assert events is not None  # noqa: S101  (what can be calm has a descriptor)
-                asked.append((data, tag, descriptor, events))
+                asked.append((event, tag, descriptor, events))
             for entry in asked:
                 self._by_number.setdefault(entry[3][0], []).append(entry)
             self._poller = self._interrupts.poller([events for *_, events in asked])
-        happened: list[_Event] = []
+        happened: list[bytes] = []
+        by_number = self._by_number
         for number, seen in self._interrupts.wait_for(self._poller, _first(ends)):
-            for entry in self._by_number.get(number, ()):
+            for entry in by_number[number]:
                 _note(happened, entry, seen)
         return happened
 
-    def _asked(self, ends: list[tuple[int, int]]) -> "list[_Event]":
+    def _asked(self, ends: list[tuple[int, int]]) -> list[bytes]:
         """What is ready without asking the kernel, or what is when it was asked."""
         happened = list(self._errors)
         asked: list[_Asked] = []
         seconds = _first(ends)
-        for data, tag, descriptor in self._descriptors:
+        for event, tag, descriptor in self._descriptors:
             write = tag == _WRITE
             # First `ready`, after which there may be other events to wait for; a listener goes
             # on with its handshakes.
             if descriptor.ready(write=write) or not (events := descriptor.events(write=write)):
-                happened.append((data, 0, tag, _size(descriptor, tag), 0))
+                happened.append(_told(event, tag, descriptor))
             else:
-                asked.append((data, tag, descriptor, events))
+                asked.append((event, tag, descriptor, events))
                 if (late := descriptor.timeout()) is not None:
                     seconds = late if seconds is None else min(seconds, late)
         found = self._interrupts.wait([events for *_, events in asked], 0 if happened else seconds)
@@ -170,21 +174,21 @@ def _first(ends: list[tuple[int, int]]) -> float | None:
     return max(0, min(end for _, end in ends) - time.monotonic_ns()) / 1e9
 
 
-def _note(happened: "list[_Event]", asked: "_Asked", seen: int) -> None:
+def _note(happened: list[bytes], asked: "_Asked", seen: int) -> None:
     """Add what the kernel saw at one descriptor, if it is what was asked for."""
-    data, tag, descriptor, (_, mask) = asked
-    # A listener's event may be a step of a handshake only.
-    if seen & (mask | _POLLERR | _POLLHUP | _POLLNVAL) and (
-        not _is_listener(descriptor) or descriptor.ready(write=False)
-    ):
-        hangup = _HANGUP if seen & _POLLHUP else 0
-        happened.append((data, 0, tag, _size(descriptor, tag), hangup))
+    event, tag, descriptor, (_, mask) = asked
+    if not seen & (mask | _ALWAYS):
+        return
+    # A listener's event may be a step of a handshake only: its own word counts.
+    if descriptor.possible & d.SOCK_ACCEPT and not descriptor.ready(write=False):
+        return
+    if tag == _READ:
+        event = _told(event, tag, descriptor)
+    happened.append(event if not seen & _POLLHUP else event[:_FLAGS_AT] + _HANGUP)
 
 
-def _is_listener(descriptor: "Descriptor") -> bool:
-    # Its own word counts, and not the kernel's.
-    return bool(descriptor.possible & d.SOCK_ACCEPT)
-
-
-def _size(descriptor: "Descriptor", tag: int) -> int:
-    return descriptor.available() if tag == _READ else 1
+def _told(event: bytes, tag: int, descriptor: "Descriptor") -> bytes:
+    """The event with how many bytes there are to read; it says 1, which is most often right."""
+    if tag == _READ and (size := descriptor.available()) != 1:
+        return event[:_SIZE_AT] + size.to_bytes(8, "little") + event[_FLAGS_AT:]
+    return event

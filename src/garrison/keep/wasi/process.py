@@ -2,12 +2,13 @@
 
 import posix  # the part of `os` that is used here, and no file to load
 import time
+from posix import urandom
 
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.wasi import abi
-from garrison.keep.wasi.host import Exit, now
-from garrison.keep.wasi.memory import U32, U64
+from garrison.keep.wasi.host import CLOCKS, Exit
+from garrison.keep.wasi.memory import U32, U64, put_u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,16 +63,25 @@ def clock_res_get(host: "Host", clock: int, result: int) -> None:
 def clock_time_get(host: "Host", clock: int, _precision: int, result: int) -> None:
     """Tell the time."""
     memory = host.memory
-    memory.expect(result, 8)
-    U64.pack_into(memory.all, result, now(clock))
+    if result + 8 > memory.size:
+        memory.expect(result, 8)
+    try:
+        time = CLOCKS[clock]()
+    except IndexError:
+        raise Errno(errno.INVAL) from None
+    put_u64(memory.all, result, time)
 
 
 def random_get(host: "Host", buffer: int, size: int) -> None:
     """Give random bytes, from the kernel."""
-    view = host.memory.view(buffer, size)
+    memory = host.memory
+    end = buffer + size
+    if end > memory.size:
+        memory.expect(buffer, size)
     if size <= _RANDOM_STEP:
-        view[:] = posix.urandom(size)
+        memory.all[buffer:end] = urandom(size)
         return
+    view = memory.all[buffer:end]
     for start in range(0, size, _RANDOM_STEP):
         part = view[start : start + _RANDOM_STEP]
         part[:] = posix.urandom(len(part))

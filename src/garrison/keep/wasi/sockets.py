@@ -7,8 +7,8 @@ from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 from garrison.keep.wasi import abi
-from garrison.keep.wasi.descriptors import read_some, write_all
-from garrison.keep.wasi.memory import U32
+from garrison.keep.wasi.descriptors import fd_read, fd_write, read_some
+from garrison.keep.wasi.memory import put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,20 +46,22 @@ def sock_recv(
     host: "Host", fd: int, vectors: int, count: int, flags: int, result: int, out_flags: int
 ) -> None:
     """Receive."""
-    host.memory.expect(result, 4)
-    told = host.memory.view(out_flags, 2)
+    memory = host.memory
+    memory.expect(result, 4)
+    memory.expect(out_flags, 2)
     socket = _socket(host, fd, d.FD_READ)
-    buffers = host.memory.vectors(vectors, count)
     if flags & ~(_PEEK | _WAIT_ALL):
         raise Errno(errno.INVAL)
-    if flags & _PEEK:
-        total = _peeked(host, socket, buffers)
+    if not flags:
+        fd_read(host, fd, vectors, count, result)
     else:
-        total = read_some(host, socket, buffers)
-    if flags == _WAIT_ALL and total:
-        total = _rest(host, socket, buffers, total)
-    U32.pack_into(host.memory.all, result, total)
-    _FLAGS.pack_into(told, 0, 0)
+        buffers = memory.vectors(vectors, count)
+        if flags & _PEEK:
+            total = _peeked(host, socket, buffers)
+        elif total := read_some(host, socket, buffers):
+            total = _rest(host, socket, buffers, total)
+        put_u32(memory.all, result, total)
+    _FLAGS.pack_into(memory.all, out_flags, 0)
 
 
 def _peeked(host: "Host", socket: Socket, buffers: list[memoryview]) -> int:
@@ -93,12 +95,10 @@ def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -
 
 def sock_send(host: "Host", fd: int, vectors: int, count: int, flags: int, result: int) -> None:
     """Send."""
-    host.memory.expect(result, 4)
-    socket = _socket(host, fd, d.FD_WRITE)
-    buffers = host.memory.vectors(vectors, count)
+    _socket(host, fd, d.FD_WRITE)
     if flags:
         raise Errno(errno.INVAL)
-    U32.pack_into(host.memory.all, result, write_all(host, socket, buffers))
+    fd_write(host, fd, vectors, count, result)
 
 
 def sock_shutdown(host: "Host", fd: int, how: int) -> None:
