@@ -28,6 +28,7 @@ BENCHES = {
     "memory": "Memory: proportional set size of a keep",
     "network": "Keeps as a network",
     "drawbridge": "The drawbridge",
+    "steward": "The steward: attestations over HTTPS, and verification alone",
 }
 # The longest of one, and of all together.
 _TIMEOUT_SECONDS = 280

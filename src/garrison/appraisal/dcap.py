@@ -44,6 +44,7 @@ class DcapPolicy:
     Attributes:
         tcb_statuses: statuses of the whole platform.
         advisories: advisories that may apply to it.
+        qe_identity_required: whether Intel's word on the quoting enclave must be there.
         simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
         simulated_endorsements: the directories of those that have one, by name.
     """
@@ -52,6 +53,7 @@ class DcapPolicy:
     advisories: tuple[str, ...] | None
     simulated_roots: Mapping[str, str]
     simulated_endorsements: Mapping[str, Path]
+    qe_identity_required: bool = True
 
     @classmethod
     def from_table(cls, table: Table, base: Path) -> DcapPolicy:
@@ -81,7 +83,15 @@ class DcapPolicy:
         status, advisories = platform.tcb.status, platform.tcb.advisories
         admitted = self.advisories
         others = () if admitted is None else [one for one in advisories if one not in admitted]
+        known = platform.tcb.qe is not None
         return (
+            Check(
+                name="QE identity",
+                found="Intel's" if known else "none, so nothing is known of the QE's version",
+                wanted="Intel's" if self.qe_identity_required else ANY,
+                passed=known or not self.qe_identity_required,
+                remedy="verify with the whole of Intel's collateral",
+            ),
             word_of(
                 "TCB status",
                 status,
@@ -117,7 +127,7 @@ def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
         "fmspc": platform.fmspc.hex(),
         "pck_issuer": platform.issuer,
         "platform_status": tcb.platform,
-        "qe_status": tcb.qe,
+        "qe_status": tcb.qe or "",
         "module_status": tcb.module or "",
         "advisories": " ".join(tcb.advisories),
         "tcb_date": tcb.date.isoformat(),

@@ -18,6 +18,8 @@
     features = ["KSS", "CET"]               # of its attributes: also "ProvisioningKey", "EInitKey";
                                             # or "any"
     misc_select = ["EXINFO"]                # or [], or "any"
+    qe_identity = "required"                # or "optional": then the collateral of the original's
+                                            # keeps may do, which has none
 
 Each is a value or the word "any"; nothing is unchecked by omission, and an empty list, which
 would admit nothing, is an error.
@@ -25,7 +27,7 @@ would admit nothing, is an error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from garrison.appraisal.dcap import (
@@ -119,7 +121,13 @@ class SgxPolicy:
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
             features=_names(table, "features", _FEATURES, ("KSS", "CET")),
             misc_select=_names(table, "misc_select", _MISC_SELECT, ("EXINFO",)),
-            platform=DcapPolicy.from_table(table, base),
+            platform=replace(
+                DcapPolicy.from_table(table, base),
+                qe_identity_required=table.string(
+                    "qe_identity", "required", choices=("required", "optional")
+                )
+                == "required",
+            ),
         )
         table.done()
         return policy

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Reopen = Callable[[], tuple[Steward, Drawbridges]]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_PATH = click.Path(exists=True, path_type=Path)
 
 
 @click.group()
@@ -158,10 +159,15 @@ Examples:
 """
 )
 @click.argument("policy_file", metavar="POLICY", type=_FILE)
-@click.argument("evidence", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("evidence", required=False, type=_PATH)
 @click.option(
-    "--collateral", type=_FILE, help="Intel's collateral for a quote: its usual JSON file."
+    "--endorsements",
+    type=_PATH,
+    multiple=True,
+    help="File or directory of the vendor's certificates, revocation lists or collateral; may be"
+    " repeated.",
 )
+@click.option("--collateral", type=_FILE, help="Intel's collateral for a quote, one JSON file.")
 @click.option(
     "--trust-anchors",
     type=_FILE,
@@ -174,6 +180,7 @@ def check(
     ctx: click.Context,
     policy_file: Path,
     evidence: Path | None,
+    endorsements: tuple[Path, ...],
     collateral: Path | None,
     trust_anchors: Path | None,
     at: str | None,
@@ -188,6 +195,7 @@ def check(
             verify,
             evidence=evidence,
             policy=policy_file,
+            endorsements=endorsements,
             collateral=collateral,
             trust_anchors=trust_anchors,
             at=at,
@@ -196,6 +204,7 @@ def check(
         return
     options = {"--at": at, "--collateral": collateral, "--trust-anchors": trust_anchors}
     given = [name for name, value in options.items() if value is not None]
+    given += ["--endorsements"] if endorsements else []
     if given:
         from garrison.errors import Misuse
 

@@ -14,10 +14,9 @@ from garrison.errors import GarrisonError, Misuse
 if TYPE_CHECKING:
     from garrison.appraisal.result import Check
     from garrison.steward.offline import Judgement
-    from garrison.steward.offline_read import Found
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+_PATH = click.Path(exists=True, path_type=Path)
 
 
 @click.command(
@@ -29,9 +28,9 @@ Examples:
   garrison verify document.cbor --tee nitro --at 2026-03-01T12:00:00Z --json
 
 \b
-Nothing is fetched. Ends with 0 if the evidence is genuine and the policy, if there is one, admits
-it; 65 if it cannot be read, 69 if an endorsement is missing, 76 if it is not genuine, 77 if
-the policy does not admit it.
+Nothing is fetched. Ends with 0 if the evidence is genuine and the policy (without one, the
+baseline: no debugging by the host, no TCB that is out of date) admits it; 65 if it cannot be
+read, 69 if an endorsement is missing, 76 if it is not genuine, 77 if it is not admitted.
 """
 )
 @click.argument("evidence", type=click.Path(exists=True, path_type=Path))
@@ -47,18 +46,17 @@ the policy does not admit it.
     "certificates",
     type=_FILE,
     multiple=True,
-    help="Certificate, DER, for a bare report, an SNP chip's or a paravisor's: the signing key's"
-    " first; may be repeated.",
+    help="Certificate of the key that signed a report, of SNP or Azure's paravisor, or its chain:"
+    " DER, PEM, or a host's certificate table; may be repeated.",
 )
 @click.option(
     "--endorsements",
-    type=_DIRECTORY,
+    type=_PATH,
     multiple=True,
-    help="Directory of the vendor's certificates and revocation list; may be repeated.",
+    help="File or directory of the vendor's certificates, revocation lists or collateral; may be"
+    " repeated.",
 )
-@click.option(
-    "--collateral", type=_FILE, help="Intel's collateral for a quote: its usual JSON file."
-)
+@click.option("--collateral", type=_FILE, help="Intel's collateral for a quote, one JSON file.")
 @click.option(
     "--trust-anchors",
     type=_FILE,
@@ -66,7 +64,23 @@ the policy does not admit it.
 )
 @click.option("--at", metavar="TIME", help="The time to verify at, RFC 3339; now if absent.")
 @click.option("--report-data", metavar="HEX", help="What it must be bound to, 128 digits.")
+@click.option(
+    "--nonce",
+    metavar="HEX",
+    help="What Azure's TPM or a Nitro document must have quoted, as it is.",
+)
 @click.option("--policy", type=_FILE, help="What is admitted, TOML: a section for each TEE.")
+@click.option(
+    "--tcb-status",
+    "tcb_statuses",
+    multiple=True,
+    help="Without a policy: a status of Intel's to admit besides the baseline's; may be repeated.",
+)
+@click.option(
+    "--insecure-signatures-only",
+    is_flag=True,
+    help="Call a quote without collateral genuine for its signatures alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     evidence: Path,
@@ -75,43 +89,60 @@ def command(
     endorsements: tuple[Path, ...],
     at: str | None,
     report_data: str | None,
+    nonce: str | None,
     collateral: Path | None,
     trust_anchors: Path | None,
     policy: Path | None,
+    tcb_statuses: tuple[str, ...],
+    insecure_signatures_only: bool,
     as_json: bool,
 ) -> None:
     """Verify EVIDENCE offline: a file, or a directory with its certificates or collateral."""
     from garrison.formats.evidence import Tee
     from garrison.steward.deny import Deny
-    from garrison.steward.offline import judge, load_policies
-    from garrison.steward.offline_read import load_collateral, load_trust_anchors, read
+    from garrison.steward.offline import Wanted, baseline, judge, load_policies
+    from garrison.steward.offline_read import load_trust_anchors, read
 
     now = _time(at)
     bound = _report_data(report_data)
-    policies, deny = (None, Deny()) if policy is None else load_policies(policy)
-    given = None if collateral is None else load_collateral(collateral)
-    platforms = () if trust_anchors is None else load_trust_anchors(trust_anchors)
-    found = read(evidence, certificates=certificates, tee=None if tee == "auto" else Tee(tee))
-    claims = found.claims()
-    if not as_json:
-        show_claims(found, claims)
+    if policy is not None and tcb_statuses:
+        raise Misuse("a policy says itself which it admits", field="--tcb-status")
+    policies, deny = (
+        (baseline(Path(), tcb_statuses), Deny()) if policy is None else load_policies(policy)
+    )
+    shown: dict[str, Any] = {"tee": None if tee == "auto" else tee}
     try:
+        found = read(
+            evidence,
+            certificates=certificates,
+            endorsements=(*endorsements, *(() if collateral is None else (collateral,))),
+            tee=None if tee == "auto" else Tee(tee),
+        )
+        shown |= {"tee": found.tee.value, "taken_for": found.what, "claims": found.claims()}
+        if not as_json:
+            show_claims(found.what, shown["claims"])
+        platforms = () if trust_anchors is None else load_trust_anchors(trust_anchors)
         judgement = judge(
             found,
-            policies,
-            deny,
-            now=now,
-            endorsements=endorsements,
-            report_data=bound,
-            collateral=given,
-            platforms=platforms,
+            Wanted(
+                now=now,
+                policies=policies,
+                deny=deny,
+                by_baseline=policy is None,
+                report_data=bound,
+                nonce=_nonce(nonce),
+                platforms=platforms,
+                insecure_signatures_only=insecure_signatures_only,
+            ),
         )
+    except Misuse:
+        raise
     except GarrisonError as error:
         if as_json:
-            ui.emit_json(_document(found, claims, None, type(error).__name__.lower()))
+            ui.emit_json({**shown, "verdict": type(error).__name__.lower()})
         raise
     if as_json:
-        ui.emit_json(_document(found, claims, judgement, verdict_of(judgement)))
+        ui.emit_json({**shown, **_document(judgement)})
     else:
         show_judgement(judgement)
     if judgement.result is not None:
@@ -120,14 +151,15 @@ def command(
 
 def verdict_of(judgement: Judgement) -> str:
     """The verdict in a word: `genuine`, `admitted` or `rejected`."""
-    if judgement.result is None:
-        return "genuine"
-    return "admitted" if all(check.passed for check in judgement.result.checks) else "rejected"
+    result = judgement.result
+    if result is not None and not all(check.passed for check in result.checks):
+        return "rejected"
+    return "genuine" if result is None or judgement.by_baseline else "admitted"
 
 
-def show_claims(found: Found, claims: dict[str, str]) -> None:
-    """Print what the evidence says of itself."""
-    ui.out(f"Evidence of {found.tee}; it claims, unverified as yet:")
+def show_claims(what: str, claims: dict[str, str]) -> None:
+    """Print what the evidence was taken for, and what it says of itself."""
+    ui.out(f"Taken for {what}; it claims, unverified as yet:")
     width = max(map(len, claims))
     for name, value in claims.items():
         ui.out(f"  {name:{width}}  {value}")
@@ -142,13 +174,22 @@ def show_judgement(judgement: Judgement) -> None:
         ui.warn("INSECURE: that is a simulated vendor, which proves nothing")
     if judgement.crl_checked is False:
         ui.warn("no revocation list was there to be checked")
-    if judgement.result is None:
-        ui.out("Not appraised: no policy was given.")
+    for lack in judgement.lacks:
+        ui.warn(lack)
+    result = judgement.result
+    if result is None:
+        ui.out("Not appraised.")
         return
-    for check in judgement.result.checks:
-        _show_check(check)
+    if judgement.by_baseline:
+        ui.out("No policy was given; held to the baseline alone:")
+    for check in result.checks:
+        # The baseline leaves most open: what it does not ask is not worth a line.
+        if not judgement.by_baseline or not check.passed or not check.wanted.startswith("any"):
+            _show_check(check)
     verdict = verdict_of(judgement)
-    ui.out(f"\n{verdict.capitalize()} by the policy; TCB status {judgement.result.tcb_status}.")
+    by = "baseline" if judgement.by_baseline else "policy"
+    word = "Genuine, and not rejected" if verdict == "genuine" else verdict.capitalize()
+    ui.out(f"\n{word} by the {by}; TCB status {result.tcb_status}.")
 
 
 def _show_check(check: Check) -> None:
@@ -160,22 +201,21 @@ def _show_check(check: Check) -> None:
     ui.out(f"  {mark} {check.name}\n      found   {check.found}\n      wanted  {check.wanted}")
 
 
-def _document(
-    found: Found, claims: dict[str, str], judgement: Judgement | None, verdict: str
-) -> dict[str, Any]:
-    document: dict[str, Any] = {"tee": found.tee.value, "verdict": verdict, "claims": claims}
-    if judgement is not None:
-        document |= {
-            "root": judgement.root,
-            "simulated": judgement.simulated,
-            "crl_checked": judgement.crl_checked,
-            "verified": dict(judgement.facts),
-        }
-        if judgement.result is not None:
-            document["tcb_status"] = judgement.result.tcb_status
-            document["checks"] = [
-                {**check.as_json(), "passed": check.passed} for check in judgement.result.checks
-            ]
+def _document(judgement: Judgement) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "verdict": verdict_of(judgement),
+        "root": judgement.root,
+        "simulated": judgement.simulated,
+        "crl_checked": judgement.crl_checked,
+        "verified": dict(judgement.facts),
+        "not_looked_at": list(judgement.lacks),
+    }
+    if judgement.result is not None:
+        document["policy"] = "baseline" if judgement.by_baseline else "given"
+        document["tcb_status"] = judgement.result.tcb_status
+        document["checks"] = [
+            {**check.as_json(), "passed": check.passed} for check in judgement.result.checks
+        ]
     return document
 
 
@@ -191,6 +231,13 @@ def _time(text: str | None) -> datetime:
             "not a time with its offset", field="--at", found=text, expected="2026-03-01T12:00:00Z"
         )
     return found
+
+
+def _nonce(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else bytes.fromhex(text)
+    except ValueError:
+        raise Misuse("wrong value", field="--nonce", expected="hex digits") from None
 
 
 def _report_data(text: str | None) -> bytes | None:

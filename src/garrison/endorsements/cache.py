@@ -24,6 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from garrison.endorsements.resource import MAX_CHAIN, Document, Kind, inspect
@@ -43,6 +44,8 @@ MAX_ENTRY = MAX_JSON + 2 * MAX_CHAIN + 4096
 # oldest of a kind gives way, so that chips never drive out revocation lists.
 MAX_OF_A_KIND = 4096
 _MAX_PACE = 256
+# What is kept in memory: documents of some dozens of platforms.
+_MAX_KEPT = 256
 _MODE = 0o700
 _LOCK_POLL = 0.05
 # A temporary file this old is of a process that is gone.
@@ -59,7 +62,8 @@ _UNREADABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots: its dates are read once.
+@dataclass(frozen=True)
 class Entry:
     """A document, where it is from, and when it was fetched."""
 
@@ -79,6 +83,10 @@ class Entry:
         Raises:
             Malformed: the document is not of its kind.
         """
+        return self._dates
+
+    @cached_property
+    def _dates(self) -> Dates:
         return inspect(self.kind, self.document, self.url)
 
     @classmethod
@@ -147,6 +155,8 @@ class Cache:
             Misuse: it cannot be made, or others may write to it.
         """
         self.directory = directory
+        # What was read last, by name, with what tells that its file is still the same.
+        self._kept: dict[str, tuple[tuple[int, int, int], Entry]] = {}
         try:
             directory.mkdir(mode=_MODE, parents=True, exist_ok=True)
             status = directory.stat()
@@ -165,11 +175,17 @@ class Cache:
 
     def read(self, kind: Kind, url: str) -> Entry | None:
         """The document at `url`; None if it is not here, or damaged."""
-        data = self._read(entry_name(kind, url), MAX_ENTRY)
-        try:
-            entry = None if data is None else Entry.from_bytes(data)
-        except Malformed:
-            return None
+        name = entry_name(kind, url)
+        # Before it is read: a file that is replaced meanwhile is read again the next time.
+        state = self._state(name)
+        kept, entry = self._kept.get(name), None
+        if kept is not None and kept[0] == state:
+            entry = kept[1]
+        else:
+            data = self._read(name, MAX_ENTRY)
+            with contextlib.suppress(Malformed):  # damaged: as if it were not there
+                entry = None if data is None else Entry.from_bytes(data)
+            self._keep(name, state, entry)
         return entry if entry is not None and (entry.kind, entry.url) == (kind, url) else None
 
     def write(self, entry: Entry) -> None:
@@ -238,6 +254,24 @@ class Cache:
             yield _lock(descriptor, time.monotonic() + seconds)
         finally:
             os.close(descriptor)
+
+    def _state(self, name: str) -> tuple[int, int, int] | None:
+        """What changes with the file: it is only ever replaced; None if it is not there."""
+        try:
+            status = os.stat(self.directory / name)  # noqa: PTH116 - on the path of every request
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _keep(self, name: str, state: tuple[int, int, int] | None, entry: Entry | None) -> None:
+        if state is None or entry is None:
+            self._kept.pop(name, None)
+            return
+        self._kept[name] = state, entry
+        if len(self._kept) > _MAX_KEPT:
+            # Another thread may have been quicker; it is only a memory.
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):
+                del self._kept[next(iter(self._kept))]
 
     def _read(self, name: str, limit: int) -> bytes | None:
         try:

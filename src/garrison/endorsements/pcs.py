@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from garrison.endorsements.resource import Kind, Resource
@@ -26,6 +27,8 @@ _PATH = "certification/v4"
 _CRL_CHAIN = "SGX-PCK-CRL-Issuer-Chain"
 _TCB_CHAIN = "TCB-Info-Issuer-Chain"
 _QE_CHAIN = "SGX-Enclave-Identity-Issuer-Chain"
+# Names of documents of some dozens of platforms.
+_REMEMBERED = 64
 _FMSPC = re.compile(r"[0-9a-f]{12}")
 
 
@@ -43,17 +46,20 @@ class IntelTee(StrEnum):
     TDX = "tdx"
 
 
+@lru_cache(_REMEMBERED)
 def pck_crl(ca: Ca) -> Resource:
     """The revocation list of PCK certificates."""
     url = f"{ORIGIN}/sgx/{_PATH}/pckcrl?ca={ca}&encoding=der"
     return Resource(url, Kind.CRL, _CRL_CHAIN)
 
 
+@lru_cache(_REMEMBERED)
 def root_crl() -> Resource:
     """The revocation list of the root."""
     return Resource(ROOT_CRL_URL, Kind.CRL)
 
 
+@lru_cache(_REMEMBERED)
 def tcb_info(tee: IntelTee, fmspc: str) -> Resource:
     """The TCB levels of a platform.
 
@@ -72,6 +78,7 @@ def tcb_info(tee: IntelTee, fmspc: str) -> Resource:
     return Resource(f"{ORIGIN}/{tee}/{_PATH}/tcb?fmspc={lower}", Kind.TCB_INFO, _TCB_CHAIN)
 
 
+@lru_cache(_REMEMBERED)
 def qe_identity(tee: IntelTee) -> Resource:
     """The identity of the quoting enclave."""
     return Resource(f"{ORIGIN}/{tee}/{_PATH}/qe/identity", Kind.QE_IDENTITY, _QE_CHAIN)

@@ -11,6 +11,7 @@ unless that is a later revocation list of the same root: the latest is what the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from garrison.formats.snp_evidence import SnpEvidence
 
+# Chains of all vendors are some dozens; which certificate fits which is found once.
+_REMEMBERED = 128
 _KDS = "https://kdsintf.amd.com"
 
 
@@ -118,7 +121,7 @@ def _latest(
     crls: Sequence[x509.CertificateRevocationList], root: x509.Certificate
 ) -> x509.CertificateRevocationList | None:
     """Of the lists that seem to be the root's, the last that was issued; of equals, the first."""
-    signed = (crl for crl in crls if _signed(crl, root))
+    signed = (crl for crl in crls if _signed(crl.public_bytes(Encoding.DER), root))
     return max(signed, key=lambda crl: crl.last_update_utc, default=None)
 
 
@@ -169,6 +172,7 @@ def _issuer_of(
     return next((found for found in named if _issued(certificate, found)), named[0])
 
 
+@lru_cache(_REMEMBERED)
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
@@ -177,8 +181,10 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:
-    """Whether `crl` seems to be the root's; the verifier checks."""
+@lru_cache(_REMEMBERED)
+def _signed(der: bytes, root: x509.Certificate) -> bool:
+    """Whether a list seems to be the root's; the verifier checks."""
+    crl = load_crl(der, "SNP evidence: revocation list")
     key = root.public_key()
     return (
         crl.issuer == root.subject

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from garrison.endorsements.resource import Kind
 from garrison.errors import GarrisonError, Malformed, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from garrison.endorsements.cache import Cache
@@ -49,6 +50,24 @@ _RENEWAL_PAUSE = timedelta(minutes=5)
 _LOCK_SECONDS = 60.0
 # What is kept in memory while the disk takes nothing.
 _MAX_UNWRITTEN = 256
+
+
+# Whether the caller may be kept waiting for a vendor, or for another process that asks one.
+_MAY_WAIT: ContextVar[bool] = ContextVar("may_wait", default=True)
+
+
+class MustWait(Exception):
+    """A document would have to be fetched, and the caller said that it cannot wait."""
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Within, whatever would have to be fetched is `MustWait`: for those who may not block."""
+    token = _MAY_WAIT.set(False)
+    try:
+        yield
+    finally:
+        _MAY_WAIT.reset(token)
 
 
 class Age(Enum):
@@ -100,6 +119,7 @@ class Supply:
 
         Raises:
             Unavailable: it is not here, or past its bound, and cannot be fetched.
+            MustWait: it would have to be fetched, and the caller is `without_waiting`.
         """
         entry = self._cached(resource)
         if self._fetcher is None:
@@ -113,6 +133,8 @@ class Supply:
         now = self._clock()
         old = Age.PAST if entry is None else age(entry, now)
         if entry is None or old is Age.PAST:
+            if not _MAY_WAIT.get():
+                raise MustWait(resource.url)
             return self._fly(resource, self._fetcher).document
         if old is Age.DUE:
             self._renew_behind(resource, now)

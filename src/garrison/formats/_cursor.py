@@ -25,15 +25,16 @@ class Cursor:
         Raises:
             Malformed: there are fewer.
         """
-        value = self._data[self._offset : self._offset + size]
+        offset = self._offset
+        value = self._data[offset : offset + size]
         if len(value) != size:
             raise Malformed(
                 "ends too early",
                 field=f"{self._what}: {field}",
-                found=f"{len(value)} bytes at offset {self._offset:#x}",
+                found=f"{len(value)} bytes at offset {offset:#x}",
                 expected=f"{size} bytes",
             )
-        self._offset += size
+        self._offset = offset + size
         return value
 
     def integer(self, size: int, field: str) -> int:
@@ -50,15 +51,15 @@ class Cursor:
         Raises:
             Malformed: there are fewer, or one of them is not zero.
         """
-        start = self._offset
-        for index, byte in enumerate(self.take(size, field)):
-            if byte:
-                raise Malformed(
-                    "reserved byte is not zero",
-                    field=f"{self._what}: {field}",
-                    found=f"{byte:#04x} at offset {start + index:#x}",
-                    expected="0",
-                )
+        value = self.take(size, field)
+        rest = value.lstrip(b"\0")
+        if rest:
+            raise Malformed(
+                "reserved byte is not zero",
+                field=f"{self._what}: {field}",
+                found=f"{rest[0]:#04x} at offset {self._offset - len(rest):#x}",
+                expected="0",
+            )
 
     def end(self) -> None:
         """Refuse what is left.

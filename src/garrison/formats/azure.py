@@ -14,6 +14,7 @@ Evidence travels as the JSON that Confidential Containers' guests send, of versi
 
     0: { "report": [ints], "vcek": PEM, "quote": { "message", "signature": [ints],
          "pcrs": [[ints]] } }
+       on TDX { "hcl_report": [ints], "tpm_quote": as "quote" is, "td_quote": [ints] }
     1, 2: { "version": 1, "hcl_report": base64url, "vcek": base64url DER,
             "tpm_quote": { "message", "signature": hex, "pcrs": [hex] } }
 
@@ -275,15 +276,19 @@ class AzureEvidence:
 
 
 def _version_0(value: dict[str, Any]) -> AzureEvidence:
-    _exactly(value, "report", "quote", "vcek")
-    quote = _quote(value, "quote")
+    report, signed, hardware = "report", "quote", "vcek"
+    if "td_quote" in value:
+        report, signed, hardware = "hcl_report", "tpm_quote", "td_quote"
+    _exactly(value, report, signed, hardware)
+    quote = _quote(value, signed)
+    on_tdx = hardware == "td_quote"
     return AzureEvidence(
-        report=_octets(value["report"], "report", MAX_BLOB),
+        report=_octets(value[report], report, MAX_BLOB),
         message=_octets(quote["message"], "message", MAX_QUOTE),
         signature=_octets(quote["signature"], "signature", _MAX_SIGNATURE),
         pcrs=tuple(_register(_octets(pcr, "pcrs", PCR_SIZE)) for pcr in _registers(quote)),
-        vcek=_pem(_member(value, "vcek", str)),
-        td_quote=None,
+        vcek=None if on_tdx else _pem(_member(value, hardware, str)),
+        td_quote=_octets(value[hardware], hardware, _MAX_TD_QUOTE) if on_tdx else None,
     )
 
 

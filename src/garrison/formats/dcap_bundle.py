@@ -1,14 +1,29 @@
 """Intel's collateral for one platform in one JSON file, as quote verifiers exchange it.
 
-An object of strings: `root_ca_crl` and `pck_crl` are DER in hex; `tcb_info` and `qe_identity` are
-the exact signed text of the inner objects, `tcb_info_signature` and `qe_identity_signature` their
-signatures in hex; `tcb_info_issuer_chain` and `qe_identity_issuer_chain` are PEM. Other members
-are not looked at. Nothing is judged here: `garrison.verification.dcap` checks every signature.
+An object of strings. Names are those of `dcap-qvl` (`tcb_info`), or of Intel's quote verification
+library (`tcbInfo`):
+
+    root_ca_crl, pck_crl              revocation lists: DER in hex or base64, or PEM
+    tcb_info, qe_identity             the exact signed text of the inner object, with its signature
+                                      in hex as `..._signature`; or the document as Intel serves it
+    tcb_info_issuer_chain, qe_identity_issuer_chain    PEM, percent-encoded as in Intel's headers
+                                      or not
+
+Other members are not looked at. Without `qe_identity` it is what keeps of the original Enarx have.
+Nothing is judged here: `garrison.verification.dcap` checks every signature.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Malformed
 from garrison.formats._der import check_size
@@ -17,6 +32,19 @@ from garrison.formats.dcap_collateral import DcapCollateral, Signed
 # TCB info has 20 KB and quotes double; the rest is smaller.
 MAX_BUNDLE = 512 * 1024
 _WHAT = "collateral"
+# The names of each member, those of `dcap-qvl` first.
+_NAMES = {
+    "root_ca_crl": ("root_ca_crl", "rootCaCrl", "root_crl"),
+    "pck_crl": ("pck_crl", "pckCrl"),
+    "tcb_info": ("tcb_info", "tcbInfo"),
+    "tcb_info_signature": ("tcb_info_signature", "tcbInfoSignature"),
+    "tcb_info_issuer_chain": ("tcb_info_issuer_chain", "tcbInfoIssuerChain"),
+    "qe_identity": ("qe_identity", "qeIdentity"),
+    "qe_identity_signature": ("qe_identity_signature", "qeIdentitySignature"),
+    "qe_identity_issuer_chain": ("qe_identity_issuer_chain", "qeIdentityIssuerChain"),
+}
+_SERVED = re.compile(r'\s*\{\s*"(?:tcbInfo|enclaveIdentity)"\s*:')
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 
 
 def read_bundle(data: bytes) -> DcapCollateral:
@@ -32,32 +60,14 @@ def read_bundle(data: bytes) -> DcapCollateral:
         raise Malformed("not JSON", field=_WHAT) from error
     if not isinstance(value, dict):
         raise Malformed("wrong type", field=_WHAT, expected="an object")
-
-    def text(key: str) -> str:
-        found = value.get(key)
-        if not isinstance(found, str) or not found.isascii():
-            raise Malformed("missing, or not text", field=f"{_WHAT}: {key}", expected="a string")
-        return found
-
-    def octets(key: str) -> bytes:
-        try:
-            return bytes.fromhex(text(key))
-        except ValueError as error:
-            raise Malformed("not hex digits", field=f"{_WHAT}: {key}") from error
-
-    def served(member: str, key: str) -> bytes:
-        # As Intel serves it: the signature is over the exact bytes of the inner object.
-        return (
-            f'{{"{member}":{text(key)},"signature":"{octets(f"{key}_signature").hex()}"}}'.encode()
-        )
-
+    has_identity = any(name in value for name in _NAMES["qe_identity"])
     return DcapCollateral(
-        root_crl=octets("root_ca_crl"),
-        pck_crl=octets("pck_crl"),
-        tcb_info=served("tcbInfo", "tcb_info"),
-        tcb_info_chain=text("tcb_info_issuer_chain").encode(),
-        qe_identity=served("enclaveIdentity", "qe_identity"),
-        qe_identity_chain=text("qe_identity_issuer_chain").encode(),
+        root_crl=_crl(value, "root_ca_crl"),
+        pck_crl=_crl(value, "pck_crl"),
+        tcb_info=_served(value, "tcbInfo", "tcb_info"),
+        tcb_info_chain=_chain(value, "tcb_info_issuer_chain"),
+        qe_identity=_served(value, "enclaveIdentity", "qe_identity") if has_identity else None,
+        qe_identity_chain=_chain(value, "qe_identity_issuer_chain") if has_identity else b"",
     )
 
 
@@ -76,8 +86,51 @@ def write_bundle(collateral: DcapCollateral) -> bytes:
             collateral.qe_identity_chain,
         ),
     ):
+        if served is None:
+            continue
         signed = Signed.from_bytes(served, member)
         members[key] = signed.data.decode("ascii")
         members[f"{key}_signature"] = signed.signature.hex()
         members[f"{key}_issuer_chain"] = chain.decode("ascii")
     return json.dumps(members, indent=2).encode() + b"\n"
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    found = next((value[name] for name in _NAMES[key] if name in value), None)
+    if not isinstance(found, str) or not found.isascii():
+        raise Malformed("missing, or not text", field=f"{_WHAT}: {key}", expected="a string")
+    return found
+
+
+def _crl(value: dict[str, Any], key: str) -> bytes:
+    text = _text(value, key).strip()
+    field = f"{_WHAT}: {key}"
+    try:
+        if text.startswith("-----BEGIN"):
+            return x509.load_pem_x509_crl(text.encode()).public_bytes(Encoding.DER)
+        if _HEX.fullmatch(text):
+            found = bytes.fromhex(text)
+        else:
+            found = base64.b64decode("".join(text.split()), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise Malformed("not hex, base64 or PEM", field=field) from error
+    # Some of Intel's servers give the list in hex, and some tools encode that once more.
+    if _HEX.fullmatch(found.decode("latin-1")):
+        found = bytes.fromhex(found.decode("ascii"))
+    return found
+
+
+def _chain(value: dict[str, Any], key: str) -> bytes:
+    text = _text(value, key)
+    return (unquote(text) if "%" in text else text).encode()
+
+
+def _served(value: dict[str, Any], member: str, key: str) -> bytes:
+    """As Intel serves it: the signature is over the exact bytes of the inner object."""
+    text = _text(value, key)
+    if _SERVED.match(text):
+        return text.encode()
+    signature = _text(value, f"{key}_signature")
+    if _HEX.fullmatch(signature) is None:
+        raise Malformed("not hex digits", field=f"{_WHAT}: {key}_signature")
+    return f'{{"{member}":{text},"signature":"{signature}"}}'.encode()

@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from garrison.errors import Malformed
@@ -24,6 +25,8 @@ from garrison.formats.sgx_certificate import COMPONENTS
 
 # TCB info of a platform with many levels is 30 KB; an enclave identity below 2 KB.
 MAX_JSON = 256 * 1024
+# Collateral is the same for every quote of a kind of platform: each document is read once.
+_REMEMBERED = 64
 # The most levels that one document has: Intel's have below 30.
 _MAX_LEVELS = 256
 _SIGNED = re.compile(
@@ -56,7 +59,8 @@ class DcapCollateral:
         pck_crl: that of the PCK certificate's issuer, DER.
         tcb_info: JSON `{"tcbInfo": ..., "signature": ...}`.
         tcb_info_chain: its signer's chain, PEM.
-        qe_identity: JSON `{"enclaveIdentity": ..., "signature": ...}`.
+        qe_identity: JSON `{"enclaveIdentity": ..., "signature": ...}`; None where the sender of
+            an original's request chose the collateral, which never has one.
         qe_identity_chain: its signer's chain, PEM.
     """
 
@@ -64,7 +68,7 @@ class DcapCollateral:
     pck_crl: bytes
     tcb_info: bytes
     tcb_info_chain: bytes
-    qe_identity: bytes
+    qe_identity: bytes | None
     qe_identity_chain: bytes
 
 
@@ -76,6 +80,7 @@ class Signed:
     signature: bytes
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def from_bytes(cls, document: bytes, member: str) -> Signed:
         """Take the object named `member` out of a document that has it and a signature.
 
@@ -158,6 +163,7 @@ class TcbInfo:
     modules: tuple[TdxModule, ...]
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def from_json(cls, data: bytes) -> TcbInfo:
         """Read the inner object.
 
@@ -223,6 +229,7 @@ class EnclaveIdentity:
     levels: tuple[SvnLevel, ...]
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def from_json(cls, data: bytes) -> EnclaveIdentity:
         """Read the inner object.
 

@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat import asn1
@@ -25,6 +26,8 @@ COMPONENTS = 16
 # Leaf, intermediate and root, in base64.
 MAX_CHAIN = 3 * 2 * MAX_CERTIFICATE
 _MAX_CERTIFICATES = 3
+# Chains and certificates are the same for every quote of a platform: each is read once.
+_REMEMBERED = 256
 
 _OID = "1.2.840.113741.1.13.1"
 _OID_PPID = f"{_OID}.1"
@@ -54,7 +57,8 @@ class _Entries:
     items: list[_Entry]
 
 
-def load_chain(pem: bytes, field: str) -> list[x509.Certificate]:
+@lru_cache(_REMEMBERED)
+def load_chain(pem: bytes, field: str) -> tuple[x509.Certificate, ...]:
     """Read one to three certificates in PEM, in any order, with the NULs that quotes end with.
 
     Raises:
@@ -80,7 +84,7 @@ def load_chain(pem: bytes, field: str) -> list[x509.Certificate]:
         rest = rest[match.end() :]
     if not certificates:
         raise Malformed("no certificate", field=field, expected=f"1 to {_MAX_CERTIFICATES}")
-    return certificates
+    return tuple(certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class PckCertificate:
     sgx_type: int
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def from_certificate(cls, certificate: x509.Certificate) -> PckCertificate:
         """Read the extension of `certificate`.
 

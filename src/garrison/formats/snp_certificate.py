@@ -13,6 +13,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -47,6 +48,10 @@ _OID_CSP_ID = f"{_PREFIX}.5"
 # Turin's hardware identifier has 8 bytes; in a report, zeros follow it.
 _HWID_SIZES = {Product.MILAN: CHIP_ID_SIZE, Product.GENOA: CHIP_ID_SIZE, Product.TURIN: 8}
 _KINDS = {"SEV-VCEK": SigningKey.VCEK, "SEV-VLEK": SigningKey.VLEK}
+
+# Certificates and lists are the same for every piece of evidence of a platform, and each is read
+# once. Those that cannot be read are not kept; a flood of others only costs reading them again.
+_REMEMBERED = 512
 
 # What the library raises for a certificate or a list that it cannot read.
 _UNREADABLE = (
@@ -87,14 +92,19 @@ def load_certificate(der: bytes, field: str) -> x509.Certificate:
     """
     check_size(der, MAX_CERTIFICATE, field)
     try:
-        with _strictly():
-            certificate = x509.load_der_x509_certificate(der)
-            # The library reads on demand. Whatever it would refuse later, it refuses now.
-            _ = (certificate.subject, certificate.issuer, certificate.extensions)
-            _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
-            _ = certificate.signature_hash_algorithm
+        return _certificate(der)
     except _UNREADABLE as error:
         raise Malformed("not an X.509 certificate", field=field) from error
+
+
+@lru_cache(_REMEMBERED)
+def _certificate(der: bytes) -> x509.Certificate:
+    with _strictly():
+        certificate = x509.load_der_x509_certificate(der)
+        # The library reads on demand. Whatever it would refuse later, it refuses now.
+        _ = (certificate.subject, certificate.issuer, certificate.extensions)
+        _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
+        _ = certificate.signature_hash_algorithm
     return certificate
 
 
@@ -106,20 +116,27 @@ def load_crl(der: bytes, field: str) -> x509.CertificateRevocationList:
     """
     check_size(der, MAX_CRL, field)
     try:
-        with _strictly():
-            crl = x509.load_der_x509_crl(der)
-            # The library reads on demand. Whatever it would refuse later, it refuses now.
-            _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
-            _ = crl.signature_hash_algorithm
-            _ = [entry.serial_number for entry in crl]
+        return _crl(der)
+    except Malformed as error:
+        raise Malformed(
+            error.message, field=field, found=error.found, expected=error.expected
+        ) from error
     except _UNREADABLE as error:
         raise Malformed("not a revocation list", field=field) from error
+
+
+@lru_cache(_REMEMBERED // 8)
+def _crl(der: bytes) -> x509.CertificateRevocationList:
+    with _strictly():
+        crl = x509.load_der_x509_crl(der)
+        # The library reads on demand. Whatever it would refuse later, it refuses now.
+        _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
+        _ = crl.signature_hash_algorithm
+        _ = [entry.serial_number for entry in crl]
     critical = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
     if critical:
         # RFC 5280, section 5.2: such a list may cover less than it seems to.
-        raise Malformed(
-            "critical extensions", field=field, found=", ".join(critical), expected="none"
-        )
+        raise Malformed("critical extensions", found=", ".join(critical), expected="none")
     return crl
 
 
@@ -160,6 +177,7 @@ class VekCertificate:
     csp_id: str | None
 
     @classmethod
+    @lru_cache(_REMEMBERED)
     def from_bytes(cls, der: bytes) -> VekCertificate:
         """Read the certificate and its extensions.
 

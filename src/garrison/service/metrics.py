@@ -35,6 +35,11 @@ class _Family:
         self._real: Any = None
         _FAMILIES.append(self)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is counted."""
+        return self._real is not None
+
     def _child(self, labels: tuple[str, ...]) -> Any:
         return self._real.labels(*labels) if labels else self._real
 

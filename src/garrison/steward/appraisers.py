@@ -11,11 +11,11 @@ from garrison.appraisal import sgx as sgx_appraisal
 from garrison.appraisal import tdx as tdx_appraisal
 from garrison.appraisal.snp import appraise
 from garrison.endorsements.pcs import Ca, IntelTee
-from garrison.errors import Malformed, Rejected, Unverified
+from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.azure import AzureEvidence, HclReport, quote_nonce
 from garrison.formats.csr import EnarxEvidence
 from garrison.formats.evidence import Tee
-from garrison.formats.sgx_evidence import quote_from_enarx
+from garrison.formats.sgx_evidence import EnarxSgxEvidence
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.service.stages import stage
 from garrison.verification import azure, cca, nitro
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from garrison.formats.evidence import Evidence
     from garrison.steward.issuance import Appraiser
     from garrison.steward.policy import TeePolicies
-    from garrison.verification.roots import Roots
+    from garrison.verification.dcap import QuoteChain
     from garrison.verification.snp import SnpClaims
     from garrison.verification.verified import Verified
 
@@ -91,7 +91,10 @@ class NitroAppraiser:
 
 
 class SgxAppraiser:
-    """SGX enclaves: collateral from where the policy says, Intel's root and those it names."""
+    """SGX enclaves: collateral from where the policy says, Intel's root and those it names.
+
+    Where there is none, that of the original's keeps may do, if the policy admits what it lacks.
+    """
 
     def __init__(self, policy: sgx_appraisal.SgxPolicy, source: EndorsementSource) -> None:
         """Take `policy`, and where its collateral comes from.
@@ -107,14 +110,23 @@ class SgxAppraiser:
         self, evidence: Evidence | EnarxEvidence, expected_report_data: bytes, now: datetime
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
+        original = None
         if isinstance(evidence, EnarxEvidence):
-            quote = quote_from_enarx(evidence.der)
+            original = EnarxSgxEvidence.from_der(evidence.der)
+            quote = original.quote
         else:
             quote = evidence.payload
+        with stage("chain"):
+            chain = verify_quote_chain(quote, self._roots, now)
         with stage("endorsements"):
-            collateral = collateral_for(quote, IntelTee.SGX, self._source, self._roots, now)
+            try:
+                collateral = collateral_for(chain, IntelTee.SGX, self._source)
+            except Unavailable:
+                if original is None or self._policy.platform.qe_identity_required:
+                    raise
+                collateral = original.collateral(chain.value.pck.issuer_name)
         with stage("verify"):
-            verified = sgx_claims(verify_quote(quote, collateral, self._roots, now))
+            verified = sgx_claims(verify_quote(chain, collateral, self._roots, now))
         with stage("appraise"):
             return sgx_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
@@ -137,10 +149,12 @@ class TdxAppraiser:
     ) -> AttestationResult:
         """See `garrison.steward.issuance.Appraiser.appraise`."""
         quote = _payload(evidence, Tee.TDX)
+        with stage("chain"):
+            chain = verify_quote_chain(quote, self._roots, now)
         with stage("endorsements"):
-            collateral = collateral_for(quote, IntelTee.TDX, self._source, self._roots, now)
+            collateral = collateral_for(chain, IntelTee.TDX, self._source)
         with stage("verify"):
-            verified = tdx_claims(verify_quote(quote, collateral, self._roots, now))
+            verified = tdx_claims(verify_quote(chain, collateral, self._roots, now))
         with stage("appraise"):
             return tdx_appraisal.appraise(verified, self._policy, expected_report_data, now)
 
@@ -171,8 +185,10 @@ class AzureAppraiser:
             if self._tdx is None:
                 raise _beneath(Tee.TDX)
             tdx_policy, roots = self._tdx
+            with stage("chain"):
+                chain = verify_quote_chain(parsed.td_quote, roots, now)
             with stage("endorsements"):
-                collateral = collateral_for(parsed.td_quote, IntelTee.TDX, self._source, roots, now)
+                collateral = collateral_for(chain, IntelTee.TDX, self._source)
 
             def on_tdx(verified: Verified[TdxClaims], report_data: bytes) -> AttestationResult:
                 return tdx_appraisal.appraise(verified, tdx_policy, report_data, now)
@@ -236,19 +252,17 @@ def appraisers_of(tees: TeePolicies, source: EndorsementSource) -> dict[Tee, App
 
 
 def collateral_for(
-    quote: bytes, tee: IntelTee, source: EndorsementSource, roots: Roots, now: datetime
+    chain: Verified[QuoteChain], tee: IntelTee, source: EndorsementSource
 ) -> DcapCollateral:
     """Intel's collateral for a quote; nothing is looked for unless its chain is good.
 
     Raises:
-        Malformed: the quote cannot be read.
-        Unverified: its signatures or its chain are not good.
         Unavailable: the collateral cannot be had.
     """
-    chain = verify_quote_chain(quote, roots, now)
-    pck = chain.pck
+    pck = chain.value.pck
     ca = Ca.PLATFORM if "Platform" in pck.issuer_name else Ca.PROCESSOR
-    root = chain.anchor.name if chain.anchor.simulated else None
+    anchor = chain.value.anchor
+    root = anchor.name if anchor.simulated else None
     return source.for_dcap(tee, pck.fmspc.hex(), ca, root)
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _SERIAL_SIZE = 16
 _OWN_LIFETIME = timedelta(minutes=10)
+_NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
+_SIGNS = key_usage(digital_signature=True)
+_BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+_CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
 def issue_certificate(
@@ -56,9 +60,8 @@ def issue_certificate(
     common_name = identity.common_name()
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
     names += [x509.DNSName(name) for name in dns_names]
-    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     extension = x509.UnrecognizedExtension(WORKLOAD_IDENTITY_OID, identity.to_der())
-    return _sign(authority, public_key, common_name, names, usages, [extension], lifetime, now)
+    return _sign(authority, public_key, common_name, names, _BOTH, [extension], lifetime, now)
 
 
 def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes, bytes]:
@@ -74,8 +77,7 @@ def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes
     """
     key = ec.generate_private_key(ec.SECP256R1())
     names = [x509.UniformResourceIdentifier(f"spiffe://{authority.trust_domain}/steward")]
-    usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-    certificate = _sign(authority, key.public_key(), None, names, usages, [], _OWN_LIFETIME, now)
+    certificate = _sign(authority, key.public_key(), None, names, _CLIENT, [], _OWN_LIFETIME, now)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     # The root is the drawbridge's own; what is between it and the leaf it is shown.
     chain = (certificate, *reversed(authority.path[1:]))
@@ -87,7 +89,7 @@ def _sign(
     public_key: ec.EllipticCurvePublicKey,
     common_name: str | None,
     names: Sequence[x509.GeneralName],
-    usages: Sequence[x509.ObjectIdentifier],
+    usages: x509.ExtendedKeyUsage,
     extensions: Sequence[x509.UnrecognizedExtension],
     lifetime: timedelta,
     now: datetime,
@@ -102,8 +104,21 @@ def _sign(
             hint="make a new one with `garrison steward rollover`, and distribute root.pem",
         )
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
-    builder = (
-        x509.CertificateBuilder()
+    key_identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    parts: tuple[tuple[x509.ExtensionType, bool], ...] = (
+        (_NOT_A_CA, True),
+        (_SIGNS, True),
+        (usages, False),
+        (x509.SubjectAlternativeName(names), not subject),
+        *((extension, False) for extension in extensions),
+        (key_identifier, False),
+        (authority_key_identifier(issuer), False),
+    )
+    return (
+        # All at once: one by one each would be a copy of those before it.
+        x509.CertificateBuilder(
+            extensions=[x509.Extension(value.oid, critical, value) for value, critical in parts]
+        )
         .subject_name(x509.Name(subject))
         .issuer_name(issuer.subject)
         .public_key(public_key)
@@ -111,15 +126,5 @@ def _sign(
         .serial_number((int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1)
         .not_valid_before(max(now - BACKDATE, issuer.not_valid_before_utc))
         .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=not subject)
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    return (
-        builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(authority_key_identifier(issuer), critical=False)
         .sign(authority.key, authority.hash_algorithm)
     )

@@ -1,8 +1,10 @@
 """Evidence in files, verified and appraised without a network and without issuing anything.
 
 `garrison.steward.offline_read` says what the evidence claims, before anybody has verified a word
-of it; `judge` verifies, and holds it to a policy where there is one. Without a policy nothing is
-admitted: genuine evidence is called genuine, and no more.
+of it; `judge` verifies, and holds it to a policy. Where the user gives none it is held to
+`BASELINE`, what nobody should do without: no TEE that its host may debug, no platform that its
+vendor calls out of date. Whoever passes that is called genuine, and not admitted: which keeps
+are wanted only a policy can say.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from garrison.appraisal import nitro as nitro_appraisal
 from garrison.appraisal import snp as snp_appraisal
-from garrison.endorsements.store import SnpEndorsementStore
-from garrison.errors import Rejected, Unverified
+from garrison.appraisal.reference import ANY
+from garrison.errors import Misuse, Rejected, Unavailable, Unverified
 from garrison.formats.azure import AzureEvidence
 from garrison.formats.evidence import Tee
 from garrison.formats.nitro import NitroDocument
-from garrison.steward.deny import Deny
-from garrison.steward.offline_kinds import Kind, Means, judge_kind
+from garrison.formats.snp import Report
+from garrison.formats.snp_evidence import SnpEvidence
+from garrison.formats.strict_toml import Table
+from garrison.formats.tpm import Quote
+from garrison.steward.offline_kinds import Genuine, Means, judge_kind
+from garrison.steward.offline_read import VekChain
 from garrison.steward.policy import Policy, TeePolicies, read_policy_file
 from garrison.verification import nitro, snp
 from garrison.verification.roots import Roots
@@ -29,13 +35,64 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from garrison.appraisal.result import AttestationResult
-    from garrison.formats.dcap_collateral import DcapCollateral
-    from garrison.formats.snp_evidence import SnpEvidence
+    from garrison.steward.deny import Deny
     from garrison.steward.offline_read import Found
     from garrison.verification.cca import PlatformKey
 
 # Offline nothing is certified: an original's policy, which names no domain, needs none.
 _NO_DOMAIN = "offline.invalid"
+# The statuses of Intel's that a platform may have which lacks no update.
+STATUSES = (
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+)
+BASELINE = """
+[snp]
+measurements = "any"
+products = "any"
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+vmpl = "any"
+abi_minimum = "any"
+smt = true
+single_socket = false
+crl = "optional"
+endorsements = []
+[nitro.pcrs]
+others = "any"
+[sgx]
+measurements = "any"
+signers = "any"
+config_ids = "any"
+features = "any"
+misc_select = "any"
+tcb_statuses = {statuses}
+advisories = "any"
+[tdx]
+mr_td = "any"
+mr_seam = "any"
+mr_config_id = "any"
+mr_owner = "any"
+mr_owner_config = "any"
+mr_service_td = "any"
+migratable = true
+perfmon = true
+sept_ve_disable = false
+tcb_statuses = {statuses}
+advisories = "any"
+[tdx.rtmrs]
+others = "any"
+[azure]
+secure_boot = "any"
+console = "any"
+[azure.pcrs]
+others = "any"
+"""
 
 
 def load_policies(path: Path) -> tuple[TeePolicies, Deny]:
@@ -45,6 +102,8 @@ def load_policies(path: Path) -> tuple[TeePolicies, Deny]:
         Misuse: the file cannot be read.
         Malformed: it is none of them.
     """
+    from garrison.steward.deny import Deny
+
     table = read_policy_file(path, _NO_DOMAIN)
     if "trust_domain" in table:
         policy = Policy.load(path, _NO_DOMAIN)
@@ -52,6 +111,21 @@ def load_policies(path: Path) -> tuple[TeePolicies, Deny]:
     found = TeePolicies.from_table(table, path.parent)
     table.done()
     return found, Deny()
+
+
+def baseline(base: Path, statuses: Sequence[str] = ()) -> TeePolicies:
+    """What evidence is held to where there is no policy.
+
+    Args:
+        base: a directory; the baseline names no files.
+        statuses: statuses of Intel's that are admitted besides `STATUSES`.
+
+    Raises:
+        Malformed: one of `statuses` is none.
+    """
+    listed = ", ".join(f'"{each}"' for each in dict.fromkeys((*STATUSES, *statuses)))
+    text = BASELINE.format(statuses=f"[{listed}]")
+    return TeePolicies.from_table(Table.parse(text, source="TCB status"), base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +137,9 @@ class Judgement:
         simulated: whether it is a simulated one: then it proves nothing.
         crl_checked: whether a revocation list was there to be checked; None where the TEE has none.
         facts: what the certificates say of the platform.
-        result: every check; None without a policy.
+        result: every check; None where there is nothing that a policy could be held to.
+        by_baseline: whether the checks are those of the baseline.
+        lacks: what was not looked at, for a user to know.
     """
 
     root: str
@@ -71,31 +147,39 @@ class Judgement:
     crl_checked: bool | None
     facts: Mapping[str, str]
     result: AttestationResult | None
+    by_baseline: bool
+    lacks: tuple[str, ...] = ()
 
 
-def judge(
-    found: Found,
-    policies: TeePolicies | None,
-    deny: Deny,
-    *,
-    now: datetime,
-    endorsements: Sequence[Path] = (),
-    report_data: bytes | None = None,
-    collateral: DcapCollateral | None = None,
-    platforms: tuple[PlatformKey, ...] = (),
-) -> Judgement:
-    """Verify `found`, and hold it to `policies`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What evidence is held to.
 
-    Args:
-        found: the evidence.
-        policies: what is admitted; None to verify alone.
-        deny: what is not, whatever the rest says.
+    Attributes:
         now: the time.
-        endorsements: directories of endorsements, beside those of evidence and policy.
+        policies: what is admitted.
+        deny: what is not, whatever the rest says.
+        by_baseline: whether `policies` are those of the baseline.
         report_data: what the evidence must be bound to, 64 bytes. It goes before what a
             certificate request binds it to.
-        collateral: Intel's, for a quote; it goes before what came with the evidence.
         platforms: keys of CCA platforms that are trusted, beside the policy's.
+        nonce: what a TPM of Azure's, or a Nitro document, must have quoted, as it stands there.
+        insecure_signatures_only: whether a quote without collateral may be called genuine for its
+            signatures alone, which says nothing of whether its platform was revoked.
+    """
+
+    now: datetime
+    policies: TeePolicies
+    deny: Deny
+    by_baseline: bool
+    report_data: bytes | None = None
+    platforms: tuple[PlatformKey, ...] = ()
+    nonce: bytes | None = None
+    insecure_signatures_only: bool = False
+
+
+def judge(found: Found, wanted: Wanted) -> Judgement:
+    """Verify `found`, and hold it to what is wanted.
 
     Raises:
         Malformed: it cannot be read.
@@ -103,83 +187,145 @@ def judge(
         Rejected: the policy does not speak of this TEE. Failed checks are in the result instead.
         Unavailable: endorsements are missing.
     """
-    wanted = report_data or found.binding
-    if isinstance(found.evidence, NitroDocument):
-        judged = _judge_nitro(found.raw, policies, wanted, now)
-    elif isinstance(found.evidence, Kind):
-        store = SnpEndorsementStore.load(
-            (
-                *found.endorsements,
-                *endorsements,
-                *(() if policies is None or policies.snp is None else policies.snp.endorsements),
-            )
-        )
-        means = Means(now, store, collateral or found.collateral, platforms, found.certificates)
-        genuine = judge_kind(found.evidence, found.raw, policies, wanted, means)
-        if policies is None and not isinstance(found.evidence, AzureEvidence):
-            _check_binding(genuine.bound, wanted)
-        judged = Judgement(
-            genuine.root, genuine.simulated, genuine.crl_checked, genuine.facts, genuine.result
-        )
+    bound = wanted.report_data or found.binding
+    evidence, policies = found.evidence, wanted.policies
+    if wanted.nonce is not None:
+        _check_nonce(found, wanted.nonce)
+    if isinstance(evidence, VekChain):
+        genuine = _judge_chain(found, evidence, policies, wanted.now)
+    elif isinstance(evidence, NitroDocument):
+        genuine = _judge_nitro(found.raw, policies, bound, wanted)
+    elif isinstance(evidence, SnpEvidence):
+        genuine = _judge_snp(found, evidence, policies, bound, wanted)
     else:
-        judged = _judge_snp(found, found.evidence, policies, wanted, (now, endorsements))
-    if judged.result is None:
-        return judged
-    result = judged.result if wanted is not None else _without_binding(judged.result)
-    return replace(judged, result=deny.judge(result))
+        means = Means(
+            wanted.now,
+            found.endorsements,
+            wanted.platforms,
+            wanted.by_baseline,
+            wanted.insecure_signatures_only,
+            found.original,
+        )
+        genuine = judge_kind(evidence, found.raw, policies, bound, means)
+    result = genuine.result
+    is_bound = bound is not None or wanted.nonce is not None
+    if result is not None:
+        result = wanted.deny.judge(result if bound is not None else _without_binding(result))
+    return Judgement(
+        genuine.root,
+        genuine.simulated,
+        genuine.crl_checked,
+        genuine.facts,
+        result,
+        wanted.by_baseline,
+        (*genuine.lacks, *(() if is_bound or result is None else (_UNBOUND,))),
+    )
+
+
+_UNBOUND = "nobody said what the evidence must be bound to: it may be somebody else's, or old"
 
 
 def _judge_nitro(
-    document: bytes, policies: TeePolicies | None, wanted: bytes | None, now: datetime
-) -> Judgement:
-    policy = None if policies is None else _spoken_of(policies.nitro, Tee.NITRO)
-    verified = nitro.verify(document, Roots.load() if policy is None else policy.roots(), now)
+    document: bytes, policies: TeePolicies, bound: bytes | None, wanted: Wanted
+) -> Genuine:
+    policy = _spoken_of(policies.nitro, Tee.NITRO)
+    verified = nitro.verify(document, policy.roots(), wanted.now)
     claims = verified.value
     shown = claims.document.user_data or b""
-    result = None
-    if policy is None:
-        _check_binding(shown, wanted)
-    else:
-        result = nitro_appraisal.appraise(verified, policy, wanted or shown, now)
+    _check_binding(shown, bound, wanted)
+    result = nitro_appraisal.appraise(verified, policy, bound or shown, wanted.now)
     verified_facts = {"made at": claims.timestamp.isoformat()}
-    return Judgement(claims.anchor.name, claims.anchor.simulated, None, verified_facts, result)
+    anchor = claims.anchor
+    return Genuine(anchor.name, anchor.simulated, None, verified_facts, shown, result)
 
 
 def _judge_snp(
     found: Found,
     evidence: SnpEvidence,
-    policies: TeePolicies | None,
-    wanted: bytes | None,
-    circumstances: tuple[datetime, Sequence[Path]],
-) -> Judgement:
-    now, endorsements = circumstances
-    policy = None if policies is None else _spoken_of(policies.snp, Tee.SNP)
-    store = SnpEndorsementStore.load(
-        (*found.endorsements, *endorsements, *(() if policy is None else policy.endorsements))
-    )
-    roots = Roots.load() if policy is None else policy.roots()
-    verified = snp.verify(evidence.report, store.for_evidence(evidence, found.crls), roots, now)
+    policies: TeePolicies,
+    bound: bytes | None,
+    wanted: Wanted,
+) -> Genuine:
+    policy = _spoken_of(policies.snp, Tee.SNP)
+    found.endorsements.add_paths(policy.endorsements)
+    if not evidence.certificates:
+        raise _no_signer(Report.from_bytes(evidence.report))
+    endorsements = found.endorsements.for_snp(evidence)
+    verified = snp.verify(evidence.report, endorsements, policy.roots(), wanted.now)
     claims = verified.value
     shown = claims.report.report_data
-    result = None
-    if policy is None:
-        _check_binding(shown, wanted)
-    else:
-        result = snp_appraisal.appraise(verified, policy, wanted or shown, now)
+    _check_binding(shown, bound, wanted)
+    result = snp_appraisal.appraise(verified, policy, bound or shown, wanted.now)
     facts = {"product": claims.product.value, "reported TCB version": str(claims.tcb)}
     if claims.csp_id is not None:
         facts["provider"] = claims.csp_id
     anchor = claims.anchor
-    return Judgement(anchor.name, anchor.simulated, claims.crl_checked, facts, result)
+    return Genuine(anchor.name, anchor.simulated, claims.crl_checked, facts, shown, result)
 
 
-def _check_binding(shown: bytes, wanted: bytes | None) -> None:
-    if wanted is not None and shown != wanted:
+def _judge_chain(found: Found, chain: VekChain, policies: TeePolicies, now: datetime) -> Genuine:
+    roots = Roots.load() if policies.snp is None else policies.snp.roots()
+    evidence = SnpEvidence(b"", (chain.leaf,))
+    verified = snp.verify_chain(found.endorsements.for_snp(evidence), roots, now)
+    facts = {"product": verified.vek.product.value, "TCB version": str(verified.vek.tcb)}
+    return Genuine(
+        verified.anchor.name,
+        verified.anchor.simulated,
+        verified.crl_checked,
+        facts,
+        b"",
+        None,
+        ("there is no report: the key is genuine, and nothing is attested",),
+    )
+
+
+def _no_signer(report: Report) -> Unavailable:
+    """What to get, and where from, for a report that came without its signer's certificate."""
+    from garrison.endorsements import kds
+
+    try:
+        hint = f"get it from {kds.signer(report).url}"
+    except Unavailable as error:
+        hint = f"{error.message}; {error.hint}" if error.hint else error.message
+    return Unavailable(
+        "the certificate of the key that signed the report is not there",
+        field="SNP report",
+        expected=f"the {report.signing_key.name} certificate, with the evidence or --certificate",
+        hint=hint,
+    )
+
+
+def _check_binding(shown: bytes, bound: bytes | None, wanted: Wanted) -> None:
+    """With a policy this is one of its checks; by the baseline alone it is a question of whose."""
+    if wanted.by_baseline and bound is not None and shown != bound:
         raise Unverified(
             "the evidence is bound to another key or challenge",
             field="report data",
             found=shown.hex() or "none",
-            expected=wanted.hex(),
+            expected=bound.hex(),
+        )
+
+
+def _check_nonce(found: Found, nonce: bytes) -> None:
+    evidence = found.evidence
+    if isinstance(evidence, AzureEvidence):
+        quoted: bytes | None = Quote.from_bytes(evidence.message).extra_data
+    elif isinstance(evidence, NitroDocument):
+        quoted = evidence.nonce
+    else:
+        raise Misuse(
+            "this evidence has none",
+            field="--nonce",
+            found=found.tee,
+            expected="Azure's, or a Nitro document",
+            hint="what SNP, SGX, TDX and CCA bind is --report-data",
+        )
+    if quoted != nonce:
+        raise Unverified(
+            "another nonce",
+            field="nonce",
+            found="none" if quoted is None else quoted.hex(),
+            expected=nonce.hex(),
         )
 
 
@@ -195,5 +341,5 @@ def _spoken_of(policy: P | None, tee: Tee) -> P:
 def _without_binding(result: AttestationResult) -> AttestationResult:
     """Nobody said what the evidence must be bound to: that check would compare it with itself."""
     first, *others = result.checks
-    unbound = replace(first, wanted="any: nobody said what it must be bound to")
+    unbound = replace(first, wanted=f"{ANY}: nobody said what it must be bound to")
     return replace(result, checks=(unbound, *others))

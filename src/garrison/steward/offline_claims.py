@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from garrison.formats.nitro import NitroDocument
     from garrison.formats.snp import Report
+    from garrison.formats.snp_certificate import VekCertificate
 
 
 def snp_claims(report: Report) -> Iterator[tuple[str, str]]:
@@ -58,6 +59,15 @@ def snp_claims(report: Report) -> Iterator[tuple[str, str]]:
         yield f"{name} firmware", f"{version.major}.{version.minor} build {version.build}"
     yield "launch mitigations", f"{report.launch_mit_vector:#x}"
     yield "current mitigations", f"{report.current_mit_vector:#x}"
+
+
+def vek_claims(vek: VekCertificate) -> Iterator[tuple[str, str]]:
+    """What the certificate of an SNP signing key says, by name."""
+    yield "kind of key", vek.kind.name
+    yield "product", vek.product_name
+    yield "TCB version", str(vek.tcb)
+    yield "chip ID", "none" if vek.hwid is None else vek.hwid.hex()
+    yield "provider", vek.csp_id or "none"
 
 
 def nitro_claims(document: NitroDocument) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Quotes, Azure's evidence and CCA tokens in files: what they claim, and whether they are genuine.
 
 For `garrison.steward.offline`, as its other kinds: nothing is fetched. Intel's collateral and the
-keys of CCA platforms are what the user names; without collateral a quote is never genuine,
-however good its chain, because its platform may be revoked.
+keys of CCA platforms are what the user names; without collateral a quote is not called genuine,
+however good its chain, because its platform may be revoked: unless the user says that it may.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -25,7 +25,7 @@ from garrison.appraisal import tdx as tdx_appraisal
 from garrison.endorsements.source import simulated_collateral
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.azure import AzureEvidence, HclReport, ReportType, RuntimeData, quote_nonce
-from garrison.formats.cca import CcaToken, public_key
+from garrison.formats.cca import EXTENSIBLE_MEASUREMENTS, CcaToken, public_key
 from garrison.formats.dcap_quote import Quote, TeeType
 from garrison.formats.evidence import REPORT_DATA_SIZE
 from garrison.formats.snp import Report
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from garrison.appraisal.result import AttestationResult
-    from garrison.endorsements.store import SnpEndorsementStore
+    from garrison.appraisal.dcap import DcapPolicy
     from garrison.formats.dcap_collateral import DcapCollateral
+    from garrison.formats.sgx_evidence import EnarxSgxEvidence
+    from garrison.formats.snp_evidence import SnpEndorsements
+    from garrison.steward.offline_endorsements import Endorsements
     from garrison.steward.policy import TeePolicies
     from garrison.verification.snp import SnpClaims
     from garrison.verification.verified import Verified
@@ -64,17 +67,19 @@ class Means:
 
     Attributes:
         now: the time.
-        store: AMD's certificates.
-        collateral: Intel's collateral; None if there is none.
+        endorsements: certificates, lists and collateral.
         platforms: keys of CCA platforms that the user trusts, beside the policy's.
-        certificates: AMD's that came with the evidence, DER, the signing key's first.
+        by_baseline: whether there is no policy but the baseline.
+        insecure_signatures_only: whether signatures do where there is no collateral.
+        original: the evidence of an original's request, which brings collateral along.
     """
 
     now: datetime
-    store: SnpEndorsementStore
-    collateral: DcapCollateral | None
+    endorsements: Endorsements
     platforms: tuple[PlatformKey, ...]
-    certificates: tuple[bytes, ...] = ()
+    by_baseline: bool
+    insecure_signatures_only: bool = False
+    original: EnarxSgxEvidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class Genuine:
         crl_checked: whether revocation lists were checked; None where the TEE has none.
         facts: what was verified of the platform.
         bound: what the evidence is bound to.
-        result: every check by the policy; None without one.
+        result: every check by the policy; None where there was nothing to hold to it.
+        lacks: what was not looked at.
     """
 
     root: str
@@ -96,6 +102,7 @@ class Genuine:
     facts: dict[str, str]
     bound: bytes
     result: AttestationResult | None
+    lacks: tuple[str, ...] = ()
 
 
 def tee_of(kind: Kind) -> str:
@@ -133,9 +140,9 @@ def claims_of(kind: Kind) -> Iterator[tuple[str, str]]:
 
 
 def judge_kind(
-    kind: Kind, raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means
+    kind: Kind, raw: bytes, tees: TeePolicies, wanted: bytes | None, means: Means
 ) -> Genuine:
-    """Verify evidence of these kinds, and hold it to `tees` if given.
+    """Verify evidence of these kinds, and hold it to `tees`.
 
     Args:
         kind: the evidence.
@@ -150,15 +157,24 @@ def judge_kind(
         Rejected: the policy does not speak of this TEE.
         Unavailable: collateral or certificates are missing.
     """
-    if tees is not None and getattr(tees, tee_of(kind)) is None:
-        raise _unspoken(tee_of(kind))
-    if isinstance(kind, Quote):
-        return _quote(raw, tees, wanted, means)
     if isinstance(kind, CcaToken):
-        return _cca(raw, tees, wanted, means)
-    if isinstance(kind, HclReport):
-        return _blob(kind, tees, means)
-    return _azure(kind, tees, wanted, means)
+        found = _cca(raw, tees, wanted, means)
+    elif getattr(tees, tee_of(kind)) is None:
+        raise _unspoken(tee_of(kind))
+    elif isinstance(kind, Quote):
+        found = _quote(raw, tees, wanted, means)
+    elif isinstance(kind, HclReport):
+        return _blob(kind, means)
+    else:
+        return _azure(kind, tees, wanted, means)
+    if means.by_baseline and wanted is not None and found.bound != wanted:
+        raise Unverified(
+            "the evidence is bound to another key or challenge",
+            field="report data",
+            found=found.bound.hex() or "none",
+            expected=wanted.hex(),
+        )
+    return found
 
 
 def read_trust_anchors(data: bytes) -> tuple[PlatformKey, ...]:
@@ -167,7 +183,8 @@ def read_trust_anchors(data: bytes) -> tuple[PlatformKey, ...]:
     The identifiers are hex, the key is a JWK.
 
     Raises:
-        Malformed: it is anything else, or a key is not a point on its curve.
+        Malformed: it is anything else.
+        Unverified: a key is not a point on its curve: whatever names it, nothing is signed by it.
     """
     field = "trust anchors"
     try:
@@ -179,11 +196,10 @@ def read_trust_anchors(data: bytes) -> tuple[PlatformKey, ...]:
                 name=f"{anchor['instance-id']} of the given trust anchors",
                 implementation_id=bytes.fromhex(anchor["implementation-id"]),
                 instance_id=bytes.fromhex(anchor["instance-id"]),
-                key=public_key(
+                key=_anchor_key(
                     _JWK_CURVES[anchor["pkey"]["crv"]],
                     urlsafe_b64decode(anchor["pkey"]["x"] + "=="),
                     urlsafe_b64decode(anchor["pkey"]["y"] + "=="),
-                    field,
                 ),
                 simulated=False,
             )
@@ -195,19 +211,31 @@ def read_trust_anchors(data: bytes) -> tuple[PlatformKey, ...]:
         ) from error
 
 
-def _quote(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means) -> Genuine:
+def _anchor_key(curve: ec.EllipticCurve, x: bytes, y: bytes) -> ec.EllipticCurvePublicKey:
+    try:
+        return public_key(curve, x, y, "trust anchors")
+    except Malformed as error:
+        raise Unverified(
+            "not a key", field="trust anchors", found=error.found, expected=error.expected
+        ) from error
+
+
+def _quote(raw: bytes, tees: TeePolicies, wanted: bytes | None, means: Means) -> Genuine:
     enclave = Quote.from_bytes(raw).header.tee is TeeType.SGX
-    section = None if tees is None else (tees.sgx if enclave else tees.tdx)
-    roots = Roots.load() if section is None else section.platform.roots()
-    collateral = _collateral(raw, roots, means, section)
+    section = tees.sgx if enclave else tees.tdx
+    if section is None:
+        raise _unspoken("sgx" if enclave else "tdx")
+    roots = section.platform.roots()
+    collateral = _collateral(raw, section.platform, means)
+    if collateral is None:
+        return _signatures_only(raw, roots, means.now)
     verified = dcap.verify(raw, collateral, roots, means.now)
     claims = verified.value
     bound = claims.report.report_data
-    result = None
     if isinstance(section, sgx_appraisal.SgxPolicy):
         enclave_claims = sgx_claims(verified)
         result = sgx_appraisal.appraise(enclave_claims, section, wanted or bound, means.now)
-    elif section is not None:
+    else:
         td_claims = tdx_claims(verified)
         result = tdx_appraisal.appraise(td_claims, section, wanted or bound, means.now)
     return _of_intel(claims.platform, bound, result)
@@ -227,30 +255,52 @@ def _of_intel(
     return Genuine(anchor.name, anchor.simulated, True, facts, bound, result)  # noqa: FBT003 - named in the class
 
 
-def _collateral(
-    quote: bytes,
-    roots: Roots,
-    means: Means,
-    section: sgx_appraisal.SgxPolicy | tdx_appraisal.TdxPolicy | None,
-) -> DcapCollateral:
-    if means.collateral is not None:
-        return means.collateral
-    chain = dcap.verify_quote_chain(quote, roots, means.now)
-    if section is not None and chain.anchor.simulated:
-        directory = section.platform.simulated_endorsements.get(chain.anchor.name)
-        if directory is not None:
-            return simulated_collateral(directory)
+def _signatures_only(raw: bytes, roots: Roots, now: datetime) -> Genuine:
+    """What a quote is worth without collateral, for who has said that this is enough."""
+    chain = dcap.verify_quote_chain(raw, roots, now).value
+    facts = {"FMSPC": chain.pck.fmspc.hex(), "PCK issuer": chain.pck.issuer_name}
+    return Genuine(
+        chain.anchor.name,
+        chain.anchor.simulated,
+        False,  # noqa: FBT003 - named in the class
+        facts,
+        chain.quote.body.report_data,
+        None,
+        ("its signatures are good, and that is all: no collateral, TCB status or policy",),
+    )
+
+
+def _collateral(quote: bytes, policy: DcapPolicy, means: Means) -> DcapCollateral | None:
+    """What verifies the quote; None where signatures are to do.
+
+    Raises:
+        Malformed: the quote cannot be read.
+        Unverified: its signatures or its chain are not good.
+        Unavailable: there is none, and signatures are not enough.
+    """
+    chain = dcap.verify_quote_chain(quote, policy.roots(), means.now).value
     pck = chain.pck
+    found = means.endorsements.collateral(chain.quote.header.tee.name, pck.issuer_name)
+    directory = policy.simulated_endorsements.get(chain.anchor.name)
+    if found is None and chain.anchor.simulated and directory is not None:
+        found = simulated_collateral(directory)
+    if found is None and means.original is not None:
+        found = means.original.collateral(pck.issuer_name)
+    if found is not None or means.insecure_signatures_only:
+        return found
     raise Unavailable(
         "the quote's signatures and chain are good, but whether its platform is to be trusted"
         " Intel's collateral must say",
         field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
-        hint="give it with --collateral",
+        expected="revocation lists, TCB info and QE identity",
+        hint="give it with --collateral or --endorsements",
     )
 
 
-def _cca(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Means) -> Genuine:
-    section = None if tees is None else tees.cca
+def _cca(raw: bytes, tees: TeePolicies, wanted: bytes | None, means: Means) -> Genuine:
+    section = tees.cca
+    if section is None and not means.by_baseline:
+        raise _unspoken("cca")
     keys = (*means.platforms, *(() if section is None else section.platforms))
     if not keys:
         raise Unavailable(
@@ -261,20 +311,31 @@ def _cca(raw: bytes, tees: TeePolicies | None, wanted: bytes | None, means: Mean
     verified = cca.verify(raw, keys)
     token, anchor = verified.value.token, verified.value.anchor
     bound = token.realm.challenge
-    result = None
-    if section is not None:
-        result = cca_appraisal.appraise(verified, section, wanted or bound, means.now)
+    policy = section or replace(_CCA_BASELINE, platforms=keys)
+    result = cca_appraisal.appraise(verified, policy, wanted or bound, means.now)
     facts = {"platform lifecycle": token.platform.state.value}
     return Genuine(anchor.name, anchor.simulated, None, facts, bound, result)
 
 
+# What `garrison.steward.offline.BASELINE` says of the other TEEs: not one whose host may debug it.
+_CCA_BASELINE = cca_appraisal.CcaPolicy(
+    initial_measurements=None,
+    extensible_measurements=dict.fromkeys(range(EXTENSIBLE_MEASUREMENTS)),
+    personalization_values=None,
+    configurations=None,
+    software=None,
+    lifecycle=("secured",),
+    platforms=(),
+)
+
+
 def _azure(
-    evidence: AzureEvidence, tees: TeePolicies | None, wanted: bytes | None, means: Means
+    evidence: AzureEvidence, tees: TeePolicies, wanted: bytes | None, means: Means
 ) -> Genuine:
     quoted = TpmQuote.from_bytes(evidence.message).extra_data
     # As the TPM has it: whoever is asked for the binding is told this.
     nonce = quoted if wanted is None else quote_nonce(wanted)
-    if tees is None and not compare_digest(quoted, nonce):
+    if means.by_baseline and not compare_digest(quoted, nonce):
         raise Unverified(
             "the evidence is bound to another key or challenge",
             field="TPM quote: nonce",
@@ -283,64 +344,62 @@ def _azure(
         )
     if evidence.td_quote is not None:
         return _azure_tdx(evidence, evidence.td_quote, tees, nonce, means)
-    section = None if tees is None else tees.snp
-    if tees is not None and section is None:
+    policy, own = tees.snp, tees.azure
+    if policy is None or own is None:
         raise _unspoken("azure on snp")
-    roots = Roots.load() if section is None else section.roots()
+    means.endorsements.add_paths(policy.endorsements)
     hardware_evidence = azure_snp_evidence(evidence)
-    if not hardware_evidence.certificates:
-        hardware_evidence = replace(hardware_evidence, certificates=means.certificates)
-    endorsements = means.store.for_evidence(hardware_evidence, ())
-    verified = azure.verify_snp(evidence, endorsements, roots, means.now)
+    endorsements = _store(hardware_evidence, means)
+    verified = azure.verify_snp(evidence, endorsements, policy.roots(), means.now)
     hardware = verified.value.hardware.value
-    result = None
-    if tees is not None:
-        policy = cast("snp_appraisal.SnpPolicy", section)
 
-        def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
-            return snp_appraisal.appraise(found, policy, data, means.now)
+    def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
+        return snp_appraisal.appraise(found, policy, data, means.now)
 
-        own = cast("azure_appraisal.AzurePolicy", tees.azure)
-        result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise)
     facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
     anchor = hardware.anchor
     return Genuine(anchor.name, anchor.simulated, hardware.crl_checked, facts, b"", result)
 
 
 def _azure_tdx(
-    evidence: AzureEvidence, quote: bytes, tees: TeePolicies | None, nonce: bytes, means: Means
+    evidence: AzureEvidence, quote: bytes, tees: TeePolicies, nonce: bytes, means: Means
 ) -> Genuine:
-    section = None if tees is None else tees.tdx
-    if tees is not None and section is None:
+    policy, own = tees.tdx, tees.azure
+    if policy is None or own is None:
         raise _unspoken("azure on tdx")
-    roots = Roots.load() if section is None else section.platform.roots()
-    collateral = _collateral(quote, roots, means, section)
+    roots = policy.platform.roots()
+    collateral = _collateral(quote, policy.platform, replace(means, insecure_signatures_only=False))
+    if collateral is None:
+        raise RuntimeError("collateral was asked for")
     verified = azure.verify_tdx(evidence, collateral, roots, means.now)
-    result = None
-    if tees is not None:
-        policy = cast("tdx_appraisal.TdxPolicy", section)
 
-        def appraise(found: Verified[dcap.TdxClaims], data: bytes) -> AttestationResult:
-            return tdx_appraisal.appraise(found, policy, data, means.now)
+    def appraise(found: Verified[dcap.TdxClaims], data: bytes) -> AttestationResult:
+        return tdx_appraisal.appraise(found, policy, data, means.now)
 
-        own = cast("azure_appraisal.AzurePolicy", tees.azure)
-        result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise)
     return _of_intel(verified.value.hardware.value.platform, b"", result)
 
 
-def _blob(blob: HclReport, tees: TeePolicies | None, means: Means) -> Genuine:
+def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
+    """The chain for a report that may have come without its first certificate."""
+    if not evidence.certificates:
+        leaf = means.endorsements.signer_of(Report.from_bytes(evidence.report))
+        evidence = replace(evidence, certificates=() if leaf is None else (leaf,))
+    return means.endorsements.for_snp(evidence)
+
+
+def _blob(blob: HclReport, means: Means) -> Genuine:
     """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
-    if tees is not None or blob.kind is not ReportType.SNP:
+    if not means.by_baseline or blob.kind is not ReportType.SNP:
         raise Unverified(
             "a paravisor's report alone shows neither who sends it nor what was booted",
             field="Azure HCL report",
             found=f"no quote of the TPM, on {blob.kind.name}",
             expected="the TPM's quote too, and on TDX a TD quote",
         )
-    evidence = SnpEvidence(blob.hardware, means.certificates)
-    verified = snp.verify(
-        blob.hardware, means.store.for_evidence(evidence, ()), Roots.load(), means.now
-    )
+    endorsements = _store(SnpEvidence(blob.hardware, ()), means)
+    verified = snp.verify(blob.hardware, endorsements, Roots.load(), means.now)
     claims = verified.value
     expected = hashlib.sha256(blob.runtime).digest().ljust(REPORT_DATA_SIZE, b"\0")
     if not compare_digest(claims.report.report_data, expected):
@@ -350,9 +409,17 @@ def _blob(blob: HclReport, tees: TeePolicies | None, means: Means) -> Genuine:
             found=claims.report.report_data.hex(),
             expected=expected.hex(),
         )
-    facts = {"product": claims.product.value, "TPM": "not quoted: bound to nobody"}
+    facts = {"product": claims.product.value}
     anchor = claims.anchor
-    return Genuine(anchor.name, anchor.simulated, claims.crl_checked, facts, b"", None)
+    return Genuine(
+        anchor.name,
+        anchor.simulated,
+        claims.crl_checked,
+        facts,
+        b"",
+        None,
+        ("the TPM was not asked to quote: the report is bound to nobody",),
+    )
 
 
 def _fields(value: Any) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,11 @@
 """Evidence in files: finding out what it is, and reading it. Nothing is verified here.
 
-The kind is known by the first bytes. A file may be an SNP report, a quote, a Nitro document, a CCA
-token, Azure's evidence or its paravisor's report, Garrison's own evidence (CMW, CBOR or JSON), or
-a certificate request with evidence in it; a directory holds one of them under a known name, with
-the certificates or the collateral that came with it. Anything else is refused, as are files
+What a file wraps its evidence in is taken off first (`garrison.steward.offline_forms`). The kind is
+then known by the first bytes: an SNP report, alone or with the certificates that a host hands out
+with it; a quote; a Nitro document; a CCA token; Azure's evidence or its paravisor's report;
+Garrison's own evidence (CMW, CBOR or JSON); or a certificate request with evidence in it. A
+directory holds one of them under a known name, with the endorsements that came with it, or the
+certificate of a chip alone, whose chain can be verified. Anything else is refused, as are files
 beyond their bound.
 """
 
@@ -15,15 +17,13 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from garrison.errors import Malformed, Misuse
 from garrison.formats import cmw
 from garrison.formats.azure import AZURE_MEDIA_TYPE, AzureEvidence, HclReport
 from garrison.formats.cca import CcaToken
+from garrison.formats.ccel import read_log, replay
 from garrison.formats.csr import MAX_REQUEST, EnarxEvidence, Request
-from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
+from garrison.formats.dcap_bundle import read_bundle
 from garrison.formats.dcap_quote import Quote
 from garrison.formats.evidence import (
     CCA_MEDIA_TYPE,
@@ -36,34 +36,38 @@ from garrison.formats.evidence import (
     bound_report_data,
 )
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
-from garrison.formats.sgx_evidence import quote_from_enarx
-from garrison.formats.snp import REPORT_SIZE, Report
+from garrison.formats.sgx_evidence import EnarxSgxEvidence
+from garrison.formats.snp import REPORT_SIZE, VERSIONS, Report
+from garrison.formats.snp_certificate import VekCertificate
+from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.formats.snp_evidence import SnpEvidence
-from garrison.steward.offline_claims import nitro_claims, snp_claims
-from garrison.steward.offline_kinds import (
-    Kind,
-    claims_of,
-    read_trust_anchors,
-    tee_of,
-)
+from garrison.formats.tdx_report import TdReport
+from garrison.steward.offline_claims import nitro_claims, snp_claims, vek_claims
+from garrison.steward.offline_endorsements import Endorsements, read_file
+from garrison.steward.offline_forms import unwrap
+from garrison.steward.offline_kinds import Kind, claims_of, read_trust_anchors, tee_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from garrison.formats.dcap_collateral import DcapCollateral
     from garrison.verification.cca import PlatformKey
 
-# The longest of what is read is a certificate request.
-_MAX_FILE = MAX_REQUEST
-_REPORT = "report.bin"
-_LEAF = "vek.der"
-_DOCUMENT = "document.cbor"
-_TD_QUOTE = "quote.bin"
-_CCA_FILE = "token.cbor"
-_AZURE = "evidence.json"
-_BLOB = "hcl_report.bin"
-_COLLATERAL = "collateral.json"
+# Text of a request in hex, in JSON; the request itself is bounded by its reader.
+_MAX_FILE = 4 * MAX_REQUEST
+# What evidence is called in a directory, in the order in which it is looked for.
+_EVIDENCE = (
+    "evidence.json",
+    "request.csr.der",
+    "request.csr",
+    "hcl_report.bin",
+    "token.cbor",
+    "quote.bin",
+    "report.bin",
+    "document.cbor",
+)
+_EVENT_LOGS = ("ccel_data.bin", "ccel.bin", "event_log.bin")
+_MAX_LOG = 4 << 20
 # First bytes: a DER SEQUENCE; a CMW record, a CBOR array of two; COSE_Sign1, untagged and tagged.
 _DER = b"\x30"
 _CMW = b"\x82"
@@ -71,6 +75,10 @@ _COSE = (b"\x84", b"\xd2\x84")
 _PEM = b"-----BEGIN"
 # Version, and 2 for ECDSA-256 with P-256, of two bytes each. An SNP report has four of version.
 _QUOTE = (b"\x03\0\x02\0", b"\x04\0\x02\0", b"\x05\0\x02\0")
+_SNP = tuple(version.to_bytes(4, "little") for version in VERSIONS)
+# Linux, `struct snp_report_resp`: status, size and 24 reserved bytes stand before a report that
+# was taken from the firmware's answer as it came (56860, table 25).
+_RESPONSE = bytes(4) + REPORT_SIZE.to_bytes(4, "little") + bytes(24)
 # CBOR tags 399 and 907.
 _CCA = (b"\xd9\x01\x8f", b"\xd9\x03\x8b")
 _HCL = b"HCLA"
@@ -83,32 +91,67 @@ _READERS: dict[str, Callable[[bytes], Kind]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class VekChain:
+    """The certificate of a chip or provider, by itself: whether AMD issued it can be told."""
+
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """Evidence as it was found, unverified.
 
     Attributes:
         evidence: the evidence: a report with certificates, or a document.
-        crls: revocation lists that came with it, DER.
+        raw: its bytes.
+        endorsements: what came with it.
         binding: the report data that it must have; None where nobody said.
-        endorsements: directories that came with it.
-        collateral: Intel's collateral that came with it.
-        certificates: AMD's that came with Azure's evidence, DER, the signing key's first.
+        layers: what it was wrapped in.
+        original: the evidence of an original's request for SGX, with the collateral in it.
+        event_log: the registers that a log beside a TD's quote leads to.
     """
 
-    evidence: SnpEvidence | NitroDocument | Kind
+    evidence: SnpEvidence | NitroDocument | VekChain | Kind
     raw: bytes
-    crls: tuple[bytes, ...] = ()
+    endorsements: Endorsements
     binding: bytes | None = None
-    endorsements: tuple[Path, ...] = ()
-    collateral: DcapCollateral | None = None
-    certificates: tuple[bytes, ...] = ()
+    layers: tuple[str, ...] = ()
+    original: EnarxSgxEvidence | None = None
+    event_log: tuple[bytes, ...] | None = None
 
     @property
     def tee(self) -> Tee:
         """The kind of evidence."""
         if isinstance(self.evidence, Kind):
             return Tee(tee_of(self.evidence))
-        return Tee.SNP if isinstance(self.evidence, SnpEvidence) else Tee.NITRO
+        return Tee.NITRO if isinstance(self.evidence, NitroDocument) else Tee.SNP
+
+    @property
+    def what(self) -> str:
+        """What it was taken for, in words."""
+        evidence, layers = self.evidence, "".join(f", out of {each}" for each in self.layers)
+        request = "" if self.binding is None else ", in a certificate request"
+        if isinstance(evidence, Quote):
+            name = "an SGX" if self.tee is Tee.SGX else "a TDX"
+            kind = f"{name} quote, version {evidence.header.version}"
+            if evidence.trailing:
+                kind += f", with {len(evidence.trailing)} bytes of padding"
+        elif isinstance(evidence, SnpEvidence):
+            version = int.from_bytes(evidence.report[:4], "little")
+            kind = (
+                f"an SNP report, version {version}, with {len(evidence.certificates)} certificates"
+            )
+        elif isinstance(evidence, VekChain):
+            kind = "the certificate of an SNP signing key, without a report"
+        elif isinstance(evidence, NitroDocument):
+            kind = "a Nitro attestation document"
+        elif isinstance(evidence, CcaToken):
+            kind = "an Arm CCA token"
+        elif isinstance(evidence, AzureEvidence):
+            kind = f"Azure evidence, on {'SNP' if evidence.td_quote is None else 'TDX'}"
+        else:
+            kind = f"an Azure paravisor's report, on {evidence.kind.name}"
+        return kind + request + layers
 
     def claims(self) -> dict[str, str]:
         """What the evidence says of itself: name and value of each field.
@@ -118,17 +161,29 @@ class Found:
         """
         if isinstance(self.evidence, NitroDocument):
             return dict(nitro_claims(self.evidence))
+        if isinstance(self.evidence, VekChain):
+            return dict(vek_claims(VekCertificate.from_bytes(self.evidence.leaf)))
         if isinstance(self.evidence, Kind):
-            return dict(claims_of(self.evidence))
+            claims = dict(claims_of(self.evidence))
+            if self.event_log is not None and isinstance(self.evidence, Quote):
+                claims["event log"] = _log_claim(self.evidence, self.event_log)
+            return claims
         return dict(snp_claims(Report.from_bytes(self.evidence.report)))
 
 
-def read(path: Path, *, certificates: Sequence[Path] = (), tee: Tee | None = None) -> Found:
+def read(
+    path: Path,
+    *,
+    certificates: Sequence[Path] = (),
+    endorsements: Sequence[Path] = (),
+    tee: Tee | None = None,
+) -> Found:
     """Read evidence.
 
     Args:
-        path: a file, or a directory with `report.bin` and `vek.der`, or with `document.cbor`.
-        certificates: certificates to go with a bare report, the signing key's first.
+        path: a file, or a directory with evidence under a name of `_EVIDENCE`.
+        certificates: certificates to go with a report, the signing key's first.
+        endorsements: files and directories of endorsements.
         tee: what it must be; None to find out by its first bytes.
 
     Raises:
@@ -136,19 +191,31 @@ def read(path: Path, *, certificates: Sequence[Path] = (), tee: Tee | None = Non
         Malformed: it is no evidence that is known here.
         Unverified: a certificate request is not signed by its own key.
     """
-    found = _read_directory(path) if path.is_dir() else _read(path, certificates)
+    gathered = Endorsements()
+    gathered.add_paths(certificates)
+    if path.is_dir():
+        found = _read_directory(path, gathered)
+    else:
+        found = _read(read_file(path, _MAX_FILE), gathered)
+    gathered.add_paths(endorsements)
     if tee is not None and found.tee is not tee:
         raise Malformed("another kind of evidence", field=str(path), found=found.tee, expected=tee)
-    bare = isinstance(found.evidence, HclReport) or len(found.raw) == REPORT_SIZE
-    if certificates and (path.is_dir() or not bare):
+    signed_by_chip = found.tee is Tee.SNP or isinstance(found.evidence, AzureEvidence | HclReport)
+    if certificates and not signed_by_chip:
         raise Misuse(
-            "certificates go with a bare report", field="--certificate", found=path, expected="none"
+            "certificates go with a report of SNP or Azure",
+            field="--certificate",
+            found=found.tee,
+            expected="none",
         )
-    return found
+    return _with_signer(found)
 
 
 def of_evidence(
-    evidence: Evidence | EnarxEvidence, raw: bytes, binding: bytes | None = None
+    evidence: Evidence | EnarxEvidence,
+    raw: bytes,
+    endorsements: Endorsements,
+    binding: bytes | None = None,
 ) -> Found:
     """Read evidence that came in an envelope.
 
@@ -157,24 +224,27 @@ def of_evidence(
     """
     if isinstance(evidence, EnarxEvidence):
         if evidence.tee is Tee.SGX:
-            quote = quote_from_enarx(evidence.der)
-            return Found(Quote.from_bytes(quote), quote, binding=binding)
+            sgx = EnarxSgxEvidence.from_der(evidence.der)
+            quote = Quote.from_bytes(sgx.quote)
+            return Found(quote, sgx.quote, endorsements, binding, original=sgx)
         if evidence.tee is not Tee.SNP:
             raise _unknown(evidence.tee.value)
         original, crls = SnpEvidence.from_enarx(evidence.der)
-        return Found(original, raw, crls, binding)
+        for crl in crls:
+            endorsements.add(crl, "SNP evidence: revocation list")
+        return Found(original, raw, endorsements, binding)
     reader = _READERS.get(evidence.media_type)
     if reader is not None:
-        return Found(reader(evidence.payload), evidence.payload, binding=binding)
+        return Found(reader(evidence.payload), evidence.payload, endorsements, binding)
     if evidence.media_type == SNP_MEDIA_TYPE:
-        return Found(SnpEvidence.from_bytes(evidence.payload), raw, binding=binding)
+        return Found(SnpEvidence.from_bytes(evidence.payload), raw, endorsements, binding)
     if evidence.media_type == NITRO_MEDIA_TYPE:
         document = NitroDocument.from_bytes(evidence.payload)
-        return Found(document, evidence.payload, binding=binding)
+        return Found(document, evidence.payload, endorsements, binding)
     raise _unknown(evidence.media_type)
 
 
-def of_request(data: bytes) -> Found:
+def of_request(data: bytes, endorsements: Endorsements) -> Found:
     """Read the evidence in a certificate request; it must be bound to the request's key.
 
     Raises:
@@ -191,43 +261,87 @@ def of_request(data: bytes) -> Found:
         binding = digest(request.spki).digest().ljust(REPORT_DATA_SIZE, b"\0")
     else:
         binding = bound_report_data(request.spki, request.challenge)
-    return of_evidence(request.evidence, data, binding)
+    return of_evidence(request.evidence, data, endorsements, binding)
 
 
-def _read(path: Path, certificates: Sequence[Path]) -> Found:
-    data = _file(path)
-    if len(data) == REPORT_SIZE and not data.startswith(_QUOTE):
-        chain = tuple(_file(certificate) for certificate in certificates)
-        return Found(SnpEvidence(data, chain), data)
-    if data.startswith(_PEM):
-        return of_request(_from_pem(data))
+def _read(file: bytes, endorsements: Endorsements) -> Found:
+    unwrapped = unwrap(file)
+    for certificate in unwrapped.certificates:
+        endorsements.try_add(certificate)
+    if unwrapped.collateral is not None:
+        endorsements.whole = read_bundle(unwrapped.collateral)
+    found = _sniff(unwrapped.data, endorsements)
+    return replace(found, layers=(*unwrapped.layers, *found.layers))
+
+
+def _sniff(data: bytes, endorsements: Endorsements) -> Found:
+    """Tell what `data` is, by its first bytes."""
+    if data.startswith(_RESPONSE):
+        inner = _sniff(data[len(_RESPONSE) :], endorsements)
+        return replace(inner, layers=("the firmware's answer", *inner.layers))
+    if len(data) >= REPORT_SIZE and data.startswith(_SNP):
+        return _report(data, endorsements)
     if data.startswith(_DER):
-        return of_request(data)
+        return _der(data, endorsements)
+    if data.startswith(_PEM):
+        leaf = _vek(data)
+        if leaf is not None:
+            return Found(leaf, leaf.leaf, endorsements)
     if data.startswith(_CMW):
-        return of_evidence(cmw.decode(data), data)
+        return of_evidence(cmw.decode(data), data, endorsements)
     if data.startswith(_COSE):
-        return Found(NitroDocument.from_bytes(data), data)
+        return Found(NitroDocument.from_bytes(data), data, endorsements)
     for first, reader in (
         (_QUOTE, Quote.from_bytes),
         (_CCA, CcaToken.from_bytes),
         (_HCL, HclReport.from_bytes),
     ):
         if data.startswith(first):
-            chain = tuple(_file(certificate) for certificate in certificates)
-            return Found(reader(data), data, certificates=chain)
+            return Found(reader(data), data, endorsements)
     text = data.lstrip()
     if text.startswith(b"{"):
-        return Found(AzureEvidence.from_bytes(data), data)
+        return Found(AzureEvidence.from_bytes(data), data, endorsements)
     if text.startswith(b"["):
-        return of_evidence(_from_json(data), data)
+        return of_evidence(_from_json(data), data, endorsements)
     raise _unknown(f"{len(data)} bytes, from {data[:4].hex() or 'nothing'}")
 
 
-def _from_pem(data: bytes) -> bytes:
-    try:
-        return x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
-    except ValueError as error:
-        raise Malformed("not a certificate request in PEM", field="evidence") from error
+def _report(data: bytes, endorsements: Endorsements) -> Found:
+    """A report, and what follows it: nothing, zeros of its buffer, or a host's certificates."""
+    report, rest = data[:REPORT_SIZE], data[REPORT_SIZE:]
+    certificates: tuple[bytes, ...] = ()
+    layers: tuple[str, ...] = ()
+    if any(rest):
+        table = CertificateTable.from_bytes(rest)
+        certificates, layers = table.chain(), ("an extended report",)
+        for _, content in table.entries:
+            endorsements.try_add(content)
+    elif rest:
+        layers = (f"a buffer with {len(rest)} zeros",)
+    return Found(SnpEvidence(report, certificates), report, endorsements, layers=layers)
+
+
+def _der(data: bytes, endorsements: Endorsements) -> Found:
+    """A certificate request, or the certificate of a chip."""
+    leaf = _vek(data)
+    return of_request(data, endorsements) if leaf is None else Found(leaf, data, endorsements)
+
+
+def _vek(data: bytes) -> VekChain | None:
+    found = Endorsements()
+    found.try_add(data)
+    veks = found.veks()
+    return VekChain(veks[0]) if veks else None
+
+
+def _with_signer(found: Found) -> Found:
+    """Add the certificate of the key that signed a report, if it came beside it."""
+    evidence = found.evidence
+    if isinstance(evidence, SnpEvidence) and not evidence.certificates:
+        leaf = found.endorsements.signer_of(Report.from_bytes(evidence.report))
+        if leaf is not None:
+            return replace(found, evidence=replace(evidence, certificates=(leaf,)))
+    return found
 
 
 def _from_json(data: bytes) -> Evidence:
@@ -247,38 +361,36 @@ def _from_json(data: bytes) -> Evidence:
     raise Malformed("wrong form", field="CMW record", expected='["media type", "base64url"]')
 
 
-def _read_directory(path: Path) -> Found:
-    bundle = path / _COLLATERAL
-    collateral = load_collateral(bundle) if bundle.exists() else None
-    for name in (_AZURE, _BLOB, _CCA_FILE, _TD_QUOTE):
-        if (path / name).exists():
-            found = _read(path / name, ())
-            if (path / _LEAF).exists():
-                leaf = _file(path / _LEAF)
-                found = replace(found, endorsements=(path,), certificates=(leaf,))
-            return replace(found, collateral=collateral)
-    if (path / _REPORT).exists():
-        report, leaf = _file(path / _REPORT), _file(path / _LEAF)
-        return Found(SnpEvidence(report, (leaf,)), report, endorsements=(path,))
-    if (path / _DOCUMENT).exists():
-        data = _file(path / _DOCUMENT)
-        return Found(NitroDocument.from_bytes(data), data)
-    names = (_AZURE, _BLOB, _CCA_FILE, _TD_QUOTE, _DOCUMENT)
-    raise Misuse(
-        "no evidence in this directory",
-        field=str(path),
-        expected=f"{_REPORT} with {_LEAF}, or {', '.join(names)}",
-    )
+def _read_directory(path: Path, endorsements: Endorsements) -> Found:
+    name = next((name for name in _EVIDENCE if (path / name).exists()), None)
+    found = None
+    if name is not None:
+        found = _read(read_file(path / name, _MAX_FILE), endorsements)
+    endorsements.add_paths([path])
+    if found is None:
+        veks = endorsements.veks()
+        if not veks:
+            raise Misuse(
+                "no evidence in this directory",
+                field=str(path),
+                expected=f"{', '.join(_EVIDENCE)}, or an SNP signing key's certificate",
+            )
+        found = Found(VekChain(veks[0]), veks[0], endorsements)
+    log = next((path / name for name in _EVENT_LOGS if (path / name).exists()), None)
+    if log is not None and isinstance(found.evidence, Quote):
+        found = replace(found, event_log=replay(read_log(read_file(log, _MAX_LOG))))
+    return found
 
 
-def load_collateral(path: Path) -> DcapCollateral:
-    """Read a file of Intel's collateral.
-
-    Raises:
-        Misuse: it cannot be read.
-        Malformed: it is not collateral.
-    """
-    return read_bundle(_file(path, MAX_BUNDLE))
+def _log_claim(quote: Quote, registers: tuple[bytes, ...]) -> str:
+    if not isinstance(quote.body, TdReport):
+        return "there, and not looked at: it is not a TD's"
+    wrong = [
+        f"RTMR{index}"
+        for index, (found, wanted) in enumerate(zip(quote.body.rtmrs, registers, strict=True))
+        if found != wanted
+    ]
+    return f"does not lead to {', '.join(wrong)}" if wrong else "leads to all RTMRs"
 
 
 def load_trust_anchors(path: Path) -> tuple[PlatformKey, ...]:
@@ -287,19 +399,9 @@ def load_trust_anchors(path: Path) -> tuple[PlatformKey, ...]:
     Raises:
         Misuse: it cannot be read.
         Malformed: it holds anything else.
+        Unverified: a key is none.
     """
-    return read_trust_anchors(_file(path))
-
-
-def _file(path: Path, limit: int = _MAX_FILE) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
-    if len(data) > limit:
-        raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
-    return data
+    return read_trust_anchors(read_file(path, _MAX_FILE))
 
 
 def _unknown(found: str) -> Malformed:

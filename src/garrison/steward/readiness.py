@@ -35,7 +35,8 @@ def check(steward: Steward, now: datetime) -> None:
         return
     if tees.snp is not None and tees.snp.crl_required:
         source.check_snp(tees.snp.products or tuple(Product))
-    if tees.sgx is not None:
+    # Without that, the collateral that the original's keeps bring along does.
+    if tees.sgx is not None and tees.sgx.platform.qe_identity_required:
         source.check_dcap(IntelTee.SGX)
     if tees.tdx is not None:
         source.check_dcap(IntelTee.TDX)

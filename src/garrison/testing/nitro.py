@@ -36,9 +36,15 @@ def certificate(subject: str, issuer: str, **changes: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class FakeNitro:
-    """A simulated AWS and one enclave."""
+    """A simulated AWS and one enclave.
+
+    Attributes:
+        root: what the root's key is called.
+        now: when documents are made, and their certificates are valid.
+    """
 
     root: str = "nitro root"
+    now: datetime = NOW
 
     def roots(self) -> Roots:
         """The roots of one who trusts this one as the simulated root `test`."""
@@ -48,11 +54,12 @@ class FakeNitro:
 
     def chain(self) -> list[bytes]:
         """The certificates, root first, leaf last."""
+        start = self.now - timedelta(hours=1)
         return [
-            certificate(self.root, self.root),
-            certificate("zone", self.root, path_length=1),
-            certificate("instance", "zone", path_length=0),
-            certificate("enclave", "instance", ca=False),
+            certificate(self.root, self.root, start=start),
+            certificate("zone", self.root, path_length=1, start=start),
+            certificate("instance", "zone", path_length=0, start=start),
+            certificate("enclave", "instance", ca=False, start=start),
         ]
 
     def document(
@@ -77,7 +84,7 @@ class FakeNitro:
         fields = {
             "module_id": "i-0-enc0",
             "digest": "SHA384",
-            "timestamp": int(NOW.timestamp() * 1000) - 500,
+            "timestamp": int(self.now.timestamp() * 1000) - 500,
             "pcrs": {index: bytes([index]) * 48 for index in range(1, 17)} | {0: b"\xab" * 48},
             "certificate": leaf,
             "cabundle": bundle,

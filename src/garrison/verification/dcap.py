@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -18,21 +19,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from garrison.errors import Unverified
 from garrison.formats.dcap_collateral import EnclaveIdentity, Signed, TcbInfo
 from garrison.formats.dcap_quote import CertificationKind, Quote
-from garrison.formats.sgx_certificate import load_chain
+from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.sgx_report import SgxReport
 from garrison.formats.snp_certificate import load_crl
 from garrison.verification.dcap_chain import (
     check_crl,
     check_der_signature,
     check_not_revoked,
-    check_pck,
-    check_root,
+    check_pck_chain,
     check_tcb_signer,
     check_window,
     der_signature,
 )
-from garrison.verification.dcap_tcb import evaluate
+from garrison.verification.dcap_tcb import evaluate, platform_of
 from garrison.verification.verified import Verified, mint
+from garrison.verification.x509 import REMEMBERED, check_validity
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from garrison.formats.dcap_collateral import DcapCollateral
-    from garrison.formats.sgx_certificate import PckCertificate
     from garrison.formats.tdx_report import TdReport
-    from garrison.verification.dcap_tcb import TcbVerdict
+    from garrison.verification.dcap_tcb import TcbVerdict, TdPlatform
     from garrison.verification.roots import Anchor, Roots
 
 
@@ -92,10 +92,11 @@ class QuoteChain:
     issuer: x509.Certificate
     root: x509.Certificate
     anchor: Anchor
+    qe_report: SgxReport
 
 
 def verify(
-    quote: bytes, collateral: DcapCollateral, roots: Roots, now: datetime
+    quote: bytes | Verified[QuoteChain], collateral: DcapCollateral, roots: Roots, now: datetime
 ) -> Verified[SgxClaims] | Verified[TdxClaims]:
     """Verify a quote.
 
@@ -114,7 +115,9 @@ def verify(
     8. The PCK's is its own issuer's and current; the PCK is not on it ([P] 3).
     9. TCB info and QE identity are signed by the TCB signing certificate under the same root,
        valid and not revoked; the signature covers the exact bytes as served ([S]).
-    10. Both are current.
+    10. Both are current. Without a QE identity, which collateral of the original's keeps lacks,
+        the quoting enclave of an SGX quote is held to Intel's signer and product alone; then
+        the verdict says that nothing is known of its version, and a policy must admit that.
     11. They are of this TEE, platform (FMSPC) and provisioning enclave (PCE ID); the quoting
         enclave and the TDX module are Intel's; levels match (`garrison.verification.dcap_tcb`).
 
@@ -125,7 +128,8 @@ def verify(
     collateral does not order.
 
     Args:
-        quote: the quote, as the platform made it.
+        quote: the quote, as the platform made it; or what `verify_quote_chain` gave for it, by
+            these roots and at this time.
         collateral: Intel's collateral for the platform.
         roots: the trusted roots.
         now: the time.
@@ -135,40 +139,28 @@ def verify(
         Unverified: a step fails.
     """
     # 1. to 6. The quote.
-    chain = verify_quote_chain(quote, roots, now)
-    # 7. Root's revocation list.
-    root_crl = load_crl(collateral.root_crl, "root revocation list")
-    ends = [check_crl(root_crl, chain.root, now, "root revocation list")]
-    check_not_revoked(chain.issuer, root_crl, "PCK chain: intermediate")
-    # 8. PCK's revocation list.
-    pck_crl = load_crl(collateral.pck_crl, "PCK revocation list")
-    ends.append(check_crl(pck_crl, chain.issuer, now, "PCK revocation list"))
-    check_not_revoked(chain.pck.certificate, pck_crl, "PCK certificate")
-    # 9. Signatures of the collateral.
-    info_signed = Signed.from_bytes(collateral.tcb_info, "tcbInfo")
-    identity_signed = Signed.from_bytes(collateral.qe_identity, "enclaveIdentity")
-    for signed, pem, field in (
-        (info_signed, collateral.tcb_info_chain, "TCB info"),
-        (identity_signed, collateral.qe_identity_chain, "QE identity"),
-    ):
-        signer = _check_signed(signed, pem, chain, root_crl, now, field)
-        ends.append(signer.not_valid_after_utc)
-    info = TcbInfo.from_json(info_signed.data)
-    identity = EnclaveIdentity.from_json(identity_signed.data)
-    # 10. Time windows.
-    check_window(info.issued, info.expires, now, "TCB info")
-    check_window(identity.issued, identity.expires, now, "QE identity")
-    ends += [info.expires, identity.expires]
-    ends += [each.not_valid_after_utc for each in (chain.root, chain.issuer, chain.pck.certificate)]
+    chain = (verify_quote_chain(quote, roots, now) if isinstance(quote, bytes) else quote).value
+    # 7. to 10. The collateral: what of it does not depend on the time, and then the time.
+    genuine = _genuine(collateral, chain.issuer, chain.root)
+    for start, end, field in genuine.windows:
+        check_window(start, end, now, field)
+    for certificate, field in genuine.signers:
+        check_validity(certificate, now, field)
+    check_not_revoked(chain.pck.certificate, genuine.pck_crl, "PCK certificate")
+    info, identity = genuine.info, genuine.identity
     # 11. TCB.
     body = chain.quote.body
-    qe_report = SgxReport.from_bytes(chain.quote.signature.qe_report)
     platform = DcapPlatform(
         fmspc=chain.pck.fmspc,
         issuer=chain.pck.issuer_name,
-        tcb=evaluate(info, identity, chain.pck, qe_report, body),
-        evaluation=min(info.evaluation, identity.evaluation),
-        valid_until=min(ends),
+        tcb=_verdict(
+            genuine,
+            chain.pck.certificate,
+            chain.quote.signature.qe_report,
+            platform_of(body),
+        ),
+        evaluation=min(each.evaluation for each in (info, identity) if each is not None),
+        valid_until=min(genuine.ends, chain.pck.certificate.not_valid_after_utc),
         anchor=chain.anchor,
     )
     if isinstance(body, SgxReport):
@@ -176,7 +168,7 @@ def verify(
     return mint(TdxClaims(body, platform))
 
 
-def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> QuoteChain:
+def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> Verified[QuoteChain]:
     """Steps 1 to 6 of `verify`: all that needs no collateral.
 
     A result without the other steps vouches for nothing: the platform may be revoked, outdated,
@@ -197,17 +189,15 @@ def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> QuoteChain:
             expected=f"{CertificationKind.PCK_CHAIN:d}",
             hint="have the platform registered, and its PCK certificate in the host's cache",
         )
-    certificates = load_chain(signature.certification, "PCK chain")
-    # 2. Root.
-    root, anchor = check_root(certificates, roots, now, "PCK chain")
-    # 3. PCK certificate.
-    issuer, pck = check_pck(certificates, root, now)
+    # 2. Root. 3. PCK certificate.
+    pck_chain = check_pck_chain(signature.certification, roots, now, "PCK chain")
+    pck = pck_chain.pck
     # 4. Report of the quoting enclave.
     check_der_signature(
         pck.certificate, der_signature(signature.qe_signature), signature.qe_report, "QE report"
     )
     # 5. Attestation key.
-    qe_report = SgxReport.from_bytes(signature.qe_report)
+    qe_report = _qe_report(signature.qe_report)
     bound = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
     if qe_report.report_data != bound.ljust(64, b"\0"):
         raise Unverified(
@@ -218,7 +208,24 @@ def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> QuoteChain:
         )
     # 6. Quote.
     _check_quote_signature(parsed)
-    return QuoteChain(parsed, pck, issuer, root, anchor)
+    return mint(
+        QuoteChain(parsed, pck, pck_chain.issuer, pck_chain.root, pck_chain.anchor, qe_report)
+    )
+
+
+@lru_cache(REMEMBERED)
+def _verdict(
+    genuine: _Genuine, pck: x509.Certificate, qe_report: bytes, platform: TdPlatform | None
+) -> TcbVerdict:
+    """Step 11: the same for all quotes of a platform, until it starts again."""
+    found = PckCertificate.from_certificate(pck)
+    return evaluate(genuine.info, genuine.identity, found, _qe_report(qe_report), platform)
+
+
+@lru_cache(REMEMBERED)
+def _qe_report(data: bytes) -> SgxReport:
+    """The report of a quoting enclave, which is the same until the platform starts again."""
+    return SgxReport.from_bytes(data)
 
 
 def _check_quote_signature(quote: Quote) -> None:
@@ -237,16 +244,68 @@ def _check_quote_signature(quote: Quote) -> None:
         ) from error
 
 
-def _check_signed(
-    signed: Signed,
-    pem: bytes,
-    chain: QuoteChain,
-    root_crl: x509.CertificateRevocationList,
-    now: datetime,
-    field: str,
-) -> x509.Certificate:
-    """Step 9 for one document; the root that came with it is none of our business."""
-    signer = check_tcb_signer(load_chain(pem, f"{field} chain"), chain.root, now, field)
-    check_not_revoked(signer, root_crl, f"{field}: signer")
-    check_der_signature(signer, der_signature(signed.signature), signed.data, field)
-    return signer
+@dataclass(frozen=True, slots=True, eq=False)
+class _Genuine:
+    """Collateral whose every signature is good, and that revokes no issuer; at whatever time.
+
+    Attributes:
+        pck_crl: the list that a PCK certificate must not be on.
+        info: the TCB info.
+        identity: the QE identity, if there is one.
+        windows: from when to when each document is good, and its name.
+        signers: the certificates of those who signed, and their names.
+        ends: when the first of all, and of the issuers' certificates, ends.
+    """
+
+    pck_crl: x509.CertificateRevocationList
+    info: TcbInfo
+    identity: EnclaveIdentity | None
+    windows: tuple[tuple[datetime, datetime, str], ...]
+    signers: tuple[tuple[x509.Certificate, str], ...]
+    ends: datetime
+
+
+@lru_cache(REMEMBERED)
+def _genuine(
+    collateral: DcapCollateral, issuer: x509.Certificate, root: x509.Certificate
+) -> _Genuine:
+    """Steps 7 to 10 of `verify`, but for the time and the PCK's own certificate.
+
+    Remembered by content: it is the same for all quotes of a kind of platform.
+    """
+    # 7. Root's revocation list.
+    name = "root revocation list"
+    root_crl = load_crl(collateral.root_crl, name)
+    windows = [(*check_crl(root_crl, root, name), name)]
+    check_not_revoked(issuer, root_crl, "PCK chain: intermediate")
+    # 8. PCK's revocation list.
+    name = "PCK revocation list"
+    pck_crl = load_crl(collateral.pck_crl, name)
+    windows.append((*check_crl(pck_crl, issuer, name), name))
+    # 9. and 10. Signatures of the collateral, and its time windows.
+    signers = []
+
+    def signed(document: bytes, member: str, pem: bytes, field: str) -> bytes:
+        found = Signed.from_bytes(document, member)
+        signer = check_tcb_signer(load_chain(pem, f"{field} chain"), root, field)
+        check_not_revoked(signer, root_crl, f"{field}: signer")
+        check_der_signature(signer, der_signature(found.signature), found.data, field)
+        signers.append((signer, f"{field}: signer"))
+        return found.data
+
+    name = "TCB info"
+    info = TcbInfo.from_json(
+        signed(collateral.tcb_info, "tcbInfo", collateral.tcb_info_chain, name)
+    )
+    windows.append((info.issued, info.expires, name))
+    identity = None
+    if collateral.qe_identity is not None:
+        name, chain = "QE identity", collateral.qe_identity_chain
+        identity = EnclaveIdentity.from_json(
+            signed(collateral.qe_identity, "enclaveIdentity", chain, name)
+        )
+        windows.append((identity.issued, identity.expires, name))
+    certificates = (root, issuer, *(signer for signer, _ in signers))
+    ends = [end for _, end, _ in windows]
+    ends += [each.not_valid_after_utc for each in certificates]
+    return _Genuine(pck_crl, info, identity, tuple(windows), tuple(signers), min(ends))

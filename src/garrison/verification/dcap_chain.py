@@ -10,6 +10,8 @@ Intel, "SGX PCK Certificate and Certificate Revocation List Profile Specificatio
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -20,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from garrison.errors import Unverified
-from garrison.formats.sgx_certificate import PckCertificate
+from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.snp_certificate import common_name
-from garrison.verification.x509 import check_ca, check_link, check_validity
+from garrison.verification.x509 import REMEMBERED, check_ca, check_link, check_validity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,60 +37,67 @@ _PCK = "Intel SGX PCK Certificate"
 _TCB_SIGNING = "Intel SGX TCB Signing"
 
 
-def check_root(
-    certificates: Sequence[x509.Certificate], roots: Roots, now: datetime, field: str
-) -> tuple[x509.Certificate, Anchor]:
-    """Find the root of a chain, in whatever order it came, among the trusted ones.
+@dataclass(frozen=True, slots=True, eq=False)
+class PckChain:
+    """The chain of a PCK, of which all but the leaf's own signature, and the time, is checked."""
+
+    root: x509.Certificate
+    anchor: Anchor
+    issuer: x509.Certificate
+    pck: PckCertificate
+
+
+def check_pck_chain(pem: bytes, roots: Roots, now: datetime, field: str) -> PckChain:
+    """Follow the chain of a PCK from a trusted root down; revocation is for `check_not_revoked`.
+
+    Args:
+        pem: its certificates, in whatever order they came.
+        roots: the trusted roots.
+        now: the time.
+        field: what errors call it.
 
     Raises:
-        Unverified: the chain has not exactly one self-issued certificate, or that is no trusted
-            root, or not one of this time.
+        Malformed: a certificate cannot be read, or the leaf lacks what a PCK certificate has.
+        Unverified: the chain is not genuine, or not of this time.
     """
+    chain = _pck_chain(pem, roots, field)
+    leaf = chain.pck.certificate
+    check_issued(leaf, chain.issuer, "PCK certificate")
+    check_validity(chain.root, now, f"{field}: root")
+    check_validity(chain.issuer, now, f"{field}: intermediate")
+    check_validity(leaf, now, "PCK certificate")
+    return chain
+
+
+@lru_cache(REMEMBERED)
+def _pck_chain(pem: bytes, roots: Roots, field: str) -> PckChain:
+    """The chain, and what of it depends neither on the time nor on the leaf's signature."""
+    certificates = load_chain(pem, field)
     found = [each for each in certificates if each.subject == each.issuer]
     if len(found) != 1:
         raise Unverified("not one root", field=field, found=len(found), expected=1)
     root = found[0]
     anchor = roots.anchor(root, "intel", f"{field}: root")
     check_issued(root, root, f"{field}: root")
-    check_validity(root, now, f"{field}: root")
     check_ca(root, f"{field}: root")
-    return root, anchor
-
-
-def check_pck(
-    certificates: Sequence[x509.Certificate], root: x509.Certificate, now: datetime
-) -> tuple[x509.Certificate, PckCertificate]:
-    """Follow the chain of a PCK from `root` down; revocation is for `check_not_revoked`.
-
-    Returns:
-        The intermediate and the leaf.
-
-    Raises:
-        Malformed: the leaf lacks what a PCK certificate has.
-        Unverified: the chain is not genuine, or not of this time.
-    """
-    issuer = _named(certificates, PCK_ISSUERS, "PCK chain: intermediate")
-    leaf = _named(certificates, (_PCK,), "PCK chain: leaf")
-    check_issued(issuer, root, "PCK chain: intermediate")
-    check_validity(issuer, now, "PCK chain: intermediate")
-    check_ca(issuer, "PCK chain: intermediate")
-    check_issued(leaf, issuer, "PCK certificate")
-    check_validity(leaf, now, "PCK certificate")
+    issuer = _named(certificates, PCK_ISSUERS, f"{field}: intermediate")
+    leaf = _named(certificates, (_PCK,), f"{field}: leaf")
+    check_issuer(issuer, root, f"{field}: intermediate")
+    check_ca(issuer, f"{field}: intermediate")
     _check_signer(leaf, "PCK certificate")
-    return issuer, PckCertificate.from_certificate(leaf)
+    return PckChain(root, anchor, issuer, PckCertificate.from_certificate(leaf))
 
 
 def check_tcb_signer(
-    certificates: Sequence[x509.Certificate], root: x509.Certificate, now: datetime, field: str
+    certificates: Sequence[x509.Certificate], root: x509.Certificate, field: str
 ) -> x509.Certificate:
     """Find the signer of collateral: the TCB signing certificate, and no other under `root`.
 
     Raises:
-        Unverified: it is not there, not genuine, or not of this time.
+        Unverified: it is not there, or not genuine. Whether it is of this time the caller says.
     """
     signer = _named(certificates, (_TCB_SIGNING,), f"{field}: signer")
     check_issued(signer, root, f"{field}: signer")
-    check_validity(signer, now, f"{field}: signer")
     _check_signer(signer, f"{field}: signer")
     return signer
 
@@ -105,16 +114,22 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
     check_der_signature(issuer, certificate.signature, certificate.tbs_certificate_bytes, field)
 
 
+@lru_cache(REMEMBERED)
+def check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """The same, remembered: for what is no platform's, see `garrison.verification.x509`."""
+    check_issued(certificate, issuer, field)
+
+
 def check_crl(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime, field: str
-) -> datetime:
-    """Refuse a revocation list that `issuer` did not sign, or that is not current.
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, field: str
+) -> tuple[datetime, datetime]:
+    """Refuse a revocation list that `issuer` did not sign.
 
     Returns:
-        When it ends.
+        From when to when it is current; whether it is now the caller says.
 
     Raises:
-        Unverified: it is not genuine, or not of this time.
+        Unverified: it is not genuine, or has no end.
     """
     _check_names(crl.issuer, issuer.subject, field)
     _check_algorithm(crl.signature_algorithm_oid, field)
@@ -122,8 +137,7 @@ def check_crl(
     end = crl.next_update_utc
     if end is None:
         raise Unverified("has no end", field=field, expected="nextUpdate")
-    check_window(crl.last_update_utc, end, now, field)
-    return end
+    return crl.last_update_utc, end
 
 
 def check_window(start: datetime, end: datetime, now: datetime, field: str) -> None:

@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from garrison.formats.sgx_report import SgxReport
 
 
+# Intel's signer of quoting enclaves and its product, as every QE identity that Intel signed has
+# them (PCS API, Get Quoting Enclave Identity): for collateral without one.
+_QE_SIGNER = bytes.fromhex("8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff")
+_QE_PRODUCT = 1
+
+
 class _Short(Flag):
     """The shortcomings that a status stands for."""
 
@@ -75,7 +81,7 @@ class TcbVerdict:
     Attributes:
         status: that of all parts together.
         platform: that of the platform.
-        qe: that of the quoting enclave.
+        qe: that of the quoting enclave; None without a QE identity.
         module: that of the TDX module; None for SGX, and where the platform's levels cover it.
         advisories: those of all parts, sorted.
         date: the earliest date of a part's TCB.
@@ -83,10 +89,26 @@ class TcbVerdict:
 
     status: TcbStatus
     platform: TcbStatus
-    qe: TcbStatus
+    qe: TcbStatus | None
     module: TcbStatus | None
     advisories: tuple[str, ...]
     date: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TdPlatform:
+    """What a TD's report says of the platform beneath: the TDX module, and its versions."""
+
+    tee_tcb_svn: bytes
+    mr_signer_seam: bytes
+    seam_attributes: bytes
+
+
+def platform_of(body: SgxReport | TdReport) -> TdPlatform | None:
+    """What `body` says of the platform; None if it is an enclave's, which says nothing."""
+    if not isinstance(body, TdReport):
+        return None
+    return TdPlatform(body.tee_tcb_svn, body.mr_signer_seam, body.seam_attributes)
 
 
 def merge(statuses: Iterable[TcbStatus]) -> TcbStatus:
@@ -103,33 +125,38 @@ def merge(statuses: Iterable[TcbStatus]) -> TcbStatus:
 
 def evaluate(
     info: TcbInfo,
-    identity: EnclaveIdentity,
+    identity: EnclaveIdentity | None,
     pck: PckCertificate,
     qe_report: SgxReport,
-    body: SgxReport | TdReport,
+    td: TdPlatform | None,
 ) -> TcbVerdict:
     """Find the levels that match, and what they say together.
+
+    Without `identity` the quoting enclave of SGX must be Intel's, and has no status.
 
     Raises:
         Unverified: the collateral is another platform's, the quoting enclave or TDX module is
             not Intel's, or no level matches.
     """
-    td = body if isinstance(body, TdReport) else None
     _check_equal("TCB info: id", info.tee, "SGX" if td is None else "TDX")
-    _check_equal("QE identity: id", identity.name, "QE" if td is None else "TD_QE")
     _check_equal("TCB info: FMSPC", info.fmspc.hex(), pck.fmspc.hex())
     _check_equal("TCB info: PCE ID", info.pce_id.hex(), pck.pce_id.hex())
-    check_qe(identity, qe_report)
-    qe = svn_level(identity.levels, qe_report.isv_svn, "quoting enclave: ISVSVN")
+    qe = None
+    if identity is not None:
+        _check_equal("QE identity: id", identity.name, "QE" if td is None else "TD_QE")
+        check_qe(identity, qe_report)
+        qe = svn_level(identity.levels, qe_report.isv_svn, "quoting enclave: ISVSVN")
+    elif td is None:
+        _check_intels_qe(qe_report)
+    else:
+        raise Unverified("missing", field="QE identity", expected="that of TD_QE")
     module = None if td is None else module_level(info, td)
     platform = platform_level(info, pck, None if td is None else td.tee_tcb_svn)
-    parts: list[TcbLevel | SvnLevel] = [platform, qe]
-    if module is not None:
-        parts.append(module)
+    parts = [part for part in (platform, qe, module) if part is not None]
     return TcbVerdict(
         status=merge(part.status for part in parts),
         platform=platform.status,
-        qe=qe.status,
+        qe=None if qe is None else qe.status,
         module=None if module is None else module.status,
         advisories=tuple(sorted({each for part in parts for each in part.advisories})),
         date=min(part.date for part in parts),
@@ -205,7 +232,18 @@ def check_qe(identity: EnclaveIdentity, report: SgxReport) -> None:
     _check_equal("quoting enclave: ISVPRODID", report.isv_prod_id, identity.isv_prod_id)
 
 
-def module_level(info: TcbInfo, report: TdReport) -> SvnLevel | None:
+def _check_intels_qe(report: SgxReport) -> None:
+    """Refuse an enclave that is not Intel's quoting enclave, of whatever version.
+
+    Raises:
+        Unverified: it is not.
+    """
+    _check_equal("quoting enclave: MRSIGNER", report.mr_signer.hex(), _QE_SIGNER.hex())
+    _check_equal("quoting enclave: ISVPRODID", report.isv_prod_id, _QE_PRODUCT)
+    _check_equal("quoting enclave: DEBUG", report.debug, False)  # noqa: FBT003 - what it must be
+
+
+def module_level(info: TcbInfo, report: TdPlatform) -> SvnLevel | None:
     """Refuse a TDX module that is not Intel's, and find its level.
 
     TEE_TCB_SVN is, in its first two bytes, the module's security version and major version. Of

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -22,7 +23,7 @@ from garrison.formats.nitro import NitroDocument
 from garrison.formats.snp_certificate import load_certificate
 from garrison.verification.cose import check_signature
 from garrison.verification.verified import Verified, mint
-from garrison.verification.x509 import check_ca, check_link, check_validity
+from garrison.verification.x509 import REMEMBERED, check_ca, check_link, check_validity
 
 if TYPE_CHECKING:
     from garrison.verification.roots import Anchor, Roots
@@ -81,7 +82,8 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
     chain = [*issuers, leaf]
     for index, certificate in enumerate(chain):
         field = _name(index, len(chain))
-        _check_issued(certificate, chain[max(index - 1, 0)], field)
+        check = _check_issued if certificate is leaf else _check_issuer
+        check(certificate, chain[max(index - 1, 0)], field)
         check_validity(certificate, now, field)
         if certificate is not leaf:
             check_ca(certificate, field)
@@ -132,6 +134,12 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field
             field=field,
             expected=f"one by {issuer.subject.rfc4514_string()}",
         ) from error
+
+
+@lru_cache(REMEMBERED)
+def _check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """The same, remembered: see `garrison.verification.x509`."""
+    _check_issued(certificate, issuer, field)
 
 
 def _check_path_length(certificate: x509.Certificate, below: int, field: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +44,8 @@ class Pin:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+# Each is itself alone: what was found by one set of roots is never taken for another's.
+@dataclass(frozen=True, slots=True, eq=False)
 class Roots:
     """The roots that are trusted.
 
@@ -84,11 +86,7 @@ class Roots:
         Raises:
             Unverified: it is none of them.
         """
-        spki = certificate.public_key().public_bytes(
-            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-        )
-        key = hashlib.sha256(spki).hexdigest()
-        whole = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+        key, whole = _fingerprints(certificate)
         for pin in self.pins:
             if (pin.vendor, pin.certificate_sha256, pin.key_sha256) == (vendor, whole, key):
                 return Anchor(pin.name, simulated=False)
@@ -103,6 +101,14 @@ class Roots:
                 + [f"simulated {name}" for name in self.simulated.values()]
             ),
         )
+
+
+@lru_cache(64)
+def _fingerprints(certificate: x509.Certificate) -> tuple[str, str]:
+    """SHA-256 of the key and of the whole of a root, which all evidence of its vendor brings."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    whole = certificate.public_bytes(Encoding.DER)
+    return hashlib.sha256(spki).hexdigest(), hashlib.sha256(whole).hexdigest()
 
 
 def _pins() -> tuple[Pin, ...]:

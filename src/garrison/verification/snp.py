@@ -28,6 +28,7 @@ from garrison.verification.x509 import (
     check_ca,
     check_crl,
     check_issued,
+    check_issuer,
     check_validity,
 )
 
@@ -166,14 +167,14 @@ def verify_chain(endorsements: SnpEndorsements, roots: Roots, now: datetime) -> 
     crl = None if endorsements.crl is None else load_crl(endorsements.crl, "ARK revocation list")
     # 2. Root.
     anchor = roots.anchor(ark, "amd", "ARK certificate")
-    check_issued(ark, ark, "ARK certificate")
+    check_issuer(ark, ark, "ARK certificate")
     check_validity(ark, now, "ARK certificate")
     check_ca(ark, "ARK certificate")
     # 3. Revocation list.
     if crl is not None:
         check_crl(crl, ark, now, "ARK revocation list")
     # 4. Intermediate.
-    check_issued(issuer, ark, "ASK certificate")
+    check_issuer(issuer, ark, "ASK certificate")
     check_validity(issuer, now, "ASK certificate")
     check_ca(issuer, "ASK certificate")
     if crl is not None:

@@ -5,19 +5,26 @@ AMD's no positive serial number. Each rule here is one that the vendor's certifi
 
 What is not checked, and why: name constraints and policies, which no such chain has; key
 identifiers, which say nothing that the signature does not say.
+
+What of an issuer, or of a vendor's list, does not depend on the time is found once, and
+remembered by the content of all that it is of: `REMEMBERED` of each kind of answer, good ones
+alone. Leaves are not remembered: they are as many as chips, and anybody may send some.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from garrison.errors import Unverified
+from garrison.formats.snp_certificate import load_crl
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 # MGF1 with SHA-384, and a salt of 48 bytes.
 _CA_KEY_BITS = 4096
 _SALT = 48
+# Issuers and lists of all vendors are some dozens.
+REMEMBERED = 128
 # RFC 5280, section 4.2: what is critical must be understood. These are, by `check_ca`.
 _KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
@@ -46,6 +55,7 @@ def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> 
         )
 
 
+@lru_cache(REMEMBERED)
 def check_ca(certificate: x509.Certificate, field: str) -> None:
     """Refuse a certificate that may not sign others.
 
@@ -115,6 +125,12 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
     )
 
 
+@lru_cache(REMEMBERED)
+def check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """The same as `check_issued`, for a certificate that itself issues."""
+    check_issued(certificate, issuer, field)
+
+
 def check_crl(
     crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime, field: str
 ) -> None:
@@ -130,8 +146,7 @@ def check_crl(
             found=crl.issuer.rfc4514_string(),
             expected=issuer.subject.rfc4514_string(),
         )
-    _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
-    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
+    _check_crl_signature(crl.public_bytes(Encoding.DER), issuer, field)
     start, end = crl.last_update_utc, crl.next_update_utc
     if end is None or not start <= now <= end:
         raise Unverified(
@@ -141,6 +156,14 @@ def check_crl(
             expected=f"{start.isoformat()} to {end.isoformat() if end else 'an end'}",
             hint="fetch the vendor's latest revocation list",
         )
+
+
+@lru_cache(REMEMBERED)
+def _check_crl_signature(der: bytes, issuer: x509.Certificate, field: str) -> None:
+    # The library's lists have no hash to be remembered by.
+    crl = load_crl(der, field)
+    _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
+    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
 
 
 def _check_algorithm(oid: x509.ObjectIdentifier, parameters: object, field: str) -> None:

@@ -240,7 +240,7 @@ def test_malformed(name: str) -> None:
 
 def test_chain_only() -> None:
     found = vector(CHAIN_ONLY)
-    chain = verify_quote_chain(found.quote, Roots.load(), found.now)
+    chain = verify_quote_chain(found.quote, Roots.load(), found.now).value
     assert chain.pck.fmspc.hex() == "50806f000000"
     assert chain.quote.signature.kind == found.about["facts"]["cert_data_type"]
 
@@ -248,29 +248,32 @@ def test_chain_only() -> None:
 def test_a_bundle_without_the_qe_identity() -> None:
     found = vector(WITHOUT_QE_IDENTITY)
     facts = found.about["facts"]
-    chain = verify_quote_chain(found.quote, Roots.load(), found.now)
+    chain = verify_quote_chain(found.quote, Roots.load(), found.now).value
     files = {path.name: path.read_bytes() for path in found.directory.iterdir()}
     signed = Signed.from_bytes(files["tcb_info.json"], "tcbInfo")
     signers = load_chain(files["tcb_signing_chain.pem"], "TCB info")
-    signer = check_tcb_signer(signers, chain.root, found.now, "TCB info")
+    signer = check_tcb_signer(signers, chain.root, "TCB info")
     check_der_signature(signer, der_signature(signed.signature), signed.data, "TCB info")
     level = platform_level(TcbInfo.from_json(signed.data), chain.pck, None)
     assert level.status == facts["tcb_level_status"] == "OutOfDate"
     assert sorted(level.advisories) == facts["advisories"]
     crl = load_crl(files["crl_2.der"], "list")
-    check_crl(crl, chain.issuer, found.now, "list")
+    check_crl(crl, chain.issuer, "list")
     check_not_revoked(chain.pck.certificate, crl, "PCK")
-    # In full it is refused: nothing says that the quoting enclave is Intel's.
+    # In full: nothing says which quoting enclave of Intel's it is, and a policy must admit that.
     collateral = DcapCollateral(
         root_crl=files["crl_0.der"],
         pck_crl=files["crl_2.der"],
         tcb_info=files["tcb_info.json"],
         tcb_info_chain=files["tcb_signing_chain.pem"],
-        qe_identity=b"",
-        qe_identity_chain=files["tcb_signing_chain.pem"],
+        qe_identity=None,
+        qe_identity_chain=b"",
     )
+    claims = verify(found.quote, collateral, Roots.load(), found.now).value
+    tcb = claims.platform.tcb
+    assert (tcb.qe, tcb.status) == (None, "OutOfDate")
     with pytest.raises(Malformed, match="enclaveIdentity: not signed collateral"):
-        verify(found.quote, collateral, Roots.load(), found.now)
+        verify(found.quote, replace(collateral, qe_identity=b""), Roots.load(), found.now)
 
 
 @pytest.mark.parametrize("name", AZURE)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.steward.conftest import FakeRegistry, Keep
@@ -22,12 +25,14 @@ from garrison.endorsements.cache import Cache, Entry
 from garrison.endorsements.pcs import Ca, IntelTee
 from garrison.endorsements.resource import Document
 from garrison.endorsements.source import EndorsementSource
+from garrison.endorsements.supply import MustWait, Supply
 from garrison.formats.azure import AZURE_MEDIA_TYPE, HclReport, ReportType, quote_nonce
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_path
 from garrison.formats.dcap_quote import TeeType
 from garrison.formats.evidence import SGX_MEDIA_TYPE, TDX_MEDIA_TYPE, Evidence, bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.formats.sgx_evidence import EnarxSgxEvidence
 from garrison.service.requests import Requests
 from garrison.steward import init
 from garrison.steward.authority import SERVER_PEM
@@ -43,9 +48,12 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
+    from garrison.endorsements.resource import Resource
+
 INTEL = FakeIntel()
 AZURE = FakeAzure()
 DIGEST = bytes(range(32))
+QE_SIGNER = "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"
 POLICY = f"""
 trust_domain = "example.test"
 freshness = "required"
@@ -230,6 +238,67 @@ def test_the_answer_is_of_this_steward(base: Path) -> None:
     app = app_of(base)
     root = decode_pki_path(certify(app, sgx, ec.SECP256R1()).body)[0]
     assert root.public_bytes(Encoding.PEM) == (base / "steward" / "root.pem").read_bytes()
+
+
+def enarx_request(keep: Keep, evidence: bytes) -> bytes:
+    """A request as an original keep makes it: no challenge, and evidence with its collateral."""
+    extension = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.58270.1.2"), evidence)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.add_extension(extension, critical=False).sign(keep.key, hashes.SHA256())
+    return request.public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("admits", [True, False])
+def test_a_keep_of_the_original_brings_its_collateral_along(base: Path, admits: bool) -> None:
+    """With `qe_identity = "optional"` that does; where the steward has its own, that goes first."""
+    text = POLICY.replace('freshness = "required"', 'freshness = "optional"')
+    if admits:
+        text = text.replace("[sgx]\n", '[sgx]\nqe_identity = "optional"\n')
+    (base / "policy.toml").write_text(text)
+    keep, made = Keep(ec.SECP256R1()), INTEL.collateral(TeeType.SGX)
+    bound = hashlib.sha256(keep.spki).digest().ljust(64, b"\0")
+    body = sgx_report(report_data=bound)
+    intels = {"mr_signer": bytes.fromhex(QE_SIGNER), "isv_prod_id": 1}
+    evidence = EnarxSgxEvidence(
+        quote=FakeQuoter(INTEL, intels).quote(body, 3),
+        crls=(("https://a.test/root", made.root_crl), ("https://a.test/pck", made.pck_crl)),
+        signers=tuple(
+            INTEL.certificate(name).public_bytes(Encoding.DER) for name in ("signer", "root")
+        ),
+        tcb_info=made.tcb_info,
+    ).to_der()
+    request = enarx_request(keep, evidence)
+    answer = ask(app_of(base), "POST", request)
+    if not admits:
+        assert answer.status == 503
+        return
+    assert answer.status == 200, answer.body
+    fill_cache(base / "cache", TeeType.SGX)
+    # The fake Intel's own identity knows another signer.
+    answer = ask(app_of(base), "POST", request)
+    assert (answer.status, "MRSIGNER" in answer.checks[0]["check"]) == (400, True)
+
+
+def test_what_must_be_fetched_is_not_waited_for_on_the_event_loop(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is fetched all the same, by a thread; what is cached is used at once."""
+    fill_cache(base / "cache", TeeType.SGX)
+    app = app_of(base)
+    threads: list[str] = []
+
+    def fetched(self: Supply, resource: Resource) -> Document:
+        threads.append(threading.current_thread().name)
+        if threading.current_thread() is threading.main_thread():
+            raise MustWait(resource.url)
+        return original(self, resource)
+
+    original = Supply.get
+    monkeypatch.setattr(Supply, "get", fetched)
+    answer = certify(app, sgx, ec.SECP256R1())
+    assert answer.status == 200, answer.body
+    assert threads[0] == "MainThread"
+    assert len(set(threads)) == 2
 
 
 def test_endorsements_are_renewed_while_it_serves(

@@ -1,0 +1,487 @@
+"""The steward: attestations over HTTPS, against what their signatures cost at least.
+
+python bench/steward.py [--seconds N] [--load-seconds N]
+
+For each TEE a policy, simulated vendors and a few keeps with evidence of their own, bound to
+challenges of the steward that is measured. The bound is the price of those signature operations
+that no cache can save, through `cryptography` in this same run: the request's, the evidence's,
+those of its leaf certificate, and the one of the certificate that is issued. What the service
+takes is its processor time, so that clients on the same machine do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import ssl
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import peers
+import steward_peers
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from garrison.endorsements import pcs
+from garrison.endorsements.cache import Cache, Entry
+from garrison.endorsements.pcs import Ca, IntelTee
+from garrison.endorsements.resource import Document
+from garrison.formats.challenge_wire import Offer
+from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request
+from garrison.formats.dcap_quote import TeeType
+from garrison.formats.evidence import (
+    SGX_MEDIA_TYPE,
+    SNP_MEDIA_TYPE,
+    TDX_MEDIA_TYPE,
+    Evidence,
+    bound_report_data,
+)
+from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.nitro import NITRO_MEDIA_TYPE
+from garrison.formats.snp_evidence import SnpEvidence
+from garrison.steward import init
+from garrison.testing.dcap import FakeIntel, FakeQuoter, sgx_report, td_report
+from garrison.testing.nitro import FakeNitro
+from garrison.testing.snp import FakePlatform, ca_key
+from garrison.testing.stack import GARRISON, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+KEEPS = 24
+CONNECTIONS = 8
+GOAL = 0.7
+# Of every fifty requests of the load, one has evidence that is not genuine.
+_BAD = 50
+_MORE_MEBIBYTES = 8
+_OPERATIONS = 200
+
+INTEL = FakeIntel(now=NOW, end=NOW + timedelta(days=300))
+PLATFORM = FakePlatform(start=NOW - timedelta(days=1))
+NITRO = FakeNitro(now=NOW)
+POLICY = f"""
+trust_domain = "bench.test"
+freshness = "required"
+local_workloads = true
+[certificates]
+lifetime_minutes = 60
+[endorsements]
+cache = "cache"
+[snp]
+measurements = "any"
+products = "any"
+minimum_tcb = "any"
+id_key_digests = "any"
+author_key_digests = "any"
+host_data = "any"
+chip_ids = "any"
+endorsements = []
+[snp.insecure_simulated_roots.bench]
+key_sha256 = "{PLATFORM.root_key_sha256}"
+endorsements = "amd"
+[nitro.pcrs]
+0 = ["{"ab" * 48}"]
+others = "any"
+[nitro.insecure_simulated_roots]
+bench = "{next(iter(NITRO.roots().simulated))}"
+[sgx]
+measurements = ["{"ab" * 32}"]
+signers = [{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]
+config_ids = "any"
+tcb_statuses = ["UpToDate"]
+advisories = []
+[sgx.insecure_simulated_roots.bench]
+key_sha256 = "{INTEL.root_key_sha256}"
+[tdx]
+mr_td = ["{"ab" * 48}"]
+mr_seam = "any"
+mr_config_id = "any"
+mr_owner = "any"
+mr_owner_config = "any"
+mr_service_td = "any"
+tcb_statuses = ["UpToDate"]
+advisories = []
+[tdx.rtmrs]
+others = "any"
+[tdx.insecure_simulated_roots.bench]
+key_sha256 = "{INTEL.root_key_sha256}"
+"""
+
+
+def snp(report_data: bytes) -> Evidence:
+    """An SNP report, with its chain."""
+    return Evidence(SNP_MEDIA_TYPE, PLATFORM.evidence(report_data=report_data).to_bytes())
+
+
+def sgx(report_data: bytes) -> Evidence:
+    """A quote of an enclave."""
+    return Evidence(SGX_MEDIA_TYPE, FakeQuoter(INTEL).quote(sgx_report(report_data=report_data), 3))
+
+
+def tdx(report_data: bytes) -> Evidence:
+    """A quote of a TD."""
+    return Evidence(TDX_MEDIA_TYPE, FakeQuoter(INTEL).quote(td_report(report_data=report_data), 4))
+
+
+def nitro(report_data: bytes) -> Evidence:
+    """A Nitro document."""
+    return Evidence(NITRO_MEDIA_TYPE, NITRO.document(user_data=report_data))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A TEE: its evidence, the key that its keeps have, and what cannot be saved of its signatures.
+
+    `verified` counts verifications by P-256, P-384 and RSA-4096; one P-384 signature is for the
+    certificate. Of SNP: request, report, VCEK. Of quotes: request, quote, QE report, PCK. Of Nitro:
+    request, document, the enclave's certificate.
+    """
+
+    make: Callable[[bytes], Evidence]
+    curve: ec.EllipticCurve
+    verified: tuple[int, int, int]
+
+
+KINDS = {
+    "SNP": Kind(snp, ec.SECP384R1(), (0, 2, 1)),
+    "TDX": Kind(tdx, ec.SECP256R1(), (4, 0, 0)),
+    "SGX": Kind(sgx, ec.SECP256R1(), (4, 0, 0)),
+    "Nitro": Kind(nitro, ec.SECP384R1(), (0, 3, 0)),
+}
+
+
+def _least(work: Callable[[], object]) -> float:
+    """Processor seconds of one, where the machine disturbs least."""
+    found = []
+    for _ in range(5):
+        started = time.process_time()
+        for _ in range(_OPERATIONS // 5):
+            work()
+        found.append((time.process_time() - started) / (_OPERATIONS // 5))
+    return min(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one signature operation each."""
+
+    p256: float
+    p384: float
+    rsa: float
+    sign: float
+
+    @classmethod
+    def measured(cls) -> Costs:
+        """What they cost here and now."""
+        data, found = bytes(1200), []
+        for curve, algorithm in (
+            (ec.SECP256R1(), hashes.SHA256()),
+            (ec.SECP384R1(), hashes.SHA384()),
+        ):
+            key = ec.generate_private_key(curve)
+            signature, public = key.sign(data, ec.ECDSA(algorithm)), key.public_key()
+            found.append(
+                _least(lambda: public.verify(signature, data, ec.ECDSA(algorithm)))  # noqa: B023
+            )
+        sign = _least(lambda: key.sign(data, ec.ECDSA(hashes.SHA384())))
+        scheme = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+        rsa = ca_key(0)
+        signature, big = rsa.sign(data, scheme, hashes.SHA384()), rsa.public_key()
+        found.append(_least(lambda: big.verify(signature, data, scheme, hashes.SHA384())))
+        return cls(*found, sign)
+
+    def bound(self, kind: Kind) -> float:
+        """Seconds that one attestation of `kind` takes at least."""
+        p256, p384, rsa = kind.verified
+        return p256 * self.p256 + p384 * self.p384 + rsa * self.rsa + self.sign
+
+
+def prepare(directory: Path) -> None:
+    """Make a steward's directory, its policy, and the vendors' endorsements."""
+    init.create(directory / "steward", trust_domain="bench.test", hosts=["localhost"], now=NOW)
+    (directory / "policy.toml").write_text(POLICY)
+    (directory / "amd").mkdir()
+    chain = PLATFORM.endorsements()
+    for name, der in (("ark", chain.root), ("ask", chain.issuer), ("crl", chain.crl or b"")):
+        (directory / "amd" / f"{name}.der").write_bytes(der)
+    cache = Cache(directory / "cache")
+    for tee, name in ((TeeType.SGX, IntelTee.SGX), (TeeType.TDX, IntelTee.TDX)):
+        made = INTEL.collateral(tee)
+        assert made.qe_identity is not None
+        for resource, body, pem in (
+            (pcs.root_crl(), made.root_crl, b""),
+            (pcs.pck_crl(Ca.PLATFORM), made.pck_crl, INTEL.pem("ca", "root")),
+            (pcs.tcb_info(name, INTEL.fmspc.hex()), made.tcb_info, made.tcb_info_chain),
+            (pcs.qe_identity(name), made.qe_identity, made.qe_identity_chain),
+        ):
+            cache.write(Entry(resource.url, resource.kind, NOW, Document(body, pem)))
+
+
+@contextlib.contextmanager
+def steward(directory: Path, workers: int, cores: set[int]) -> Iterator[tuple[int, list[int]]]:
+    """Serve; gives the port, and the processes that do the work."""
+    port = free_port()
+    command = [
+        *GARRISON, "steward", "serve", "--dir", str(directory / "steward"),
+        "--policy", str(directory / "policy.toml"), "--port", str(port), "--workers", str(workers),
+    ]  # fmt: skip
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        running = peers.running(command, port)
+        process = running.__enter__()
+    finally:
+        os.sched_setaffinity(0, before)
+    try:
+        pids = [process.pid]
+        if workers > 1:
+            text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            pids = [int(child) for child in text.split()]
+        yield port, pids
+    finally:
+        running.__exit__(None, None, None)
+
+
+def _cpu(pids: list[int]) -> float:
+    """Processor seconds of processes."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pids: list[int]) -> float:
+    """Mebibytes that processes have to themselves, or share in parts."""
+    total = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total += int(text.partition("\nPss:")[2].split()[0])
+    return total / 1024
+
+
+class Connection:
+    """A connection that sends requests whole, and reads answers with a length."""
+
+    def __init__(self, port: int) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        plain = socket.create_connection(("127.0.0.1", port), 10)
+        self._socket = context.wrap_socket(plain)
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; gives status and body."""
+        self._socket.sendall(request)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self._more()
+        head, _, body = data.partition(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length:")[2].split()[0])
+        while len(body) < size:
+            body += self._more()
+        return int(head[9:12]), body
+
+    def _more(self) -> bytes:
+        data = self._socket.recv(65536)
+        if not data:
+            raise RuntimeError("the steward closed the connection")
+        return data
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request whole, the key whose certificate must come, and whether one must come."""
+
+    request: bytes
+    spki: bytes
+    is_good: bool
+
+
+def _spoilt(evidence: Evidence) -> Evidence:
+    """The same with a bit of a signature turned."""
+    payload = bytearray(evidence.payload)
+    if evidence.media_type == SNP_MEDIA_TYPE:
+        parsed = SnpEvidence.from_bytes(evidence.payload)
+        report = bytearray(parsed.report)
+        report[0x2A5] ^= 1
+        spoilt = SnpEvidence(bytes(report), parsed.certificates)
+        return Evidence(evidence.media_type, spoilt.to_bytes())
+    place = {SGX_MEDIA_TYPE: 48 + 384 + 4 + 5, TDX_MEDIA_TYPE: 48 + 584 + 4 + 5}
+    payload[place.get(evidence.media_type, len(payload) - 5)] ^= 1
+    return Evidence(evidence.media_type, bytes(payload))
+
+
+def asked(port: int, kind: Kind, count: int, *, is_good: bool = True) -> list[Asked]:
+    """Requests of as many keeps, each with a challenge of the steward's."""
+    connection, found = Connection(port), []
+    for _ in range(count):
+        status, offer = connection.ask(b"GET /challenge HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status == 200
+        challenge = Offer.from_bytes(offer).challenge
+        key = ec.generate_private_key(kind.curve)
+        spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        evidence = kind.make(bound_report_data(spki, challenge))
+        body = build_request(
+            key,
+            evidence=evidence if is_good else _spoilt(evidence),
+            challenge=challenge,
+            workload=WorkloadIdentity(None, bytes(32)),
+        )
+        head = (
+            f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PKCS10_MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        found.append(Asked(head.encode() + body, spki, is_good))
+    connection.close()
+    return found
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load came to.
+
+    Attributes:
+        latencies: seconds of each answer.
+        wrong: answers that must not have been.
+        refused: how much was refused, and rightly.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+
+    def client(self, port: int, requests: list[Asked], offset: int, end: float) -> None:
+        """Ask over one connection until `end`."""
+        connection, number = Connection(port), offset
+        try:
+            while time.perf_counter() < end:
+                one = requests[number % len(requests)]
+                number += 1
+                started = time.perf_counter()
+                status, body = connection.ask(one.request)
+                self.latencies.append(time.perf_counter() - started)
+                self.refused += not one.is_good
+                is_right = (status == 200 and one.spki in body) if one.is_good else status == 400
+                if not is_right:
+                    self.wrong.append(f"{status} for {'good' if one.is_good else 'bad'} evidence")
+        except (OSError, RuntimeError) as error:
+            self.wrong.append(str(error))
+        finally:
+            connection.close()
+
+
+def load(port: int, requests: list[Asked], seconds: float) -> Load:
+    """Ask over all connections for so long."""
+    found = Load()
+    end = time.perf_counter() + seconds
+    threads = [
+        threading.Thread(
+            target=found.client, args=(port, requests, number * len(requests) // CONNECTIONS, end)
+        )
+        for number in range(CONNECTIONS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def _p99(latencies: list[float]) -> float:
+    return statistics.quantiles(latencies, n=100)[98] * 1000
+
+
+def attestations(directory: Path, seconds: float, kinds: list[str]) -> bool:
+    """Measure each TEE on one core and on two, print a table, and tell whether the goal is met."""
+    print(
+        f"| over HTTPS, {CONNECTIONS} connections | cores | attestations/s | p99 ms |"
+        " CPU µs each | bound µs | of the bound |\n|---|---|---|---|---|---|---|"
+    )
+    cores, are_met = sorted(os.sched_getaffinity(0)), True
+    for workers in (1, 2):
+        with steward(directory, workers, set(cores[:workers])) as (port, pids):
+            for name in kinds:
+                kind = KINDS[name]
+                requests = asked(port, kind, KEEPS)
+                load(port, requests, seconds / 4)
+                before, used = Costs.measured(), _cpu(pids)
+                found = load(port, requests, seconds)
+                used = _cpu(pids) - used
+                after = Costs.measured()
+                if found.wrong:
+                    raise RuntimeError(found.wrong[0])
+                each = used / len(found.latencies)
+                bound = min(before.bound(kind), after.bound(kind))
+                are_met = are_met and bound / each >= GOAL
+                rate = len(found.latencies) / seconds
+                print(
+                    f"| {name} | {workers} | {rate:,.0f} | {_p99(found.latencies):.1f} |"
+                    f" {each * 1e6:,.0f} | {bound * 1e6:,.0f} | {bound / each:.2f} |",
+                    flush=True,
+                )
+    return are_met
+
+
+def saturated(directory: Path, seconds: float) -> bool:
+    """Load two workers with all TEEs and some bad evidence; whether all answers were right."""
+    cores = set(sorted(os.sched_getaffinity(0))[:2])
+    with steward(directory, 2, cores) as (port, pids):
+        good = [one for kind in KINDS.values() for one in asked(port, kind, KEEPS)]
+        bad = [one for kind in KINDS.values() for one in asked(port, kind, 2, is_good=False)]
+        mixed: list[Asked] = []
+        for number in range(_BAD * len(bad)):
+            place, turn = divmod(number, _BAD)
+            mixed.append(bad[place] if turn == _BAD - 1 else good[number % len(good)])
+        load(port, mixed, seconds / 4)
+        first = _resident(pids)
+        found = load(port, mixed, seconds)
+        last = _resident(pids)
+    print(
+        f"\n| {seconds:.0f} s at saturation, two workers, all TEEs, 2 % bad evidence | |\n"
+        "|---|---|\n"
+        f"| answers | {len(found.latencies):,} |\n| rightly refused | {found.refused:,} |\n"
+        f"| wrong answers | {len(found.wrong)} |\n| p99 | {_p99(found.latencies):.0f} ms |\n"
+        f"| memory after a quarter of that, and at the end | {first:.0f} and {last:.0f} MiB |"
+    )
+    return not found.wrong and last - first < _MORE_MEBIBYTES
+
+
+def main() -> int:
+    """Measure and print the tables; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each row")
+    parser.add_argument("--load-seconds", type=float, default=12.0, help="at saturation")
+    parser.add_argument("--only", choices=[*KINDS, "load", "alone"])
+    given = parser.parse_args()
+    are_met = True
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        prepare(directory)
+        if given.only not in ("load", "alone"):
+            kinds = [given.only] if given.only else list(KINDS)
+            are_met &= attestations(directory, given.seconds, kinds)
+        if given.only in (None, "alone"):
+            steward_peers.compare(PLATFORM, INTEL, NOW)
+        if given.only in (None, "load"):
+            are_met &= saturated(directory, given.load_seconds)
+    return 0 if are_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

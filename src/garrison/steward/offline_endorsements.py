@@ -1,0 +1,241 @@
+"""Endorsements in files, for evidence in files: told by what they hold, not by their names.
+
+A file may hold certificates or revocation lists (DER or PEM, one or many), the certificate table
+that a host hands to an SNP guest, or Intel's collateral: whole, in one of the forms of
+`garrison.formats.dcap_bundle`, or in the parts that Intel serves. In a directory, files that are
+none of these are passed over; a file that was named must be one. Hex and base64 are taken off.
+
+Nothing is judged here: verification holds each to the pinned roots.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.endorsements.store import SnpEndorsementStore
+from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
+from garrison.formats.dcap_collateral import DcapCollateral
+from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
+from garrison.formats.snp_certificate_table import CertificateTable
+from garrison.steward.offline_forms import unwrap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from garrison.formats.snp import Report
+    from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
+
+# More than a directory of endorsements has.
+_MAX_FILES = 256
+_ROOT = "Intel SGX Root CA"
+_SIGNERS = ("Intel SGX TCB Signing", _ROOT)
+_VEKS = ("SEV-VCEK", "SEV-VLEK")
+_PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.+?-----END \1-----", re.DOTALL)
+_FIELD = "endorsements"
+
+
+@dataclass(slots=True)
+class Endorsements:
+    """What was found.
+
+    Attributes:
+        certificates: all certificates, in the order in which they were found.
+        crls: all revocation lists.
+        whole: Intel's collateral, if a file had all of it.
+        tcb_infos: TCB infos by themselves, JSON as served.
+        qe_identities: the same of QE identities.
+    """
+
+    certificates: list[x509.Certificate] = field(default_factory=list)
+    crls: list[x509.CertificateRevocationList] = field(default_factory=list)
+    whole: DcapCollateral | None = None
+    tcb_infos: list[bytes] = field(default_factory=list)
+    qe_identities: list[bytes] = field(default_factory=list)
+
+    def add_paths(self, paths: Iterable[Path]) -> None:
+        """Read files, and all files of directories.
+
+        Raises:
+            Misuse: one cannot be read, or a directory has too many.
+            Malformed: a file that was named holds nothing of the kind.
+        """
+        for path in paths:
+            if not path.is_dir():
+                self.add(read_file(path, MAX_BUNDLE), str(path))
+                continue
+            files = sorted(each for each in path.iterdir() if each.is_file())
+            if len(files) > _MAX_FILES:
+                raise Misuse(
+                    "not a directory of endorsements",
+                    field=str(path),
+                    found=f"{len(files)} files",
+                    expected=f"at most {_MAX_FILES}",
+                )
+            for each in files:
+                if each.stat().st_size <= MAX_BUNDLE:
+                    self.try_add(read_file(each, MAX_BUNDLE))
+
+    def try_add(self, data: bytes) -> None:
+        """Take what `data` holds, if it holds any."""
+        try:
+            self.add(data, _FIELD)
+        except Malformed:
+            return
+
+    def add(self, data: bytes, where: str) -> None:
+        """Take what `data` holds.
+
+        Raises:
+            Malformed: it holds nothing of the kind.
+        """
+        data = unwrap(data).data
+        text = data.strip()
+        if text.startswith(b"{"):
+            self._add_json(text, where)
+            return
+        armoured = list(_PEM.finditer(data))
+        if armoured:
+            for match in armoured:
+                self._add_pem(match[0], match[1] == b"CERTIFICATE", where)
+            return
+        if data[:1] == b"\x30":
+            try:
+                self.certificates.append(load_certificate(data, where))
+            except Malformed:
+                self.crls.append(load_crl(data, where))
+            return
+        table = CertificateTable.from_bytes(data)
+        if not table.entries:
+            raise Malformed("no endorsements", field=where, expected="certificates or collateral")
+        for _, content in table.entries:
+            self.try_add(content)
+
+    def _add_pem(self, pem: bytes, is_certificate: bool, where: str) -> None:
+        try:
+            if is_certificate:
+                der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+            else:
+                der = x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
+        except (ValueError, TypeError) as error:
+            raise Malformed("not PEM", field=where) from error
+        if is_certificate:
+            self.certificates.append(load_certificate(der, where))
+        else:
+            self.crls.append(load_crl(der, where))
+
+    def _add_json(self, text: bytes, where: str) -> None:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Malformed("not JSON", field=where) from error
+        if "tcbInfo" in value and isinstance(value["tcbInfo"], dict) and "signature" in value:
+            self.tcb_infos.append(text)
+        elif "enclaveIdentity" in value and "signature" in value:
+            self.qe_identities.append(text)
+        else:
+            self.whole = read_bundle(text)
+
+    def store(self) -> SnpEndorsementStore:
+        """All that may be a chain of AMD's."""
+        return SnpEndorsementStore(tuple(self.certificates), tuple(self.crls))
+
+    def veks(self) -> tuple[bytes, ...]:
+        """The certificates of chips and providers, DER."""
+        return tuple(
+            each.public_bytes(Encoding.DER) for each in self.certificates if _name(each) in _VEKS
+        )
+
+    def signer_of(self, report: Report) -> bytes | None:
+        """The certificate of the key that seems to have signed `report`; None if there is none.
+
+        Of several that of its chip, kind of key and TCB version goes first; whatever it is, the
+        verifier says whether it fits.
+        """
+        found: list[tuple[bool, bool, bool, bytes]] = []
+        for der in self.veks():
+            try:
+                vek = VekCertificate.from_bytes(der)
+            except Malformed:
+                continue
+            chip = b"" if vek.hwid is None else vek.hwid.rstrip(b"\0")
+            other_chip = any(report.chip_id) and report.chip_id.rstrip(b"\0") != chip
+            other_kind = vek.kind is not report.signing_key
+            found.append((other_kind, other_chip, vek.tcb.to_bytes() != report.reported_tcb, der))
+        return min(found)[-1] if found else None
+
+    def for_snp(self, evidence: SnpEvidence) -> SnpEndorsements:
+        """The chain of the first certificate of `evidence`.
+
+        Raises:
+            Unverified: issuers of AMD's are here, and it names none of them.
+            Unavailable: a certificate is not here.
+            Malformed: what came with the evidence cannot be read.
+        """
+        try:
+            return self.store().for_evidence(evidence)
+        except Unavailable as error:
+            issuers = [name for name in map(_name, self.certificates) if name.startswith("SEV-")]
+            others = [name for name in issuers if name not in _VEKS]
+            if evidence.certificates and others:
+                raise Unverified(
+                    "issued by another",
+                    field="VEK certificate",
+                    found=error.expected,
+                    expected=" | ".join(dict.fromkeys(others)),
+                ) from error
+            raise
+
+    def collateral(self, tee: str, pck_issuer: str) -> DcapCollateral | None:
+        """Intel's collateral for a quote; None if there is not all of it.
+
+        Args:
+            tee: `SGX` or `TDX`.
+            pck_issuer: the common name of the issuer of the platform's PCK certificate.
+        """
+        if self.whole is not None:
+            return self.whole
+        lists = {_name(crl): crl.public_bytes(Encoding.DER) for crl in self.crls}
+        info = _of(self.tcb_infos, "tcbInfo", tee)
+        identity = _of(self.qe_identities, "enclaveIdentity", {"SGX": "QE", "TDX": "TD_QE"}[tee])
+        chain = {_name(each): each.public_bytes(Encoding.PEM) for each in self.certificates}
+        if info is None or _ROOT not in lists or pck_issuer not in lists:
+            return None
+        signers = b"".join(chain[name] for name in _SIGNERS if name in chain)
+        return DcapCollateral(lists[_ROOT], lists[pck_issuer], info, signers, identity, signers)
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises:
+        Misuse: it cannot be read.
+        Malformed: it is longer.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
+    if len(data) > limit:
+        raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
+    return data
+
+
+def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
+    name = signed.subject if isinstance(signed, x509.Certificate) else signed.issuer
+    try:
+        return common_name(name, _FIELD)
+    except Malformed:
+        return ""
+
+
+def _of(documents: list[bytes], member: str, name: str) -> bytes | None:
+    return next((each for each in documents if json.loads(each)[member].get("id") == name), None)
