@@ -36,6 +36,7 @@ from garrison.formats.channel import (
     Reachable,
 )
 from garrison.formats.guest_request import GuestRequest
+from garrison.image import init
 from garrison.keep.start import start
 from garrison.relay import Flow, Messages, Watched, carry, closed
 from garrison.terminal import plain, report
@@ -90,6 +91,7 @@ class _Session:
         ]
 
     def run(self, prepare: Callable[[GuestRequest], None]) -> int:
+        self._phase("kernel", init.started)
         self._phase("booted")
         carry([self._control], lambda: self._request is not None or self._stopped)
         request = self._request
@@ -155,8 +157,9 @@ class _Session:
         if self._control.closed:
             raise closed(CONTROL)
 
-    def _phase(self, name: str) -> None:
-        seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+    def _phase(self, name: str, seconds: float | None = None) -> None:
+        if seconds is None:
+            seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._control.send(Frame(Kind.PHASE, Phase(name, seconds).to_bytes()))
 
     def _told(self, frame: Frame) -> None:

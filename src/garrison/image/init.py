@@ -14,6 +14,10 @@ import ctypes
 import errno
 import os
 import sys
+import time
+
+#: By the machine's clock, when this was imported: the kernel has done its part.
+started = time.clock_gettime(time.CLOCK_BOOTTIME)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
