@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from garrison.errors import Misuse
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import Firmware
+from garrison.image.enclave import enclave_image
 from garrison.launch.host_probe import read_firmware
-from garrison.measure import snp
+from garrison.measure import nitro, snp, tdx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,9 +45,20 @@ def snp_measurement(image: Image) -> bytes:
     )
 
 
-# What of an image the simulator of a TEE reports.
+def _tdx_registers(image: Image) -> Mapping[str, bytes]:
+    return tdx.predict(
+        Firmware.from_bytes(read_firmware(image.firmware("tdx"))),
+        kernel=image.kernel.read_bytes(),
+        initrd=image.initrd.read_bytes(),
+        append=image.command_line,
+    ).registers
+
+
+# What of an image the simulator of a TEE reports; what nobody can predict of TDX is zero.
 _REGISTERS: Mapping[str, Callable[[Image], Mapping[str, bytes]]] = {
     Tee.SNP: lambda image: {"measurement": snp_measurement(image)},
+    Tee.TDX: _tdx_registers,
+    Tee.NITRO: lambda image: nitro.predict(enclave_image(image)).registers,
 }
 
 
