@@ -96,10 +96,10 @@ def floor(image: Image, folder: Path) -> tuple[float, float]:
     return taken
 
 
-def keep(guest: Path) -> dict[str, tuple[float, float]]:
+def keep(image: Image, guest: Path) -> dict[str, tuple[float, float]]:
     """Seconds until each phase: after the command, and by the guest's clock or of the processor."""
     command = [str(Path(sys.executable).parent / "garrison"), "--log-level", "debug"]
-    command += ["run", "--backend", "kvm", str(guest)]
+    command += ["run", "--backend", "kvm", "--image", str(image.folder), str(guest)]
     found = {}
     start = time.perf_counter()
     with subprocess.Popen(
@@ -130,9 +130,9 @@ def main() -> int:
         folder = Path(name)
         guest = build(folder)
         # The first fills caches: of files, and of whether KVM runs.
-        keep(guest)
+        keep(image, guest)
         bare = [floor(image, folder) for _ in range(runs)]
-        found = [keep(guest) for _ in range(runs)]
+        found = [keep(image, guest) for _ in range(runs)]
 
     def median(phase: str, which: int) -> float:
         return statistics.median(each[phase][which] for each in found)

@@ -102,7 +102,7 @@ def test_a_port_of_the_workload_is_one_of_the_host(image: Path, says: Path, tmp_
     config.write_text(_LISTENS.format(port=port))
     command = [
         *GARRISON, "run", "--backend", "kvm", "--image", str(image),
-        "--publish", f"127.0.0.1:{here}:{port}", "--wasmcfgfile", str(config), str(says), "up",
+        "--publish", f"127.0.0.1:{here}:{port}", "--wasmcfgfile", str(config), str(says), "up\n",
     ]  # fmt: skip
     keep = Process("the keep", command, os.environ)
     try:

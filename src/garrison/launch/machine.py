@@ -126,7 +126,8 @@ def run_machine(
             asked,
             start,
             Monitor(monitor, published),
-            [_Console(console.fileno()), _Console(said.fileno())],
+            # The last is what the guest said: QEMU warns of much at its start.
+            [_Console(said.fileno()), _Console(console.fileno())],
         )
         try:
             return machine.serve(
