@@ -105,7 +105,7 @@ def test_the_host_lies_about_the_time(stack: Stack, tmp_path: Path) -> None:
         *stack.deploy_arguments(_NAME), environment={**stack.environment, "PATH": path}
     )
     assert done.returncode == 76, done.stderr
-    assert "not valid" in done.stderr
+    assert "certificate is not yet valid" in done.stderr
     assert "hello" not in done.stdout
 
 
