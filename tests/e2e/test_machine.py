@@ -100,10 +100,10 @@ def test_a_port_of_the_workload_is_one_of_the_host(image: Path, says: Path, tmp_
     port, here = free_port(), free_port()
     config = tmp_path / "Enarx.toml"
     config.write_text(_LISTENS.format(port=port))
-    command = [
-        *GARRISON, "run", "--backend", "kvm", "--image", str(image),
+    arguments = [
         "--publish", f"127.0.0.1:{here}:{port}", "--wasmcfgfile", str(config), str(says), "up\n",
     ]  # fmt: skip
+    command = [*GARRISON, "run", "--backend", "kvm", "--image", str(image), *arguments]
     keep = Process("the keep", command, os.environ)
     try:
         keep.expect("up")
@@ -111,7 +111,7 @@ def test_a_port_of_the_workload_is_one_of_the_host(image: Path, says: Path, tmp_
         keep.send("enough")
         assert keep.finish() == 7
         with socket.create_server(("127.0.0.1", here)):
-            done = _run(image, *command[6:])
+            done = _run(image, *arguments)
         assert done.returncode != 0
         assert f"port {here} of this host cannot be had: Address already in use" in done.stderr
         assert f"the host cannot give port {port}: Address already in use" in done.stderr

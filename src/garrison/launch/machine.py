@@ -62,8 +62,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 # What of a console is held, so that a guest cannot fill the host: a boot that says all has 64 KiB.
 _CONSOLE_SIZE = 256 << 10
-# What of it is shown: its last lines, each of which may be long.
-_TAIL_LINES = 12
+# What of it is shown: its last lines, each of which may be long; a kernel's panic has 30.
+_TAIL_LINES = 40
 _TAIL_SIZE = 8192
 _LIBC = ctypes.CDLL(None)
 

@@ -74,7 +74,7 @@ def test_what_becomes_of_a_port_is_read_as_it_was_written(port: int, error: int)
 def test_bodies_of_frames_are_read_or_malformed(data: bytes) -> None:
     for kind in (Reachable, Phase, File):
         try:
-            read = kind.from_bytes(data)  # type: ignore[attr-defined]
+            read = kind.from_bytes(data)
         except Malformed:
             continue
         if kind is not Phase:
