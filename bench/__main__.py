@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 # In this order; each with its title.
 BENCHES = {
     "start": "Start of a hello world, whole process, warm cache",
+    "machine": "A keep in a machine: from the command to the workload's first line",
     "large": "Start of a large module, to the refusal of its imports",
     "hostcalls": "Calls from the guest into the host, the median of 5 runs",
     "components": "Components: the start of a hello world, and an echo beside preview 1's",

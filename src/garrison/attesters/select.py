@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,13 @@ def select(spec: Mapping[str, str]) -> Attester:
         case {"kind": kind, "directory": directory, **rest} if (
             kind.endswith(_INSECURE) and not rest
         ):
-            # Only a keep that simulates pays for what the simulator needs; so with each.
-            from garrison.attesters.simulated_insecure import KINDS, open_insecure
+            # Only a keep that simulates pays for what the simulator needs; so with each. A keep
+            # image has no simulators.
+            with suppress(ModuleNotFoundError):
+                from garrison.attesters.simulated_insecure import KINDS, open_insecure
 
-            if kind in KINDS:
-                return open_insecure(KINDS[kind], Path(directory))
+                if kind in KINDS:
+                    return open_insecure(KINDS[kind], Path(directory))
         case {"kind": "host-simulated-insecure", "tee": tee, **rest} if not rest:
             from garrison.attesters.host_simulated_insecure import HostSimulatedInsecure
 

@@ -9,6 +9,7 @@ import click
 
 from garrison import __version__
 from garrison.cli import endorsements, ui
+from garrison.errors import Misuse
 from garrison.terminal import paint
 
 
@@ -24,9 +25,14 @@ command.add_command(endorsements.command, "endorsements")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
     """Check what each backend needs of this machine."""
+    from garrison.image.build import default_folder
     from garrison.launch import host_checks
 
-    reports = host_checks.inspect_host()
+    try:
+        image = default_folder()
+    except Misuse:  # There is no home, and no image in it.
+        image = None
+    reports = host_checks.inspect_host(image=image)
     document = host_checks.as_json(reports, __version__)
     if as_json:
         ui.emit_json(document)

@@ -16,6 +16,8 @@ from garrison.cli.ui import warn
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from garrison.formats.guest_request import Local
     from garrison.keep.vfs.descriptor import Descriptor
 
@@ -114,17 +116,16 @@ def command(
     if memory_mib is not None:
         raise Misuse("is for a machine", field="--memory-mib", found=f"--backend {backend}")
     # Late, and after the options were read: a keep's parts take a while to import.
-    from garrison.keep import life
-    from garrison.keep.identity import StewardClient, load_roots
+    from garrison.keep import workload
 
     if steward is None:
         if backend != "nil":
             raise Misuse("has no use without --steward", field="--backend", found=backend)
         pem = None if steward_root is None else read_pem(steward_root, "--steward-root")
-        return life.run(
+        return workload.run(
             files,
             arguments=arguments,
-            roots=load_roots(pem) if pem else (),
+            roots=_roots(pem),
             directories=_opened(directories),
             limits=most,
         )
@@ -136,6 +137,8 @@ def command(
         )
 
     from garrison.formats.tree import Package
+    from garrison.keep import life
+    from garrison.keep.identity import StewardClient
 
     roots = steward_roots(steward, steward_root)
     return life.run_local(
@@ -146,6 +149,14 @@ def command(
         arguments=arguments,
         limits=most,
     )
+
+
+def _roots(pem: str | None) -> list[x509.Certificate]:
+    if pem is None:
+        return []
+    from garrison.keep.identity import load_roots
+
+    return load_roots(pem)
 
 
 def _local(

@@ -10,6 +10,7 @@ standard error and on the console.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import ipaddress
 import os
@@ -36,6 +37,7 @@ from garrison.formats.channel import (
     Reachable,
 )
 from garrison.formats.guest_request import GuestRequest
+from garrison.image import init
 from garrison.keep.start import start
 from garrison.relay import Flow, Messages, Watched, carry, closed
 from garrison.terminal import plain, report
@@ -43,10 +45,13 @@ from garrison.terminal import plain, report
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cryptography import x509
+
 # A package has few files; each costs memory beside its content.
 _MAX_FILES = 1024
 # Those by which a terminal or a supervisor asks a process to end.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MAIN = "main.wasm"
 _PORT_SIZE = 2
 _ANSWER_SIZE = 4
 
@@ -90,6 +95,7 @@ class _Session:
         ]
 
     def run(self, prepare: Callable[[GuestRequest], None]) -> int:
+        self._phase("kernel", init.started)
         self._phase("booted")
         carry([self._control], lambda: self._request is not None or self._stopped)
         request = self._request
@@ -155,8 +161,9 @@ class _Session:
         if self._control.closed:
             raise closed(CONTROL)
 
-    def _phase(self, name: str) -> None:
-        seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+    def _phase(self, name: str, seconds: float | None = None) -> None:
+        if seconds is None:
+            seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._control.send(Frame(Kind.PHASE, Phase(name, seconds).to_bytes()))
 
     def _told(self, frame: Frame) -> None:
@@ -244,26 +251,34 @@ class _Asks:
 
 
 def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -> int:
-    # Late: an unreadable request should fail before seconds of imports.
+    """Run what is asked for; each case imports what it needs, and no more: that takes seconds."""
     from garrison.formats.launch_request import LaunchRequest
-    from garrison.keep import life
 
     if isinstance(request.what, LaunchRequest):
-        return life.live(request.what, listening=listening)
-    if life.MAIN not in files:
-        raise Misuse("the host gave none", field=life.MAIN)
-    from garrison.formats.tree import Package
-    from garrison.keep.identity import StewardClient, load_roots
+        from garrison.keep import life
 
+        _settled()
+        return life.live(request.what, listening=listening)
     local = request.what
+    if _MAIN not in files:
+        raise Misuse("the host gave none", field=_MAIN)
     if local.steward is None:
-        return life.run(
+        from garrison.keep import workload
+
+        roots = _roots(local.roots)
+        _settled()
+        return workload.run(
             files,
             arguments=local.arguments,
-            roots=load_roots(local.roots) if local.roots else (),
+            roots=roots,
             limits=local.limits,
             listening=listening,
         )
+    from garrison.formats.tree import Package
+    from garrison.keep import life
+    from garrison.keep.identity import StewardClient
+
+    _settled()
     return life.run_local(
         files,
         Package(files).digest,
@@ -273,6 +288,20 @@ def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -
         limits=local.limits,
         listening=listening,
     )
+
+
+def _roots(pem: str) -> list[x509.Certificate]:
+    if not pem:
+        return []
+    from garrison.keep.identity import load_roots
+
+    return load_roots(pem)
+
+
+def _settled() -> None:
+    """All is imported, and lives to the end: from here on garbage is looked for, beside that."""
+    gc.freeze()
+    gc.enable()
 
 
 class _Child:

@@ -15,6 +15,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 #: Debian's own.
 MIRROR = "https://deb.debian.org/debian"
-_SNAPSHOT = (
+#: All that it ever had, by date: for what the mirror has a newer version of.
+SNAPSHOT = "https://snapshot.debian.org/archive/debian"
+_NEWEST_ONLY = (
     "a mirror keeps the newest version only: renew the inputs (tools/image_lock.py), or give a"
     " mirror that keeps all, such as --mirror https://snapshot.debian.org/archive/debian/DATE"
 )
@@ -85,7 +89,7 @@ class Inputs:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(), timeout=_TIMEOUT)
         for item in self.missing(lock.packages):
-            self._keep(item, _download(pool, mirror, item, progress))
+            self._keep(item, _from_any(pool, _mirrors(mirror, lock), item, progress))
         wheels = self.missing(lock.wheels)
         if wheels:
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
@@ -122,6 +126,27 @@ def _check(item: Input, content: bytes, hint: str) -> None:
         )
 
 
+def _mirrors(mirror: str, lock: Lock) -> list[str]:
+    """Where to look, in order; who names a mirror is asked for no other."""
+    if mirror != MIRROR:
+        return [mirror]
+    made = datetime.fromtimestamp(lock.source_date_epoch, UTC)
+    return [mirror, f"{SNAPSHOT}/{made:%Y%m%dT%H%M%SZ}"]
+
+
+def _from_any(
+    pool: urllib3.PoolManager, mirrors: list[str], item: Input, progress: Progress
+) -> bytes:
+    for mirror in mirrors[:-1]:
+        with suppress(_NotThereError):
+            return _download(pool, mirror, item, progress)
+    return _download(pool, mirrors[-1], item, progress)
+
+
+class _NotThereError(Unavailable):
+    """The mirror does not have it."""
+
+
 def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Progress) -> bytes:
     url = f"{mirror.rstrip('/')}/{quote(item.path)}"
     try:
@@ -129,10 +154,11 @@ def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Pro
         answer = pool.request("GET", url, preload_content=False, retries=3)
         with answer:
             if answer.status != 200:
-                hint = _SNAPSHOT if answer.status == 404 else None
-                raise Unavailable(
-                    "the mirror does not give it", field=url, found=answer.status, hint=hint
-                )
+                if answer.status == 404:
+                    raise _NotThereError(
+                        "the mirror does not give it", field=url, found=404, hint=_NEWEST_ONLY
+                    )
+                raise Unavailable("the mirror does not give it", field=url, found=answer.status)
             pieces, size = [], 0
             while size <= item.size and (piece := answer.read(_PIECE)):
                 pieces.append(piece)

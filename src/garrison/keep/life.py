@@ -15,34 +15,22 @@ from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.errors import Misuse, Rejected
 from garrison.formats.deployment_policy import DeploymentPolicy
 from garrison.formats.digest import digest_text
-from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.identity import WorkloadIdentity
-from garrison.formats.limits import Limits
 from garrison.formats.oci_name import OciName, parse_name
-from garrison.keep.bearer import Bearer
-from garrison.keep.execute import execute
-from garrison.keep.identity import Certified, Credentials, StewardClient
-from garrison.keep.net.network import Identity, Network
-from garrison.keep.renewal import renewed
-from garrison.keep.trust import watched
+from garrison.keep.identity import Credentials, StewardClient
+from garrison.keep.workload import CONFIG, MAIN, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from cryptography import x509
+    from collections.abc import Mapping
 
     from garrison.drawbridge.client import Fetched
     from garrison.formats.launch_request import LaunchRequest
     from garrison.formats.oci_name import Name
-    from garrison.keep.net.listener import Listener
     from garrison.keep.net.network import Listening
-    from garrison.keep.net.stream import Stream
-    from garrison.keep.vfs.descriptor import Descriptor
 
 log = logging.getLogger("garrison.keep")
 
-MAIN = "main.wasm"
-CONFIG = "Enarx.toml"
+__all__ = ["CONFIG", "MAIN", "live", "run", "run_local"]
 
 
 def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
@@ -132,89 +120,3 @@ def run_local(
         limits=limits,
         listening=listening,
     )
-
-
-def run(
-    files: Mapping[str, bytes],
-    *,
-    credentials: Credentials | None = None,
-    certified: Certified | None = None,
-    workload: WorkloadIdentity | None = None,
-    arguments: tuple[str, ...] = (),
-    roots: Sequence[x509.Certificate] = (),
-    tenant: DeploymentPolicy | None = None,
-    directories: Mapping[str, Descriptor] | None = None,
-    limits: Mapping[str, int] | None = None,
-    listening: Listening | None = None,
-) -> int:
-    """Run the package `files` and return the guest's exit code.
-
-    Without credentials the workload has no identity: its TLS connections are anonymous. It can
-    still verify its peers, under `roots`. `tenant` narrows its network and its limits.
-    `directories` are the host's, by the guest's path (`vfs.host_directory_insecure`): for
-    development only. `limits` take the place of those that its configuration sets. `listening` is
-    told of each port that the workload listens on.
-
-    Raises:
-        Misuse: directories of the host in a keep that has an identity.
-        Malformed: the package's configuration or module cannot be read.
-        GarrisonError: the guest trapped or was interrupted.
-    """
-    if directories and credentials is not None:
-        raise Misuse(
-            "a keep with an identity has nothing of the host's",
-            field="--dir",
-            hint="leave --steward out, or put the files into the package",
-        )
-    config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
-    identity = None if certified is None else Identity(certified.chain, certified.key)
-    steward = None if credentials is None else credentials.steward
-    trusted = list(roots if steward is None else steward.roots)
-    given = {**config.limits, **(limits or {})}
-    most = Limits.narrowed(given, {} if tenant is None else tenant.limits)
-    network = Network(config, identity, trusted, tenant=tenant, limits=most, listening=listening)
-    bearer = (
-        None
-        if credentials is None or workload is None
-        else Bearer(credentials, workload, network.chain)
-    )
-    with (
-        network.guarded(),
-        watched(network, steward),
-        renewed(network, credentials, certified, workload),
-    ):
-        return execute(
-            files[MAIN],
-            args=[MAIN, *config.args, *arguments],
-            env=config.environment(),
-            descriptors=descriptors(config, network),
-            files=files,
-            network=network,
-            limits=most,
-            directories=directories,
-            bearer=bearer,
-            # An attested keep compiles for itself: what is stored outside is the host's.
-            cached=credentials is None,
-        )
-
-
-def descriptors(
-    config: Config, network: Network
-) -> list[tuple[str, int | Stream | Listener | None]]:
-    """What the workload has open from the start: in the order of `[[files]]`, if it has that.
-
-    Raises:
-        GarrisonError: a listener or a connection of `[[files]]` cannot be opened.
-        OSError: likewise.
-    """
-    if config.files is None:
-        return [
-            (name, number if config.stdio[name] == "host" else None)
-            for number, name in enumerate(STREAMS)
-        ]
-    numbers = {name: number for number, name in enumerate(STREAMS)}
-    opened = iter(network.preopened())
-    return [
-        next(opened) if file.endpoint is not None else (file.name, numbers.get(file.kind))
-        for file in config.files
-    ]

@@ -116,7 +116,7 @@ def _plan(backend: str, options: MachineOptions) -> Callable[[Place], list[str]]
         if not kvm:
             log.info("KVM runs no guest here: the machine is emulated, and slower")
         return lambda place: kvm_command(_guest(options, place, qemu, None), kvm=kvm)
-    require(backend, inspect_host())
+    require(backend, inspect_host(image=options.image.folder))
     qemu = _qemu()
     firmware = options.image.firmware(backend)
     if backend == "tdx":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from garrison.attesters.detect import ORDER, present
 from garrison.errors import Malformed, Misuse, Unavailable
 from garrison.formats.ovmf import Firmware, SevSection
+from garrison.image.folder import ABOUT, FIRMWARE
 from garrison.launch.host_probe import VM_TYPES, Probes, read_firmware
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _QEMU = "qemu-system-x86_64"
 # The first versions with the objects sev-snp-guest and tdx-guest.
 _QEMU_MINIMUM = {"snp": (9, 1), "tdx": (10, 1)}
 _QEMU_OBJECT = {"snp": "sev-snp-guest", "tdx": "tdx-guest"}
-# Where distributions put firmware, the fittest first.
+# Where distributions put firmware, the fittest first; that of the keep image comes before all.
 _FIRMWARE = {
     "snp": (
         "usr/share/ovmf/OVMF.amdsev.fd",
@@ -36,15 +37,13 @@ _FIRMWARE = {
         "usr/share/OVMF/OVMF.amdsev.fd",
     ),
     "tdx": (
+        "usr/share/ovmf/OVMF.inteltdx.ms.fd",
         "usr/share/ovmf/OVMF.inteltdx.fd",
         "usr/share/edk2/ovmf/OVMF.inteltdx.fd",
         "usr/share/ovmf/OVMF.fd",
     ),
 }
-_FIRMWARE_REMEDY = {
-    "snp": "install an OVMF of the AmdSev kind, which has a page for the kernel's hashes",
-    "tdx": "install an OVMF with a TDVF descriptor, such as Debian's package ovmf",
-}
+_FIRMWARE_REMEDY = "build the keep image, which has it: garrison image build"
 # AMD 56860: the first version of the SNP ABI whose reports the policy admits by default.
 _SNP_ABI_MINIMUM = (1, 51)
 
@@ -76,9 +75,17 @@ class BackendReport:
         return all(check.passed for check in self.checks)
 
 
-def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[BackendReport]:
-    """Check what each backend needs of the host whose root directory is `root`."""
-    host = _Host(root, probes or Probes())
+def inspect_host(
+    root: Path = Path("/"), probes: Probes | None = None, image: Path | None = None
+) -> list[BackendReport]:
+    """Check what each backend needs of the host.
+
+    Args:
+        root: the host's root directory.
+        probes: how it is asked.
+        image: the keep image that machines would boot; it may not be there.
+    """
+    host = _Host(root, probes or Probes(), image)
     kvm = host.device("/dev/kvm", "load kvm_amd or kvm_intel; enable virtualisation")
     runs = host.kvm_runs() if kvm.passed else None
     machine = (kvm,) if runs is None else (kvm, runs)
@@ -86,7 +93,9 @@ def inspect_host(root: Path = Path("/"), probes: Probes | None = None) -> list[B
         BackendReport(
             "nil", (HostCheck("process", passed=True, found="always there"),), started=True
         ),
-        BackendReport("kvm", (host.qemu(), _acceleration(machine)), started=True),
+        BackendReport(
+            "kvm", (host.qemu(), _acceleration(machine), host.keep_image()), started=True
+        ),
         BackendReport("snp", (*host.snp(), *machine, *host.confidential("snp", kvm)), started=True),
         BackendReport("tdx", (*host.tdx(), *machine, *host.confidential("tdx", kvm)), started=True),
         BackendReport("sgx", host.sgx(), started=True),
@@ -129,8 +138,9 @@ def require(backend: str, reports: list[BackendReport]) -> None:
 class _Host:
     """A host, and how it is asked."""
 
-    def __init__(self, root: Path, probes: Probes) -> None:
+    def __init__(self, root: Path, probes: Probes, image: Path | None) -> None:
         self._root = root
+        self._image = image
         self._probes = probes
         self._flags = self._cpu_flags()
 
@@ -253,12 +263,20 @@ class _Host:
             )
         return (*checks, self.firmware(backend))
 
+    def keep_image(self) -> HostCheck:
+        """Where the image is, or how to make it: it is no property of the machine."""
+        if self._image is not None and (self._image / ABOUT).is_file():
+            return HostCheck("keep image", passed=True, found=str(self._image))
+        return HostCheck("keep image", passed=True, found="not built yet: garrison image build")
+
     def firmware(self, backend: str) -> HostCheck:
         """Whether there is firmware that launches guests of this kind, bound to their kernel."""
         name = f"OVMF for {backend}"
-        seen = "none of " + ", ".join(f"/{path}" for path in _FIRMWARE[backend])
-        for relative in _FIRMWARE[backend]:
-            path = self._path(relative)
+        paths = [self._path(path) for path in _FIRMWARE[backend]]
+        if self._image is not None:
+            paths.insert(0, self._image / FIRMWARE[backend])
+        seen = "none of " + ", ".join(map(str, paths))
+        for path in paths:
             if not path.is_file():
                 continue
             try:
@@ -269,12 +287,12 @@ class _Host:
                     else any(section.measured for section in firmware.tdx())
                 )
             except (OSError, Malformed) as error:
-                seen = f"/{relative}: {error}"
+                seen = f"{path}: {error}"
                 continue
             if fits:
-                return HostCheck(name, passed=True, found=f"/{relative}")
-            seen = f"/{relative}, which does not launch such guests"
-        return HostCheck(name, passed=False, found=seen, remedy=_FIRMWARE_REMEDY[backend])
+                return HostCheck(name, passed=True, found=str(path))
+            seen = f"{path}, which does not launch such guests"
+        return HostCheck(name, passed=False, found=seen, remedy=_FIRMWARE_REMEDY)
 
     def snp(self) -> tuple[HostCheck, ...]:
         """CPU, kernel and firmware for SNP."""

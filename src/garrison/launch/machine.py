@@ -6,7 +6,8 @@ checked like anything from outside. A signal that asks this command to end is pa
 workload; a guest that has not started, or does not end soon, or a second signal, ends the machine.
 
 However this ends so does QEMU: it asks the kernel for that, and a machine in memory has nothing to
-lose. What the guest wrote to its console is kept where it did not end as it should.
+lose. Nothing of it is on disk: QEMU inherits what leads to the host, and of the console the last is
+held in memory, to be kept in a file where the machine did not end as it should.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed, Unavailable
@@ -29,6 +29,7 @@ from garrison.formats.channel import (
     CONTROL,
     INSECURE_SIMULATED,
     INSECURE_TO_HOST,
+    MAX_DATA,
     STDERR,
     STDIN,
     STDOUT,
@@ -56,30 +57,30 @@ log = logging.getLogger("garrison.launch")
 BOOT_SECONDS = 120.0
 # How long a workload has to end after it was asked to.
 _PATIENCE_SECONDS = 10.0
-# QEMU connects to the channels before it does anything else.
-_CONNECT_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-# What of a console is shown: its last lines, each of which may be long.
-_TAIL_LINES = 12
+# What of a console is held, so that a guest cannot fill the host: a boot that says all has 64 KiB.
+_CONSOLE_SIZE = 256 << 10
+# What of it is shown: its last lines, each of which may be long; a kernel's panic has 30.
+_TAIL_LINES = 40
 _TAIL_SIZE = 8192
 _LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where QEMU finds the host's ends.
+    """QEMU's ends of what leads to the host: descriptors of sockets that it inherits.
 
     Attributes:
-        channels: their sockets, by name.
-        monitor: its socket.
-        console: the file.
+        channels: by name.
+        monitor: its monitor's.
+        console: the serial console's.
     """
 
-    channels: tuple[tuple[str, Path], ...]
-    monitor: Path
-    console: Path
+    channels: tuple[tuple[str, int], ...]
+    monitor: int
+    console: int
 
 
 def run_machine(
@@ -110,57 +111,66 @@ def run_machine(
     names = [CONTROL, STDIN, STDOUT, STDERR]
     if insecure_simulated is not None:
         names.append(INSECURE_SIMULATED)
-    with tempfile.TemporaryDirectory(prefix="garrison-keep-") as directory, ExitStack() as stack:
-        folder = Path(directory)
-        place = Place(
-            tuple((name, folder / f"{number}") for number, name in enumerate(names)),
-            folder / "monitor",
-            folder / "console",
-        )
-        sockets = [path for _, path in place.channels] + [place.monitor]
-        listeners = [stack.enter_context(_listening(path)) for path in sockets]
-        said = stack.enter_context((folder / "qemu").open("w+b"))
+    with ExitStack() as stack:
         asked = stack.enter_context(_signals())
-        start = time.monotonic()
-        process = stack.enter_context(_started(command(place), said.fileno()))
-        machine = _Machine(process, asked, start)
+        with ExitStack() as theirs:
+            pairs = [_pair(stack, theirs) for _ in (*names, "monitor", "console", "QEMU")]
+            *ports, monitor, console, said = (ours for ours, _ in pairs)
+            *inherited, own = (their.fileno() for _, their in pairs)
+            *channels, at_monitor, at_console = inherited
+            place = Place(tuple(zip(names, channels, strict=True)), at_monitor, at_console)
+            start = time.monotonic()
+            process = stack.enter_context(_started(command(place), inherited, own))
+        machine = _Machine(
+            process,
+            asked,
+            start,
+            Monitor(monitor, published),
+            # The last is what the guest said: QEMU warns of much at its start.
+            [_Console(said.fileno()), _Console(console.fileno())],
+        )
         try:
-            *ends, monitor = (stack.enter_context(machine.accept(each)) for each in listeners)
-            ports = dict(zip(names, ends, strict=True))
-            machine.monitor = Monitor(monitor, published)
-            return machine.serve(ports, request, files, insecure_simulated, boot_seconds, streams)
+            return machine.serve(
+                dict(zip(names, ports, strict=True)),
+                request,
+                files,
+                insecure_simulated,
+                boot_seconds,
+                streams,
+            )
         except (Unavailable, Malformed) as error:
-            process.kill()
-            process.wait()
-            error.hint = _console(place.console, folder / "qemu")
+            error.hint = machine.told()
             raise
 
 
 class _Machine:
     """QEMU's process, and how far its guest is."""
 
-    monitor: Monitor
-
-    def __init__(self, process: subprocess.Popen[bytes], asked: _Asked, start: float) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        asked: _Asked,
+        start: float,
+        monitor: Monitor,
+        consoles: list[_Console],
+    ) -> None:
         self._process = process
         self._asked = asked
         self._start = start
+        self._monitor = monitor
+        self._consoles = consoles
         self._end = _End(process.pid)
         self._booted = False
         self._code: int | None = None
         self._deadline: float | None = None
 
-    def accept(self, listener: socket.socket) -> socket.socket:
-        """QEMU's end of a channel."""
-        incoming = _Readable(listener.fileno())
-        deadline = time.monotonic() + _CONNECT_SECONDS
-        watched: list[Watched] = [incoming, self._end]
-        carry(watched, lambda: incoming.ready or self._end.ready, lambda: deadline)
-        if not incoming.ready:
-            raise Unavailable("does not start", field="QEMU")
-        connection, _ = listener.accept()
-        connection.settimeout(0)
-        return connection
+    def told(self) -> str:
+        """End QEMU; keep what it and the guest said, and give the last of it."""
+        self._process.kill()
+        self._process.wait()
+        for each in self._consoles:
+            each.drain()
+        return _kept(self._consoles)
 
     def serve(
         self,
@@ -180,7 +190,8 @@ class _Machine:
             Flow(ports[name].fileno(), sink, channel=name, framed=True)
             for name, sink in ((STDOUT, streams[1]), (STDERR, streams[2]))
         ]
-        watched: list[Watched] = [control, stdin, *outputs, self._end, self._asked, self.monitor]
+        watched: list[Watched] = [control, stdin, *outputs, self._end, self._asked]
+        watched += [self._monitor, *self._consoles]
         if insecure_simulated is not None:
             watched.append(_answering(ports[INSECURE_SIMULATED].fileno(), insecure_simulated))
         for path, content in files.items():
@@ -194,7 +205,10 @@ class _Machine:
             gone = self._end.ready or control.closed or any(flow.broken for flow in outputs)
             return done or gone or self._asked.enough
 
-        in_time = carry(watched, over, lambda: self._deadline)
+        in_time = True
+        # A channel that is closed in the middle of a stream is the end of the machine.
+        with suppress(Unavailable):
+            in_time = carry(watched, over, lambda: self._deadline)
         if self._asked.numbers and self._code is None:
             return 128 + self._asked.numbers[0]
         if any(flow.broken for flow in outputs):
@@ -202,6 +216,8 @@ class _Machine:
         if not in_time:
             raise Unavailable(f"did not answer in {boot_seconds:.0f} s", field="guest")
         if self._code is None:
+            if not self._booted and self._process.wait():
+                raise Unavailable("does not start", field="QEMU")
             raise Unavailable("ended without an exit code", field="guest")
         return self._code
 
@@ -212,7 +228,7 @@ class _Machine:
             def answer(error: int) -> None:
                 control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
 
-            self.monitor.forward(port, answer)
+            self._monitor.forward(port, answer)
             return
         if frame.kind is Kind.EXIT:
             if len(frame.body) != 1:
@@ -313,12 +329,11 @@ def _signals() -> Iterator[_Asked]:
         os.close(send)
 
 
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        yield listener
+def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """The two ends of a connection, each until the end of its block; ours does not block."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    here.settimeout(0)
+    return ours.enter_context(here), theirs.enter_context(there)
 
 
 def _die_with_us() -> None:
@@ -326,10 +341,13 @@ def _die_with_us() -> None:
 
 
 @contextmanager
-def _started(command: list[str], said: int) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    command: list[str], inherited: list[int], said: int
+) -> Iterator[subprocess.Popen[bytes]]:
     """QEMU, until the end of the block."""
     process = subprocess.Popen(
         command,
+        pass_fds=inherited,
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=said,
@@ -356,17 +374,53 @@ def _answering(descriptor: int, attester: Attester) -> Messages:
     return messages
 
 
-def _console(console: Path, qemu: Path) -> str:
-    """Keep what the guest and QEMU said, and give the last of it."""
-    whole = b"".join(path.read_bytes() for path in (console, qemu) if path.exists())
-    tail = whole[-_TAIL_SIZE:].decode(errors="replace").splitlines()[-_TAIL_LINES:]
-    lines = "\n".join(f"  {plain(line)}" for line in tail if line.strip())
+class _Console:
+    """What somebody says, as it comes.
+
+    Attributes:
+        said: the last of it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.said = b""
+        self._descriptor = descriptor
+        self._over = False
+
+    def interest(self) -> Mapping[int, int]:
+        return {} if self._over else {self._descriptor: 1}  # POLLIN
+
+    def happened(self, _descriptor: int, _events: int) -> None:
+        self._take()
+
+    def drain(self) -> None:
+        """Take what is there."""
+        while self._take():
+            pass
+
+    def _take(self) -> bool:
+        try:
+            data = os.read(self._descriptor, MAX_DATA)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        self._over = not data
+        self.said = (self.said + data)[-_CONSOLE_SIZE:]
+        return bool(data)
+
+
+def _kept(consoles: list[_Console]) -> str:
+    """Keep what was said, and give the last of it."""
+    whole = b"".join(each.said for each in consoles)
+    tail = whole[-_TAIL_SIZE:].decode(errors="replace").splitlines()
+    lines = [f"  {plain(line)}" for line in tail if line.strip()][-_TAIL_LINES:]
     if not lines:
         return "neither the guest nor QEMU said anything"
+    ends = "and ends with\n" + "\n".join(lines)
     try:
         descriptor, kept = tempfile.mkstemp(prefix="garrison-console-", suffix=".log")
         with os.fdopen(descriptor, "wb") as file:
             file.write(whole)
     except OSError as error:
-        return f"its console (not kept: {error.strerror}) ends with\n{lines}"
-    return f"its console is kept in {kept}, and ends with\n{lines}"
+        return f"the console cannot be kept ({error.strerror}), {ends}"
+    return f"the console is kept in {kept}, {ends}"

@@ -53,11 +53,9 @@ class Guest:
         append: the kernel's command line.
         memory: in MiB.
         vcpus: how many processors.
-        console: the file that the serial console is written to.
-        channels: the channels to the host: the name in the guest, and the host's Unix socket, on
-            which the host listens.
-        monitor: the host's Unix socket for QEMU's monitor, on which the host listens; None: there
-            is no monitor.
+        console: where the serial console leads: a socket's descriptor that QEMU inherits.
+        channels: the channels to the host: the name in the guest, and a descriptor likewise.
+        monitor: where QEMU's monitor leads, likewise; None: there is none.
         qemu: the program.
     """
 
@@ -67,9 +65,9 @@ class Guest:
     append: str
     memory: int
     vcpus: int
-    console: Path
-    channels: tuple[tuple[str, Path], ...] = ()
-    monitor: Path | None = None
+    console: int
+    channels: tuple[tuple[str, int], ...] = ()
+    monitor: int | None = None
     qemu: str = QEMU
 
 
@@ -223,7 +221,7 @@ def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
         *("-kernel", str(guest.kernel)),
         *("-initrd", str(guest.initrd)),
         *("-append", guest.append),
-        *("-chardev", f"file,id=console,path={_escaped(guest.console)}"),
+        *("-chardev", f"socket,id=console,fd={guest.console}"),
         *("-serial", "chardev:console"),
         # IPv6 would come with addresses that are not fixed.
         *("-netdev", f"user,id={NETDEV},ipv6=off"),
@@ -231,12 +229,12 @@ def _parts(guest: Guest, virtio: dict[str, Any]) -> list[str]:
     ]
     if guest.channels:
         command += _device({"driver": "virtio-serial-pci", "id": "channels", **virtio})
-    for index, (name, socket) in enumerate(guest.channels):
+    for index, (name, descriptor) in enumerate(guest.channels):
         chardev = f"channel{index}"
-        command += ["-chardev", f"socket,id={chardev},path={_escaped(socket)}"]
+        command += ["-chardev", f"socket,id={chardev},fd={descriptor}"]
         command += _device({"driver": "virtserialport", "chardev": chardev, "name": name})
     if guest.monitor is not None:
-        command += ["-chardev", f"socket,id=monitor,path={_escaped(guest.monitor)}"]
+        command += ["-chardev", f"socket,id=monitor,fd={guest.monitor}"]
         command += ["-mon", "chardev=monitor,mode=control"]
     return command
 
@@ -248,11 +246,6 @@ def _object(properties: dict[str, Any]) -> list[str]:
 
 def _device(properties: dict[str, Any]) -> list[str]:
     return ["-device", json.dumps(properties, separators=(",", ":"))]
-
-
-def _escaped(path: Path) -> str:
-    """A path as QEMU's options take it: a comma would begin another property."""
-    return str(path).replace(",", ",,")
 
 
 def _sized(value: bytes, size: int, field: str) -> str:

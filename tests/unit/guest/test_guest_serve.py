@@ -106,6 +106,9 @@ def test_a_workload_that_fails_tells_why_on_standard_error() -> None:
         pytest.param(Frame(Kind.SIGNAL, b"\x09").to_bytes(), "no signal", id="another signal"),
         pytest.param(Frame(Kind.FILE, b"nothing").to_bytes(), "has no path", id="no path"),
         pytest.param(2 * Frame(Kind.FILE, b"a\0b").to_bytes(), "comes twice", id="a file twice"),
+        pytest.param(
+            Frame(Kind.REACHABLE, b"\x90\x1f\0\0").to_bytes(), "nobody asked", id="a port"
+        ),
         pytest.param(2 * Frame(Kind.REQUEST, REQUEST).to_bytes(), "comes twice", id="two requests"),
     ],
 )

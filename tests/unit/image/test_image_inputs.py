@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from garrison.errors import Malformed, Unavailable, Unverified
-from garrison.image import lock
+from garrison.image import fetch, lock
 from garrison.image.fetch import Inputs
 from garrison.image.lock import Input, Lock
 
@@ -147,6 +147,18 @@ def test_what_a_mirror_no_longer_has_is_named(tmp_path: Path) -> None:
         Inputs(tmp_path).fetch(_LOCK, url, lambda _count: None)
     assert refused.value.found == "404"
     assert "snapshot" in str(refused.value.hint)
+
+
+def test_what_debians_mirror_no_longer_has_comes_from_its_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was when the lock was made; from nowhere else, and checked like all."""
+    place = _PLACE.replace("/debian", "/debian/archive/19700101T000001Z")
+    with _mirror({place: _CONTENT}) as url:
+        monkeypatch.setattr(fetch, "MIRROR", url)
+        monkeypatch.setattr(fetch, "SNAPSHOT", f"{url}archive")
+        Inputs(tmp_path).fetch(_LOCK, url, lambda _: None)
+        assert Inputs(tmp_path).read(_ITEM) == _CONTENT
 
 
 def test_a_mirror_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from garrison.formats.enarx_toml import Config
-from garrison.keep.life import descriptors
 from garrison.keep.net.listener import Listener
 from garrison.keep.net.network import Network
+from garrison.keep.workload import descriptors
 from garrison.testing.stack import free_port
 
 

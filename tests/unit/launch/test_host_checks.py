@@ -214,6 +214,21 @@ def test_a_guest_that_is_stuck_does_not(tmp_path: Path, script: str, said: str) 
         host_probe.guest_runs(_program(tmp_path, script), deadline=0.3)
 
 
+def test_the_keep_image_brings_the_firmware(tmp_path: Path) -> None:
+    machine = _machine(tmp_path / "root", _AMD_FLAGS, _AMD)
+    (machine / "usr/share/ovmf/OVMF.amdsev.fd").unlink()
+    image = tmp_path / "image"
+    assert _failed(_report("snp", inspect_host(machine, PROBES, image))).remedy == (
+        "build the keep image, which has it: garrison image build"
+    )
+    image.mkdir()
+    (image / "ovmf.snp.fd").write_bytes(fake_firmware(tdx=_TDX))
+    (image / "image.json").write_text("{}")
+    reports = inspect_host(machine, PROBES, image)
+    assert _report("snp", reports).available
+    assert str(image) in [check.found for check in _report("kvm", reports).checks]
+
+
 def test_a_program_that_fails_has_no_output(tmp_path: Path) -> None:
     assert host_probe.output([_program(tmp_path, "echo version 1")]) == "version 1\n"
     with pytest.raises(OSError, match="failed with 3"):

@@ -15,7 +15,7 @@ from base64 import b64decode
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,9 @@ from garrison.launch.host_probe import Probes
 from garrison.launch.qemu_command import Guest, SnpLaunch, TdxLaunch, snp_command, tdx_command
 from garrison.measure import sev_keys
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 GUEST = Guest(
     firmware=Path("/firmware,fd"),
     kernel=Path("/vmlinuz"),
@@ -33,9 +36,9 @@ GUEST = Guest(
     append="console=ttyS0,115200",
     memory=512,
     vcpus=2,
-    console=Path("/console,log"),
-    channels=(("garrison.request", Path("/run/a,b")),),
-    monitor=Path("/run/monitor"),
+    console=11,
+    channels=(("garrison.request", 12),),
+    monitor=13,
 )
 
 
@@ -86,10 +89,11 @@ def test_a_td_has_its_quoting_service_and_its_registers() -> None:
     assert "kernel-irqchip=split" in _after(command, "-machine")[0]
 
 
-def test_no_path_becomes_a_property() -> None:
+def test_what_leads_to_the_host_is_inherited() -> None:
     command = snp_command(GUEST, SnpLaunch())
-    assert "file,id=console,path=/console,,log" in command
-    assert "socket,id=channel0,path=/run/a,,b" in command
+    assert "socket,id=console,fd=11" in command
+    assert "socket,id=channel0,fd=12" in command
+    assert "socket,id=monitor,fd=13" in command
     assert _after(command, "-netdev") == ["user,id=net,ipv6=off"]
     assert _after(command, "-mon") == ["chardev=monitor,mode=control"]
 
@@ -141,7 +145,15 @@ def _qemu() -> tuple[str, tuple[int, int]]:
     return path, (int(found[1]), int(found[2]))
 
 
-def _real(tmp_path: Path, qemu: str) -> Guest:
+@pytest.fixture
+def console() -> Iterator[int]:
+    """A socket's descriptor, for QEMU to inherit."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield theirs.fileno()
+
+
+def _real(tmp_path: Path, qemu: str, console: int) -> Guest:
     for name in ("firmware", "kernel", "initrd"):
         (tmp_path / name).write_bytes(bytes(1 << 20))
     # What QEMU reads of a kernel: Linux, Documentation/arch/x86/boot.rst, protocol 2.12.
@@ -155,15 +167,21 @@ def _real(tmp_path: Path, qemu: str) -> Guest:
         firmware=tmp_path / "firmware",
         kernel=tmp_path / "kernel",
         initrd=tmp_path / "initrd",
-        console=tmp_path / "con,sole",
+        console=console,
         channels=(),
         monitor=None,
     )
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], console: int) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=30
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+        pass_fds=[console],
     )
     assert done.returncode != 0, "this test is for machines without the hardware"
     return "\n".join(line for line in done.stderr.splitlines() if "warning:" not in line)
@@ -171,37 +189,36 @@ def _run(command: list[str]) -> str:
 
 @pytest.mark.parametrize(("tee", "minimum"), [("snp", (9, 1)), ("tdx", (10, 1))])
 def test_a_real_qemu_misses_nothing_but_the_hardware(
-    tmp_path: Path, tee: str, minimum: tuple[int, int]
+    tmp_path: Path, console: int, tee: str, minimum: tuple[int, int]
 ) -> None:
     """It reads machine, processor, memory and the TEE's object, and asks KVM for the machine."""
     qemu, version = _qemu()
     if version < minimum:
         pytest.skip(f"QEMU {version[0]}.{version[1]} has no {tee} guests")
-    guest = _real(tmp_path, qemu)
+    guest = _real(tmp_path, qemu, console)
     command = (
         snp_command(guest, SnpLaunch(signed=_signed(), host_data=bytes(32)))
         if tee == "snp"
         else tdx_command(guest, TdxLaunch(mr_owner=bytes(48)))
     )
-    said = _run(command)
+    said = _run(command, console)
     assert re.search(r"not supported by KVM|[Cc]ould not access KVM|/dev/sev|KVM_CAP|vm-type", said)
     # A property that QEMU does not know is told apart from hardware that is missing.
     wrong = [value.replace('"id":"tee"', '"id":"tee","no-such":1') for value in command]
-    assert "no-such" in _run(wrong)
+    assert "no-such" in _run(wrong, console)
 
 
-def test_a_real_qemu_makes_the_machine(tmp_path: Path) -> None:
+def test_a_real_qemu_makes_the_machine(tmp_path: Path, console: int) -> None:
     """Without the TEE and with emulation, the rest of the line makes a machine with its devices."""
     qemu, version = _qemu()
     if version < (9, 1):
         pytest.skip(f"QEMU {version[0]}.{version[1]} has no EPYC-v4 processors")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "so,cket"))
-        listener.listen()
-        channels = (("garrison.request", tmp_path / "so,cket"),)
-        command = snp_command(
-            replace(_real(tmp_path, qemu), channels=channels), SnpLaunch(vcpu_type="EPYC-v3")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        guest = replace(
+            _real(tmp_path, qemu, console), channels=(("garrison.request", theirs.fileno()),)
         )
+        command = snp_command(guest, SnpLaunch(vcpu_type="EPYC-v3"))
         machine = command.index("-machine") + 1
         command[machine] = command[machine].replace(",confidential-guest-support=tee", "")
         command[command.index("kvm")] = "tcg"
@@ -214,8 +231,8 @@ def test_a_real_qemu_makes_the_machine(tmp_path: Path) -> None:
             text=True,
             check=False,
             timeout=30,
+            pass_fds=[console, theirs.fileno()],
         )
     assert done.returncode == 0, done.stderr
     assert "dev: virtio-net-pci" in done.stdout
     assert 'name = "garrison.request"' in done.stdout
-    assert (tmp_path / "con,sole").exists()

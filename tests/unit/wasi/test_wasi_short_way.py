@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import garrison.__main__ as short
 from garrison.formats.enarx_toml import Config
-from garrison.keep.life import descriptors
 from garrison.keep.net.network import Network
+from garrison.keep.workload import descriptors
 
 if TYPE_CHECKING:
     from pathlib import Path
