@@ -31,6 +31,7 @@ _MEMORY = 3
 _KINDS = {"i": 0, "I": 0, "q": 1, "Q": 1}
 
 _MAGIC = b"\0asm"
+_TEXT_HINT = "make its binary form of WebAssembly text, with wat2wasm or wasm-tools parse"
 # The binary format's `layer` field: 0 for a module, 1 for a component.
 _COMPONENT_LAYER = b"\1\0"
 
@@ -108,6 +109,7 @@ class Module:
                 field="module",
                 found=f"{len(wasm)} bytes that begin with {wasm[:4].hex() or 'nothing'}",
                 expected=_MAGIC.hex(),
+                hint=_TEXT_HINT if wasm.lstrip()[:1] in (b"(", b";") else None,
             )
         handle = c.Pointer()
         error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), c.byref(handle))

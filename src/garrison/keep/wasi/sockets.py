@@ -52,10 +52,8 @@ def sock_recv(
     buffers = host.memory.vectors(vectors, count)
     if flags & ~(_PEEK | _WAIT_ALL):
         raise Errno(errno.INVAL)
-    if flags & _PEEK:
-        total = _peeked(host, socket, buffers)
-    else:
-        total = read_some(host, socket, buffers)
+    receive = _peeked if flags & _PEEK else read_some
+    total = receive(host, socket, buffers)
     if flags == _WAIT_ALL and total:
         total = _rest(host, socket, buffers, total)
     U32.pack_into(host.memory.all, result, total)
