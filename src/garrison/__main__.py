@@ -21,10 +21,22 @@ if TYPE_CHECKING:
 _STREAMS = (("stdin", 0), ("stdout", 1), ("stderr", 2))
 _ENV = {"FD_COUNT": "3", "FD_NAMES": "stdin:stdout:stderr"}
 _MAIN = "main.wasm"
+# `garrison.formats.tree`: what a module may have. What is larger, or no file, is not read at once.
+_MAX_FILE = 100_000_000
 
 
 def main() -> int:
     """Run the command line, and return its exit code."""
+    try:
+        return _main()
+    except KeyboardInterrupt as error:
+        # Before there is anything else that takes it for its own, as while modules are loaded.
+        from garrison.terminal import report
+
+        return report(error)
+
+
+def _main() -> int:
     args = sys.argv[1:]
     if len(args) < 2 or args[0] != "run" or any(arg.startswith("-") for arg in args):
         return _command_line()
@@ -33,8 +45,10 @@ def main() -> int:
         return _command_line()
     try:
         with open(args[1], "rb") as file:  # noqa: PTH123  (pathlib costs a start 5 ms)
-            wasm = file.read()
+            wasm = file.read() if 0 < posix.fstat(file.fileno()).st_size <= _MAX_FILE else None
     except OSError:
+        wasm = None
+    if wasm is None:
         # It says what is wrong with the path.
         return _command_line()
     return _run(wasm, args[2:])
@@ -46,6 +60,9 @@ def _command_line() -> int:
         import site
 
         site.main()
+    from garrison.terminal import hear_interrupts
+
+    hear_interrupts()
     from garrison.cli.main import main as command_line
 
     return command_line()

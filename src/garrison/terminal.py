@@ -7,6 +7,7 @@ Colour appears on a terminal only, and `NO_COLOR` (no-color.org) is honoured.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import IntEnum
 
@@ -15,7 +16,8 @@ from garrison import errors
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, TextIO
+    from types import FrameType
+    from typing import Any, NoReturn, TextIO
 
 
 class ExitCode(IntEnum):
@@ -73,8 +75,28 @@ def exit_code(error: BaseException) -> int:
     return ExitCode.CANNOT_WRITE if isinstance(error, OSError) else ExitCode.INTERNAL
 
 
+_heard = False
+
+
+def hear_interrupts() -> None:
+    """From here on, remember that an interrupt came, for it can come out as another error.
+
+    An extension module that is interrupted while it is loaded fails with an ImportError.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    global _heard  # noqa: PLW0603  (a signal is the process's)
+    _heard = True
+    signal.default_int_handler(number, frame)
+
+
 def report(error: BaseException) -> int:
     """Print `error` to standard error for a person, and return the exit code that it means."""
+    if _heard and exit_code(error) == ExitCode.INTERNAL:
+        error = KeyboardInterrupt()
     for line in _lines(error):
         print(line, file=sys.stderr)
     if os.environ.get("GARRISON_TRACEBACK"):

@@ -13,7 +13,7 @@ import click
 from garrison.cli.machine_options import MACHINES, Machine, machine_options, run_in_machine
 from garrison.cli.options import attester_spec, identity_options, read_pem, steward_roots
 from garrison.cli.ui import warn
-from garrison.errors import Misuse
+from garrison.errors import Malformed, Misuse
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -34,6 +34,7 @@ Examples:
   garrison run hello.wasm
   garrison run --wasmcfgfile Enarx.toml server.wasm
   garrison run --limit memory=64MiB --limit run_seconds=60 job.wasm
+  garrison run ./chat-server
   garrison run server.wasm -- --its-own-option
   garrison run --backend kvm hello.wasm
 """
@@ -47,7 +48,7 @@ Examples:
     "--wasmcfgfile",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     envvar=["GARRISON_WASMCFGFILE", "ENARX_WASMCFGFILE"],
-    help="The workload's configuration, an Enarx.toml.",
+    help="The workload's configuration, in place of a package's own Enarx.toml.",
 )
 @click.option(
     "--dir",
@@ -66,10 +67,10 @@ Examples:
     help="What the workload may take of its keep, in place of [limits] in its Enarx.toml: memory,"
     " run_seconds, tmp, ... (docs/reference/enarx-toml.md). Can be given often.",
 )
-@click.argument("module", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.argument("arguments", nargs=-1)
 def command(
-    module: Path,
+    path: Path,
     arguments: tuple[str, ...],
     backend: str,
     steward: str | None,
@@ -83,11 +84,14 @@ def command(
     image_signatures: Path | None,
     memory_mib: int | None,
 ) -> int:
-    """Run MODULE, a WebAssembly file, with ARGUMENTS."""
+    """Run PATH, a WebAssembly file or the directory of a package, with ARGUMENTS.
+
+    A package has main.wasm, perhaps Enarx.toml, and other files; the workload finds all under /pkg.
+    """
     from garrison.formats.limits import parse_limit
 
     most = dict(parse_limit(text, field="--limit") for text in limits)
-    files = {MAIN: module.read_bytes()}
+    files = _package(path)
     if wasmcfgfile is not None:
         files[CONFIG] = wasmcfgfile.read_bytes()
     if steward is None and insecure_simulate is not None:
@@ -175,6 +179,27 @@ def _local(
         return Local(arguments, roots, limits=limits)
     roots = steward_roots(steward, steward_root)
     return Local(arguments, roots, steward, attester_spec(backend, insecure_simulate), limits)
+
+
+def _package(path: Path) -> dict[str, bytes]:
+    """The files of the package at `path`, which is a directory, or its `main.wasm`.
+
+    Raises:
+        Malformed: it holds no `main.wasm`, or what no package may hold.
+    """
+    from garrison.formats.tree import MAX_FILE, Package, check_size
+
+    if not path.is_dir():
+        # Also a pipe, or a device that never ends.
+        with path.open("rb") as file:
+            wasm = file.read(MAX_FILE + 1)
+        check_size(MAIN, len(wasm), len(wasm), 1)
+        return {MAIN: wasm}
+    if not (path / MAIN).is_file():
+        raise Malformed(
+            "no such file", field=str(path / MAIN), expected="a package holds main.wasm"
+        )
+    return dict(Package.from_directory(path).files)
 
 
 def _opened(options: tuple[str, ...]) -> dict[str, Descriptor]:

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from garrison.terminal import report
+from garrison.terminal import hear_interrupts, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ def start(live: Callable[[], int], log: str) -> int:
         live: reads what is to run, and runs it.
         log: how much to log, to standard error.
     """
+    hear_interrupts()
     # No keep outlives the command that supervises it, and none leaves its key in a core dump.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

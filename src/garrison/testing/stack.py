@@ -219,6 +219,7 @@ class Stack:
         *arguments: str,
         stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
+        seconds: float = 2 * READY_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
         """Run `garrison` with `arguments` to its end, in the stack's environment or another."""
         return subprocess.run(
@@ -228,7 +229,7 @@ class Stack:
             text=True,
             errors="replace",
             env=self.environment if environment is None else environment,
-            timeout=2 * READY_SECONDS,
+            timeout=seconds,
             check=False,
         )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
+from garrison import terminal
 from garrison.cli.main import main
 from garrison.errors import (
     GarrisonError,
@@ -105,3 +108,26 @@ def test_wrong_use_is_told_and_has_its_code(
     assert "Traceback" not in text.err
     assert text.err
     assert not text.out
+
+
+def test_an_interrupt_that_came_out_as_another_error_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    previous = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(terminal, "_heard", False)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        terminal.hear_interrupts()
+        assert terminal.report(ImportError("PyCapsule")) == 70
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert terminal.report(ImportError("PyCapsule")) == 130
+        # What Garrison says by itself is true, whatever came before.
+        assert terminal.report(Misuse("no", field="--x")) == 2
+        # One who ignores it (nohup) goes on doing so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        terminal.hear_interrupts()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert "interrupted" in capsys.readouterr().err.splitlines()

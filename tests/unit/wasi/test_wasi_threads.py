@@ -25,5 +25,6 @@ _START = '(func (export "_start") unreachable)'
 )
 def test_a_module_for_threads_is_refused(parts: str, said: str) -> None:
     wasm = wat2wasm(f"(module {parts} {_START})")
-    with pytest.raises(Malformed, match=said):
+    with pytest.raises(Malformed, match=said) as caught:
         execute(wasm, args=["main.wasm"], env={}, descriptors=[], files={}, network=None)
+    assert "threads" in (caught.value.hint or "")

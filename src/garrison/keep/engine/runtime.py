@@ -31,6 +31,8 @@ _MEMORY = 3
 _KINDS = {"i": 0, "I": 0, "q": 1, "Q": 1}
 
 _MAGIC = b"\0asm"
+_THREADS_HINT = "keeps have no threads (ADR 14): build for wasm32-wasip1, without them"
+_TEXT_HINT = "make its binary form of WebAssembly text, with wat2wasm or wasm-tools parse"
 # The binary format's `layer` field: 0 for a module, 1 for a component.
 _COMPONENT_LAYER = b"\1\0"
 
@@ -108,10 +110,16 @@ class Module:
                 field="module",
                 found=f"{len(wasm)} bytes that begin with {wasm[:4].hex() or 'nothing'}",
                 expected=_MAGIC.hex(),
+                hint=_TEXT_HINT if wasm.lstrip()[:1] in (b"(", b";") else None,
             )
         handle = c.Pointer()
         error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), c.byref(handle))
-        check(error, Malformed, "not a valid WebAssembly module")
+        if error:
+            text = message_of(error)
+            raise Malformed(
+                f"not a valid WebAssembly module: {text}",
+                hint=_THREADS_HINT if "threads must be enabled" in text else None,
+            )
         return cls(handle.value or 0)
 
     @classmethod
