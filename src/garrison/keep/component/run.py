@@ -173,7 +173,6 @@ class Command:
             self._engine,
             self._program,
             interfaces.function,
-            host,
             memory=limits.memory,
             table_elements=limits.table_elements,
         )
@@ -181,7 +180,7 @@ class Command:
             # What came before the instance knew of its deadline.
             interrupts.check()
             interrupts.start_clock()
-            instance.start()
+            instance.start(host)
             result, _ = instance.call(self._main)
         except Ended as ended:
             return ended.code
@@ -189,5 +188,5 @@ class Command:
             interrupts.check()
             raise
         finally:
-            instance.close()
+            instance.end()
         return 0 if result == "ok" else 1

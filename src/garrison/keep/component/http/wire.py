@@ -214,6 +214,8 @@ class Sink:
         self._head: Callable[[int | None], bytes] | None = None
         self._chunked = False
         self._silent = False
+        # Whether all has gone, its end too.
+        self._over = False
 
     def attach(
         self, wire: Wire, head: Callable[[int | None], bytes], *, chunks: bool, silent: bool
@@ -262,8 +264,9 @@ class Sink:
     def flow(self) -> None:
         """Send what is kept, if there is somewhere to go."""
         wire, kept = self._wire, self._kept
-        if wire is None or self._head is None:
+        if wire is None or self._head is None or self._over:
             return
+        self._over = self.done
         out = b""
         if not self.sent:
             self.sent = True
