@@ -140,7 +140,7 @@ class Command:
     """
 
     def __init__(self, engine: Engine, program: Program, main: Lifted) -> None:
-        wanted = interfaces.find(f"{_RUN}@0.2.0").functions["run"]
+        wanted = interfaces.exported(_RUN).functions["run"]
         if main.kind != wanted:
             raise Malformed("has another type than it should", field=f"{_RUN} run")
         self._engine = engine

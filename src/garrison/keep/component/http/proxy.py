@@ -82,7 +82,7 @@ class Proxy:
     """
 
     def __init__(self, engine: Engine, program: Program, handle: Lifted) -> None:
-        wanted = interfaces.find(f"{HANDLER}@0.2.0").functions["handle"]
+        wanted = interfaces.exported(HANDLER).functions["handle"]
         if handle.kind != wanted:
             raise Malformed("has another type than it should", field=f"{HANDLER} handle")
         self._engine = engine

@@ -6,7 +6,7 @@ import time
 
 from garrison.keep.component.http.message import Refused
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.wasi.http_fields import Fields, Parent, code_of, failed
+from garrison.keep.component.wasi.http_fields import Fields, Parent, code_of, failed, shown
 from garrison.keep.component.wasi.streams import InputStream, OutputStream
 
 TYPE_CHECKING = False
@@ -191,9 +191,8 @@ def future_trailers_get(host: Host, future: FutureTrailers) -> Any:
     future.told = True
     if source.failure is not None:
         return "ok", ("err", body_code(source.failure))
-    if not source.trailers:
-        return "ok", ("ok", None)
-    return "ok", ("ok", Fields(source.trailers, future))
+    trailers = shown(source.trailers or [])
+    return "ok", ("ok", Fields(trailers, future) if trailers else None)
 
 
 class OutgoingBody(Parent):
