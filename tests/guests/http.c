@@ -173,6 +173,9 @@ __attribute__((export_name("handle"))) void handle(u32 request, u32 response_out
         begin(fields());
         authority(given, &out);
         put((const char *)out.word[1], out.word[2]), say("\n"), tell(of), end(0, 0);
+    } else if (same(path, "/said-and-spin")) {
+        begin(fields()), say("hello");
+        for (volatile u32 i = 0;; i++) {}
     } else if (same(path, "/count")) {
         begin(fields()), number(++count), end(0, 0);
     } else if (same(path, "/twice")) {

@@ -121,6 +121,19 @@ def test_a_client_that_does_not_read_holds_the_component_up_and_not_the_keep(kee
         assert _got(keep, "/")[0] == 200
 
 
+def test_what_was_written_goes_though_the_component_computes_on(keep: Served) -> None:
+    with keep.connect() as reading:
+        reading.sendall(_GET % b"/said-and-spin")
+        began, found = time.monotonic(), b""
+        while not found.endswith(b"hello\r\n"):
+            found += reading.recv(1000)
+        assert time.monotonic() - began < 1
+
+
+def test_a_small_response_has_its_length(keep: Served) -> None:
+    assert b"content-length: 5\r\n" in keep.raw(_LAST % b"/")
+
+
 def test_requests_follow_each_other_on_one_connection(keep: Served) -> None:
     with _client(keep) as client:
         for _ in range(3):

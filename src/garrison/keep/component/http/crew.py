@@ -120,7 +120,9 @@ class Member:
             raise Late("the request took longer than it may", field="limits.http_seconds")
 
     def late(self) -> bool:
-        """Whether the request is to end; from any thread."""
+        """Whether the request is to end, asked while the component computes, in its thread."""
+        if self.exchange is not None and self.exchange.asked:
+            self.exchange.flush()
         return self._crew.over or time.monotonic() >= self.deadline
 
     def wait(self, events: list[tuple[int, int]], seconds: float | None) -> dict[int, int]:
@@ -220,8 +222,11 @@ class Crew:
         if leader is not None and leader.exchange is not None and leader.busy():
             self.pass_turn(leader)
         now = time.monotonic()
-        if any(m.exchange is not None and now >= m.deadline for m in self._members):
-            self._engine.interrupt()
+        for member in list(self._members):
+            exchange = member.exchange
+            if exchange is not None and (exchange.asked or now >= member.deadline):
+                self._engine.interrupt()
+                return
 
     def _finish(self, grace: float) -> None:
         end = time.monotonic() + grace
@@ -331,7 +336,7 @@ class Crew:
         except Interrupted:
             status = 503
         except (GarrisonError, Ended) as error:
-            if member.late():
+            if self.over or time.monotonic() >= member.deadline:
                 status = 503 if self.over else 504
             log.warning("a request failed: %s", _told(error))
         finally:

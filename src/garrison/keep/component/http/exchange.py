@@ -128,6 +128,7 @@ class Exchange:
 
     def _attach(self, sink: Sink, status: int, headers: Headers) -> None:
         self._sink = sink
+        sink.lazy = True
         silent = self.head.method == b"HEAD" or has_no_body(status)
 
         def head(length: int | None) -> bytes:
@@ -158,6 +159,11 @@ class Exchange:
         elif not self.head.modern:
             out.append(("connection", b"keep-alive"))
         return out
+
+    @property
+    def asked(self) -> bool:
+        """Whether the component wants what it wrote to have gone."""
+        return self._sink is not None and self._sink.asked
 
     def flush(self) -> None:
         """Send what there is, before something is waited for."""

@@ -199,6 +199,9 @@ class Sink:
         sent: whether the head has gone.
         done: whether all has been handed over.
         taken: how many bytes were.
+        lazy: whether what is to go at once may wait until the component waits, ends or computes
+            for a while, so that small responses go in one piece.
+        asked: whether something does.
         failure: why no more is taken.
     """
 
@@ -208,6 +211,8 @@ class Sink:
         self.done = False
         self.failure: OSError | None = None
         self.taken = 0
+        self.lazy = False
+        self.asked = False
         self._kept = bytearray()
         self._trailers: Headers = []
         self._wire: Wire | None = None
@@ -267,6 +272,7 @@ class Sink:
         if wire is None or self._head is None or self._over:
             return
         self._over = self.done
+        self.asked = False
         out = b""
         if not self.sent:
             self.sent = True
@@ -298,6 +304,13 @@ class Sink:
     def broken(self) -> OSError | None:
         """Why no more is taken, if so."""
         return self.failure or (None if self._wire is None else self._wire.failure)
+
+    def urge(self) -> bool:
+        """Send what is kept, soon if not now; whether something still waits."""
+        if self.lazy and self._wire is not None and not self._wire.waiting:
+            self.asked = True
+            return False
+        return self.busy()
 
     def busy(self) -> bool:
         """Send what is kept and waits; whether something still waits."""

@@ -267,6 +267,10 @@ class BodyOutput(OutputStream):
 
     def flush(self, end: float | None = None) -> None:  # noqa: ARG002  (only who drops it hurries)
         """Wait until all has gone."""
+        self.check_open()
+        if not self._sink.urge():
+            self.check_open()
+            return
         while self.push():
             events = self.events()
             self._host.interrupts.wait([events] if events else [], None)
