@@ -1,8 +1,9 @@
-"""Components: a hello world's start beside `wasmtime run`, and an echo beside preview 1's.
+"""Components: a start beside `wasmtime run`, an echo beside preview 1's, HTTP beside `serve`.
 
 The hello is the same component for both, warm (compiled code in the cache) and cold. The echo
 runs in a keep with TLS 1.3, once as a module for preview 1 and once as a component, under the
-same load; see `echo.py`.
+same load; see `echo.py`. The handler of HTTP says hello, in a keep and in `wasmtime serve` behind
+nginx, over TLS 1.3, a new instance for each request in both.
 
     python bench/components.py [RUNS [SECONDS]]
 """
@@ -20,16 +21,22 @@ from pathlib import Path
 
 import peers
 import start
+import web
 
 from garrison.testing.component import command as component
+from garrison.testing.component import handler
 from garrison.testing.stack import free_port
 
 # The most that a component's start may take, as a multiple of wasmtime's, warm and cold; and the
 # least that its echo may do, of what preview 1's does.
 START_GOALS = {"warm": 7.0, "cold": 7.0}
 ECHO_GOAL = 0.6
+# The least that a component answers over TLS, of what it does in `wasmtime serve` behind nginx.
+HTTP_GOAL = 0.3
+HTTP_CONNECTIONS = (1, 32)
 CELLS = ((64, 1), (64, 64), (65536, 4))
 _ECHO_RUNS = 3
+_HTTP_RUNS = 3
 
 _HELLO = component(
     """(data (i32.const 0) "hello\\n") (func (export "run") (result i32)
@@ -40,6 +47,29 @@ _HELLO = component(
         "write": ("wasi:io/streams", "[method]output-stream.blocking-write-and-flush"),
     },
 )
+_TYPES = "wasi:http/types"
+_HANDLED = {
+    "fields": (_TYPES, "[constructor]fields"),
+    "response": (_TYPES, "[constructor]outgoing-response"),
+    "body": (_TYPES, "[method]outgoing-response.body"),
+    "stream": (_TYPES, "[method]outgoing-body.write"),
+    "finish": (_TYPES, "[static]outgoing-body.finish"),
+    "set": (_TYPES, "[static]response-outparam.set"),
+    "write": ("wasi:io/streams", "[method]output-stream.blocking-write-and-flush"),
+}
+_HANDLER = """(data (i32.const 0) "hello, world")
+    (func (export "handle") (param $request i32) (param $out i32)
+      (local $response i32) (local $body i32) (local $stream i32)
+      (local.set $response (call $response (call $fields)))
+      (call $body (local.get $response) (i32.const 64))
+      (local.set $body (i32.load (i32.const 68)))
+      (call $set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0) (i64.const 0)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+      (call $stream (local.get $body) (i32.const 64))
+      (local.set $stream (i32.load (i32.const 68)))
+      (call $write (local.get $stream) (i32.const 0) (i32.const 12) (i32.const 64))
+      (call $drop-stream (local.get $stream))
+      (call $finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 64)))"""
 _FUNCTIONS = {
     "network": ("wasi:sockets/instance-network", "instance-network"),
     "create": ("wasi:sockets/tcp-create-socket", "create-tcp-socket"),
@@ -140,14 +170,54 @@ def echoes(folder: Path, seconds: str) -> bool:
     return missed
 
 
+def answers(folder: Path) -> bool:
+    """Measure requests to a handler, print the table; whether the goal is missed."""
+    guest = folder / "handler.wasm"
+    drops = {"drop-stream": ("wasi:io/streams", "output-stream")}
+    guest.write_bytes(handler(_HANDLER, _HANDLED, drops=drops))
+    found: dict[tuple[str, int], list[float]] = {}
+    try:
+        peers.installed("wrk")
+        identity = peers.certificate(folder)
+        wasmtime = str(start.native_wasmtime(folder))
+        inner, port = free_port(), free_port()
+        serve = [wasmtime, "serve", "--addr", f"127.0.0.1:{inner}", str(guest)]
+        with (
+            peers.stack(folder / "http") as made,
+            peers.running(peers.keep_command(made, guest, port, folder), port),
+            peers.running(serve, inner),
+            peers.terminated("nginx", inner, folder, identity) as other,
+        ):
+            web.wait_for_answer(port)
+            # In turns, so that a busy moment of the machine meets both.
+            for _ in range(_HTTP_RUNS):
+                for connections in HTTP_CONNECTIONS:
+                    for label, at in (("ours", port), ("theirs", other)):
+                        value = web.requests(at, connections)
+                        found.setdefault((label, connections), []).append(value)
+    except peers.MissingPeerError as missing:
+        print(f"\nHTTP is left out: {missing}")
+        return False
+    missed = False
+    print("\n| HTTP over TLS: connections | wasmtime serve, nginx | garrison | ratio |")
+    print("|---|---|---|---|")
+    for connections in HTTP_CONNECTIONS:
+        ours, theirs = (
+            statistics.median(found[label, connections]) for label in ("ours", "theirs")
+        )
+        missed = missed or ours < HTTP_GOAL * theirs
+        print(f"| {connections} | {theirs:,.0f}/s | {ours:,.0f}/s | {ours / theirs:.2f} |")
+    return missed
+
+
 def main() -> int:
-    """Measure, print two tables, and return 1 if a goal is missed."""
+    """Measure, print three tables, and return 1 if a goal is missed."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     seconds = sys.argv[2] if len(sys.argv) > 2 else "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        slow = starts(folder, runs)
-        return int(echoes(folder, seconds) or slow)
+        missed = [starts(folder, runs), echoes(folder, seconds), answers(folder)]
+        return int(any(missed))
 
 
 if __name__ == "__main__":

@@ -171,9 +171,22 @@ def keep_command(made: Stack, guest: Path, port: int, folder: Path) -> list[str]
 @contextlib.contextmanager
 def behind(terminator: str, guest: Path, folder: Path, identity: tuple[str, str]) -> Iterator[int]:
     """The guest in wasmtime behind nginx or stunnel; gives the port to connect to."""
-    inner, port = free_port(), free_port()
+    inner = free_port()
     wasmtime = listening_wasmtime()
     options = ["-S", "preview2=n", "-S", f"tcplisten=127.0.0.1:{inner}"]
+    with (
+        running([wasmtime, "run", *options, str(guest)], inner),
+        terminated(terminator, inner, folder, identity) as port,
+    ):
+        yield port
+
+
+@contextlib.contextmanager
+def terminated(
+    terminator: str, inner: int, folder: Path, identity: tuple[str, str]
+) -> Iterator[int]:
+    """TLS by nginx or stunnel before the port `inner`; gives the port to connect to."""
+    port = free_port()
     program = installed(terminator)
     config = folder / f"{terminator}.conf"
     if terminator == "nginx":
@@ -195,10 +208,7 @@ def behind(terminator: str, guest: Path, folder: Path, identity: tuple[str, str]
             "socket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n"
         )
         command = [program, str(config)]
-    with (
-        running([wasmtime, "run", *options, str(guest)], inner),
-        running(command, port),
-    ):
+    with running(command, port):
         yield port
 
 

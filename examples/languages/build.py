@@ -184,6 +184,41 @@ def _python_component(program: str, out: Path) -> None:
     _run(compiler, *options, folder=HERE / "python-component")
 
 
+# What the world `wasi:http/proxy` imports.
+_PROXY = (
+    "wasi:io/error", "wasi:io/poll", "wasi:io/streams", "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock", "wasi:random/random", "wasi:cli/stdin", "wasi:cli/stdout",
+    "wasi:cli/stderr", "wasi:http/types", "wasi:http/outgoing-handler",
+)  # fmt: skip
+
+
+def _http_world(program: str, version: str) -> str:
+    exported = "wasi:http/incoming-handler" if program == "server" else "wasi:cli/run"
+    imported = _PROXY if program == "server" else (*_PROXY, "wasi:cli/environment")
+    items = [f"export {exported}", *(f"import {name}" for name in imported)]
+    return " ".join(f"{item}@{version};" for item in items)
+
+
+def _python_http(program: str, out: Path) -> None:
+    compiler = Path(sys.executable).parent / "componentize-py"
+    if not compiler.exists():
+        raise MissingError("no `componentize-py` (PyPI)")
+    wit = _wit(out, _http_world(program, "0.2.0"))
+    options = ("-d", wit, "-w", "guest", "componentize", program, "-o", out)
+    _run(compiler, *options, folder=HERE / "python-http")
+
+
+def _javascript_http(program: str, out: Path) -> None:
+    if not (_MODULES / "@bytecodealliance/componentize-js").exists() or not shutil.which("node"):
+        raise MissingError("no componentize-js: npm install --prefix examples/languages")
+    # Its engine attaches `fetch` to the release that it was made for.
+    wit = _wit(out, _http_world(program, "0.2.10"), "0.2.10")
+    build = HERE / "javascript-component" / "build.mjs"
+    without = () if program == "server" else ("fetch-event",)
+    source = HERE / "javascript-http" / f"{program}.js"
+    _run("node", build, source, wit, out, *without, folder=HERE)
+
+
 def _javascript_component(program: str, out: Path) -> None:
     if not (_MODULES / "@bytecodealliance/componentize-js").exists() or not shutil.which("node"):
         raise MissingError("no componentize-js: npm install --prefix examples/languages")
@@ -192,16 +227,18 @@ def _javascript_component(program: str, out: Path) -> None:
     wit = _wit(out, "export wasi:cli/run@0.2.0;" + "".join(f" import {i};" for i in imports))
     # Node finds what a program imports from beside the program.
     sources = HERE / "javascript-component"
-    _run("node", sources / "build.mjs", sources / f"{program}.js", wit, out, folder=HERE)
+    without = ("http", "fetch-event")
+    build = sources / "build.mjs"
+    _run("node", build, sources / f"{program}.js", wit, out, *without, folder=HERE)
 
 
-def _wit(out: Path, world: str) -> Path:
+def _wit(out: Path, world: str, version: str = "0.2.0") -> Path:
     """The interfaces of a keep, beside what is built, with a world of these items."""
     from garrison.testing.component import write_wit
 
     folder = out.parent / f"{out.stem}-wit"
     folder.mkdir()
-    write_wit(folder, world)
+    write_wit(folder, world, version)
     return folder
 
 
@@ -256,6 +293,22 @@ LANGUAGES = {
         slow=True,
         component=True,
         server="python-component",
+    ),
+    "python-http": Language(
+        "Python, `wasi:http`",
+        "`componentize-py` (PyPI)",
+        _python_http,
+        protocol="HTTP/1.1",
+        slow=True,
+        component=True,
+    ),
+    "javascript-http": Language(
+        "JavaScript, `fetch`",
+        "`@bytecodealliance/componentize-js` (npm)",
+        _javascript_http,
+        protocol="HTTP/1.1",
+        slow=True,
+        component=True,
     ),
 }
 

@@ -98,7 +98,8 @@ Not in the table:
   a library that imports functions of JavaScript, which no keep has;
   `examples/languages/ruby/command.wat` makes a command of it.
 - A server for many clients in Python as a core module: in that build `select` does nothing.
-- JavaScript as a component has no server: see `examples/languages/javascript-component/client.js`.
+- JavaScript with sockets as a component has no server: see
+  `examples/languages/javascript-component/client.js`.
 """
 
 

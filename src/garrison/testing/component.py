@@ -348,8 +348,8 @@ def _handler(out: Encoder, handle: int) -> bytes:
     instance = out.add(
         "instance", 5, b"\1" + vector([b"\0" + name("handle") + b"\1" + number(function)])
     )
-    label = name("wasi:http/incoming-handler@0.2.0")
-    out.add("instance", 11, b"\0" + label + b"\5" + number(instance) + b"\0")
+    exported = name("wasi:http/incoming-handler@0.2.0")
+    out.add("instance", 11, b"\0" + exported + b"\5" + number(instance) + b"\0")
     return bytes(out.out)
 
 

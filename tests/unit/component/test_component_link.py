@@ -43,7 +43,7 @@ def _everything(version: str) -> bytes:
     functions: dict[str, tuple[str, str]] = {}
     drops: dict[str, tuple[str, str]] = {}
     for interface in interfaces.known():
-        if interface.name.startswith("wasi:") and interface.name != "wasi:cli/run":
+        if interface.name.startswith("wasi:") and interface.name not in interfaces.EXPORTED:
             for function in interface.functions:
                 if function not in _LATER:
                     functions[f"f{len(functions)}"] = (interface.name, function)
@@ -82,6 +82,8 @@ def _importing(label: str, kind: bytes = b"\x42\0") -> bytes:
     ("label", "hint"),
     [
         ("wasi:http/types@0.3.0", "WASI 0.3 is not supported"),
+        ("wasi:http/incoming-handler@0.2.0", "components export it"),
+        ("wasi:cli/run@0.2.0", "components export it"),
         ("wasi:http/handler@0.2.0", "build it for a release of WASI 0.2"),
         ("wasi:keyvalue/store@0.2.0-draft", "it belongs to the world wasi:keyvalue/imports"),
         ("wasi:cli/stdout@0.3.0", "WASI 0.3 is not supported"),

@@ -171,7 +171,7 @@ def _every() -> list[Any]:
     return [
         pytest.param(interface, function, id=f"{interface.name} {function}")
         for interface in interfaces.known()
-        if interface.name not in ("wasi:cli/run", "wasi:http/incoming-handler")
+        if interface.name not in interfaces.EXPORTED
         for function in interface.functions
     ]
 

@@ -86,7 +86,7 @@ def test_the_page_has_every_limit_with_its_default_and_range() -> None:
 
     page = _PAGE.read_text()
     for name, (default, low, high) in LIMITS.items():
-        bytes_ = name in {"memory", "stack", "tmp", "files"}
+        bytes_ = name in {"memory", "stack", "http_head", "tmp", "files"}
         values = [
             shown(v) if bytes_ else str("none" if v is None else v) for v in (default, low, high)
         ]

@@ -17,7 +17,7 @@ from garrison.keep.component.link import CoreExport, HandleFunction, Lowered
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.runtime import new_trap
-from garrison.keep.engine.store import VALUE_SIZE, Extern, Store, values
+from garrison.keep.engine.store import VALUE_SIZE, Extern, HostFunction, Store, deadline, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,9 +78,15 @@ class LinearMemory:
     points beyond it: it may have grown.
     """
 
-    def __init__(self, store: Store, memory: Extern) -> None:
-        self._store = store
-        self._memory = memory
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._memory: Extern | None = None
+        self._size = 0
+        self._all = memoryview(b"")
+
+    def bind(self, store: Store | None, memory: Extern | None) -> None:
+        """Be the memory of another instance, or of none."""
+        self._store, self._memory = store, memory
         self._size = 0
         self._all = memoryview(b"")
 
@@ -91,26 +97,51 @@ class LinearMemory:
             Trap: the memory does not reach that far.
         """
         end = address + size
-        if end > self._size:
+        if end > self._size and self._store is not None and self._memory is not None:
             start, self._size = self._store.memory(self._memory)
             self._all = c.memory_at(start, self._size)
-            if end > self._size:
-                raise Trap(
-                    f"the guest failed: {size} bytes at {address:#x} are not all in its memory,"
-                    f" which has {self._size:#x}"
-                )
+        if end > self._size:
+            raise Trap(
+                f"the guest failed: {size} bytes at {address:#x} are not all in its memory,"
+                f" which has {self._size:#x}"
+            )
         return self._all[address:end]
 
 
+class _Call:
+    """How a function of a component's is called, found out once.
+
+    Attributes:
+        boundary: where its values cross.
+        parameters: how they do.
+        result: likewise, None if there is none.
+        flat: the core types that it takes.
+        returned: the core types that it returns.
+    """
+
+    def __init__(self, function: Lifted, boundary: Boundary) -> None:
+        self.boundary = boundary
+        kind = function.kind
+        self.parameters = fields([part for _, part in kind.parameters])
+        self.result = None if kind.result is None else codec(kind.result)
+        flat = self.parameters.flat
+        self.flat = flat if len(flat) <= MAX_FLAT_PARAMETERS else "I"
+        self.returned = "" if self.result is None else self.result.flat
+        if len(self.returned) > MAX_FLAT_RESULTS:
+            self.returned = "I"
+
+
 class Instance:
-    """One instance of a component.
+    """One instance of a component; after `close` it can be started anew, as another one.
+
+    What the engine calls us by is made once, so that a new start costs little. All starts are for
+    one thread.
 
     Args:
         engine: what compiled its modules.
         program: the component.
         body: gives the function of ours that serves an import; called with the interface's name
             and the function's.
-        host: handed to each such function as its first argument.
         memory: how many bytes of linear memory it may have.
         table_elements: how many elements each of its tables may have.
         late: whether it is to end, asked when the engine is interrupted; None if it then is.
@@ -125,30 +156,44 @@ class Instance:
         engine: Engine,
         program: Program,
         body: Callable[[str, str], Body],
-        host: object,
         *,
         memory: int,
         table_elements: int,
         late: Callable[[], bool] | None = None,
     ) -> None:
+        self._engine = engine
         self._program = program
         self._body = body
-        self._host = host
-        self._store = Store(engine, memory=memory, table_elements=table_elements, late=late)
+        self._host: object = None
+        self._most = {"memory": memory, "table_elements": table_elements}
+        self._deadline = None if late is None else deadline(late)
+        self._store: Store | None = None
         self._instances: list[Any] = []
         self._externs: dict[CoreRef, Extern] = {}
         self._memories: dict[CoreRef, LinearMemory] = {}
+        self._allocators: dict[CoreRef, Callable[..., tuple[Any, ...]]] = {}
+        # Of all starts: what the engine calls, and what was found to have its type.
+        self._functions: dict[CoreRef, tuple[HostFunction, Boundary | None]] = {}
+        self._typed_refs: set[tuple[CoreRef, str, str]] = set()
+        self._calls: dict[Lifted, _Call] = {}
         # CanonicalABI.md, `may_leave`.
         self._may_leave = True
         self.handles = Handles()
         self.failure: BaseException | None = None
 
-    def start(self) -> None:
+    def start(self, host: object) -> None:
         """Make the core instances; this runs what they run at their start.
+
+        Args:
+            host: handed to each function of ours as its first argument.
 
         Raises:
             GarrisonError: it cannot be made, or it failed.
         """
+        self._host = host
+        self.failure = None
+        self._may_leave = True
+        self._store = Store(self._engine, **self._most, deadline=self._deadline)
         with _Failures(self):
             for step in self._program.steps:
                 imports = [self._extern(ref) for ref in step.imports]
@@ -159,8 +204,27 @@ class Instance:
         try:
             self.handles.close()
         finally:
-            self._memories.clear()
-            self._store.close()
+            for memory in self._memories.values():
+                memory.bind(None, None)
+            self._allocators.clear()
+            self._externs.clear()
+            self._instances.clear()
+            self._host = None
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    def end(self) -> None:
+        """Give back what a new start would need too."""
+        self.close()
+        while self._functions:
+            self._functions.popitem()[1][0].close()
+
+    @property
+    def _running(self) -> Store:
+        if self._store is None:
+            raise RuntimeError("a component that was not started is used")
+        return self._store
 
     def call(self, function: Lifted, *arguments: Any) -> Any:
         """Call a function of the component's.
@@ -174,13 +238,14 @@ class Instance:
             return self._call(function, arguments)
 
     def _call(self, function: Lifted, arguments: tuple[Any, ...]) -> Any:
-        boundary = self._boundary(function.memory, function.realloc)
-        parameters = fields([kind for _, kind in function.kind.parameters])
-        result = None if function.kind.result is None else codec(function.kind.result)
-        flat = parameters.flat if len(parameters.flat) <= MAX_FLAT_PARAMETERS else "I"
-        returned = "" if result is None else result.flat
-        if len(returned) > MAX_FLAT_RESULTS:
-            returned = "I"
+        known = self._calls.get(function)
+        if known is None:
+            boundary = self._boundary(function.memory, function.realloc)
+            known = self._calls[function] = _Call(function, boundary)
+        boundary, parameters, result = known.boundary, known.parameters, known.result
+        flat, returned = known.flat, known.returned
+        self._bind(function.memory, function.realloc)
+        store = self._running
         core = self._typed(function.core, flat, returned)
         post = function.post_return and self._typed(function.post_return, returned, "")
         boundary.begin()
@@ -192,7 +257,7 @@ class Instance:
             parameters.store(boundary, arguments, view, 0)
             given = [address]
         self._may_leave = True
-        found = self._store.call(core, values(flat), given, values(returned))
+        found = store.call(core, values(flat), given, values(returned))
         value = None
         if result is not None:
             self._may_leave = False
@@ -204,7 +269,7 @@ class Instance:
             self._may_leave = True
         if post:
             self._may_leave = False
-            self._store.call(post, values(returned), found, values(""))
+            store.call(post, values(returned), found, values(""))
             self._may_leave = True
         return value
 
@@ -216,7 +281,7 @@ class Instance:
 
     def _made(self, ref: CoreRef) -> Extern:
         if isinstance(ref, CoreExport):
-            found = self._store.export(self._instances[ref.instance], ref.name)
+            found = self._running.export(self._instances[ref.instance], ref.name)
             if found is None or (ref.sort or found.kind) != found.kind:
                 raise Malformed(
                     "a core module does not export what the component says",
@@ -225,44 +290,61 @@ class Instance:
                     expected=f"{ref.sort or 'something'} {ref.name}",
                 )
             return found
+        function = self._functions.get(ref)
+        if function is None:
+            made = self._lowered(ref) if isinstance(ref, Lowered) else self._handle_function(ref)
+            function = self._functions[ref] = made
         if isinstance(ref, Lowered):
-            return self._lowered(ref)
-        return self._handle_function(ref)
+            self._bind(ref.memory, ref.realloc)
+        elif ref.destructor is not None:
+            self._typed(ref.destructor, "I", "")
+        return self._running.function(function[0])
 
     def _typed(self, ref: CoreRef, parameters: str, results: str) -> Extern:
         """A core function that has these types: the engine would not look."""
         found = self._extern(ref)
-        if found.kind != "func" or self._store.signature(found) != (parameters, results):
+        # What a module exports has the same type in each instance of it.
+        if (ref, parameters, results) in self._typed_refs:
+            return found
+        if found.kind != "func" or self._running.signature(found) != (parameters, results):
             raise Malformed(
                 "a core function has another type than the component says",
                 field="component",
-                found=found.kind if found.kind != "func" else self._store.signature(found),
+                found=found.kind if found.kind != "func" else self._running.signature(found),
                 expected=(parameters, results),
             )
+        self._typed_refs.add((ref, parameters, results))
         return found
+
+    def _bind(self, memory: CoreRef | None, realloc: CoreRef | None) -> None:
+        """Have a memory and an allocator be those of this start."""
+        if memory is not None:
+            extern = self._extern(memory)
+            if extern.kind != "memory":
+                raise Malformed("not a memory", field="component", found=extern.kind)
+            self._memories[memory].bind(self._running, extern)
+        if realloc is not None:
+            self._typed(realloc, "IIII", "I")
 
     def _boundary(self, memory: CoreRef | None, realloc: CoreRef | None) -> Boundary:
         view = None
         if memory is not None:
-            if memory not in self._memories:
-                extern = self._extern(memory)
-                if extern.kind != "memory":
-                    raise Malformed("not a memory", field="component", found=extern.kind)
-                self._memories[memory] = LinearMemory(self._store, extern)
-            view = self._memories[memory]
+            view = self._memories.setdefault(memory, LinearMemory())
         allocate = None
         if realloc is not None:
-            call = self._store.caller(
-                self._typed(realloc, "IIII", "I"), values("IIII"), values("I")
-            )
 
             def allocate(size: int, align: int) -> int:
+                call = self._allocators.get(realloc)
+                if call is None:
+                    extern = self._typed(realloc, "IIII", "I")
+                    call = self._running.caller(extern, values("IIII"), values("I"))
+                    self._allocators[realloc] = call
                 # Lowering holds `_may_leave`: the allocator may not call us back.
                 return int(call(0, 0, align, size)[0])
 
         return Boundary(view, self.handles, allocate)
 
-    def _lowered(self, ref: Lowered) -> Extern:
+    def _lowered(self, ref: Lowered) -> tuple[HostFunction, Boundary | None]:
         """Make what the engine calls for an import."""
         kind = ref.function.kind
         boundary = self._boundary(ref.memory, ref.realloc)
@@ -273,7 +355,7 @@ class Instance:
         if any(isinstance(part, t.Own) for _, part in kind.parameters):
             run = _noting(boundary, run)
         layout = values(flat)
-        return self._store.function(flat, returned, self._callback(run, layout))
+        return HostFunction(flat, returned, self._callback(run, layout)), boundary
 
     def _run(
         self,
@@ -290,7 +372,6 @@ class Instance:
         by_address = result is not None and not returned
         fails = isinstance(kind.result, t.Result)
         pack = values(returned).pack_into
-        host = self._host
 
         def run(flat_values: tuple[Any, ...], view: memoryview) -> None:
             out = None
@@ -304,7 +385,7 @@ class Instance:
             else:
                 arguments = parameters.lift(boundary, flat_values, 0)
             try:
-                value = body(host, *arguments)
+                value = body(self._host, *arguments)
             except Failed as error:
                 if not fails:
                     raise
@@ -323,9 +404,9 @@ class Instance:
 
         return run
 
-    def _handle_function(self, ref: HandleFunction) -> Extern:
+    def _handle_function(self, ref: HandleFunction) -> tuple[HostFunction, None]:
         resource, handles = ref.resource, self.handles
-        destroy = None if ref.destructor is None else self._typed(ref.destructor, "I", "")
+        destructor = ref.destructor
         one, none = values("I"), values("")
 
         def new(flat: tuple[Any, ...], view: memoryview) -> None:
@@ -336,14 +417,15 @@ class Instance:
 
         def drop(flat: tuple[Any, ...], _view: memoryview) -> None:
             thing = handles.take(flat[0], resource)
-            if destroy is not None:
-                self._store.call(destroy, one, (thing,), none)
+            if destructor is not None:
+                destroy = self._typed(destructor, "I", "")
+                self._running.call(destroy, one, (thing,), none)
             elif resource.drop is not None:
                 resource.drop(thing)
 
         run = {"new": new, "rep": rep, "drop": drop}[ref.kind]
         returned = "" if ref.kind == "drop" else "I"
-        return self._store.function("I", returned, self._callback(run, one))
+        return HostFunction("I", returned, self._callback(run, one)), None
 
     def _callback(
         self,

@@ -36,6 +36,8 @@ _WORLDS = {
     "wasi:tls": "wasi:tls/imports",
     "wasi:logging": "wasi:logging/imports",
 }
+# What components export, and a keep calls; nobody has it to be imported.
+EXPORTED = frozenset(("wasi:cli/run", "wasi:http/incoming-handler"))
 _loaded: dict[str, dict[str, t.Interface]] = {}
 
 
@@ -51,15 +53,20 @@ def find(name: str) -> t.Interface:
     known = _PACKAGES.get(package)
     if known is not None and _is_release(version, known[1]):
         interface = _package(package).get(full)
-        if interface is not None:
+        if interface is not None and full not in EXPORTED:
             return interface
     raise Malformed(
         "the component imports what no keep has",
         field="component",
         found=name,
         expected=", ".join(f"{known}@{start}x" for known, (_, start) in _PACKAGES.items()),
-        hint=_hint(package, version, known is not None),
+        hint=_hint(full, version, known is not None),
     )
+
+
+def exported(name: str) -> t.Interface:
+    """One of `EXPORTED`, by its name without version."""
+    return _package(name.partition("/")[0])[name]
 
 
 def packages() -> dict[str, str]:
@@ -84,7 +91,10 @@ def function(interface: str, name: str) -> Callable[..., Any]:
     return found
 
 
-def _hint(package: str, version: str, known: bool) -> str:
+def _hint(full: str, version: str, known: bool) -> str:
+    package = full.partition("/")[0]
+    if full in EXPORTED:
+        return "components export it; to use another component's, send it requests"
     if version.startswith("0.3."):
         return "WASI 0.3 is not supported: build it for WASI 0.2"
     if known:

@@ -140,7 +140,7 @@ class Command:
     """
 
     def __init__(self, engine: Engine, program: Program, main: Lifted) -> None:
-        wanted = interfaces.find(f"{_RUN}@0.2.0").functions["run"]
+        wanted = interfaces.exported(_RUN).functions["run"]
         if main.kind != wanted:
             raise Malformed("has another type than it should", field=f"{_RUN} run")
         self._engine = engine
@@ -173,7 +173,6 @@ class Command:
             self._engine,
             self._program,
             interfaces.function,
-            host,
             memory=limits.memory,
             table_elements=limits.table_elements,
         )
@@ -181,7 +180,7 @@ class Command:
             # What came before the instance knew of its deadline.
             interrupts.check()
             interrupts.start_clock()
-            instance.start()
+            instance.start(host)
             result, _ = instance.call(self._main)
         except Ended as ended:
             return ended.code
@@ -189,5 +188,5 @@ class Command:
             interrupts.check()
             raise
         finally:
-            instance.close()
+            instance.end()
         return 0 if result == "ok" else 1

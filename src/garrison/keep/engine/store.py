@@ -62,6 +62,45 @@ class Extern:
         return c.addressof(self.words) + _EXTERN_VALUE
 
 
+class HostFunction:
+    """A function of the host's, for any number of stores.
+
+    Args:
+        parameters: a `struct` letter for each.
+        result: likewise, or empty.
+        function: called with (environment, caller, address of the values, how many); returns a
+            new trap or 0, and never raises.
+    """
+
+    def __init__(
+        self, parameters: str, result: str, function: Callable[[int, int, int, int], int]
+    ) -> None:
+        self.callback = c.Callback(function)
+        taken, given = _types(parameters), _types(result)
+        self.kind: int = library().wasm_functype_new(c.byref(taken), c.byref(given))
+
+    def close(self) -> None:
+        """Give it back; no store that has it may be used any more."""
+        library().wasm_functype_delete(self.kind)
+
+
+def deadline(late: Callable[[], bool]) -> Any:
+    """What a store asks when the engine is interrupted: whether what runs is to end."""
+
+    def interrupted(_context: int, _data: int, delta: int, kind: int) -> int:
+        try:
+            if late():
+                return int(library().wasmtime_error_new(b"its time is over"))
+            # wasmtime/store.h: go on, and ask again at the next tick.
+            c.Size.from_address(delta).value = 1
+            c.Byte.from_address(kind).value = _CONTINUE
+        except BaseException:  # noqa: BLE001  (nothing may enter the engine)
+            return int(library().wasmtime_error_new(b"the host failed"))
+        return 0
+
+    return c.Callback(interrupted)
+
+
 class Store:
     """Instances that live and end together.
 
@@ -70,7 +109,8 @@ class Store:
         memory: how many bytes of linear memory they may have. There is one memory: what shares
             it imports it.
         table_elements: how many elements each table may have.
-        late: whether what runs is to end, asked when the engine is interrupted; None if it is.
+        deadline: what is asked when the engine is interrupted (`deadline`); None if what runs is
+            to end then.
     """
 
     def __init__(
@@ -79,7 +119,7 @@ class Store:
         *,
         memory: int,
         table_elements: int,
-        late: Callable[[], bool] | None = None,
+        deadline: Any = None,
     ) -> None:
         lib = library()
         self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
@@ -87,47 +127,20 @@ class Store:
         lib.wasmtime_store_limiter(self._store, memory, table_elements, -1, -1, 1)
         # One tick of `Engine.interrupt` ends it.
         lib.wasmtime_context_set_epoch_deadline(self._context, 1)
-        self._callbacks: list[object] = []
-        if late is not None:
-            self._ask(late)
+        if deadline is not None:
+            lib.wasmtime_store_epoch_deadline_callback(self._store, deadline, None, None)
 
-    def _ask(self, late: Callable[[], bool]) -> None:
-        def interrupted(_context: int, _data: int, delta: int, kind: int) -> int:
-            try:
-                if late():
-                    return int(library().wasmtime_error_new(b"the time is over"))
-                # wasmtime/store.h: go on, and ask again at the next tick.
-                c.Size.from_address(delta).value = 1
-                c.Byte.from_address(kind).value = _CONTINUE
-            except BaseException:  # noqa: BLE001  (nothing may enter the engine)
-                return int(library().wasmtime_error_new(b"the host failed"))
-            return 0
-
-        callback = c.Callback(interrupted)
-        self._callbacks.append(callback)
-        library().wasmtime_store_epoch_deadline_callback(self._store, callback, None, None)
-
-    def function(
-        self, parameters: str, result: str, function: Callable[[int, int, int, int], int]
-    ) -> Extern:
-        """Make a host function.
-
-        Args:
-            parameters: a `struct` letter for each.
-            result: likewise, or empty.
-            function: called with (environment, caller, address of the values, how many);
-                returns a new trap or 0, and never raises.
-        """
-        callback = c.Callback(function)
-        self._callbacks.append(callback)
-        lib = library()
-        taken, given = _types(parameters), _types(result)
-        kind = lib.wasm_functype_new(c.byref(taken), c.byref(given))
+    def function(self, function: HostFunction) -> Extern:
+        """Have a host function, which has to outlive the store."""
         words = _Words()
-        lib.wasmtime_func_new_unchecked(
-            self._context, kind, callback, None, None, c.addressof(words) + _EXTERN_VALUE
+        library().wasmtime_func_new_unchecked(
+            self._context,
+            function.kind,
+            function.callback,
+            None,
+            None,
+            c.addressof(words) + _EXTERN_VALUE,
         )
-        lib.wasm_functype_delete(kind)
         return Extern(words)
 
     def instantiate(self, module: Module, imports: Sequence[Extern]) -> Any:
@@ -237,7 +250,6 @@ class Store:
     def close(self) -> None:
         """Give the instances and their memory back."""
         library().wasmtime_store_delete(self._store)
-        self._callbacks.clear()
 
 
 def _types(letters: str) -> Bytes:

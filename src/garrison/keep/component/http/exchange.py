@@ -11,21 +11,18 @@ import time
 
 from garrison.keep.component.http.message import Refused, has_no_body, response_head
 from garrison.keep.component.http.wire import Sink, Source, Wire
-from garrison.keep.component.wasi.http_fields import FORBIDDEN
+from garrison.keep.component.wasi.http_fields import shown
 from garrison.keep.component.wasi.http_messages import IncomingRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from garrison.keep.component.http.message import Head, Headers
     from garrison.keep.component.wasi.http_fields import Code
     from garrison.keep.component.wasi.http_messages import OutgoingResponse
 
-# The keep's own fields, and those that a program takes for them because `_` becomes `-`, or the
-# other way round, in what it runs on (CGI and its kind).
-_RESERVED = "garrison-"
 # The fields of a peer, by the names that `/net/peer` has for them.
 _PEER = (
     "kind", "workload", "digest", "policy", "tee", "measurement", "tcb_status", "spiffe_id",
@@ -61,15 +58,6 @@ def peer_fields(peer: Mapping[str, Any]) -> Headers:
 def _ascii(text: str) -> bytes:
     # What a certificate says was read strictly; this only makes sure that it is one line.
     return text.encode("ascii", "backslashreplace").replace(b"\r", b" ").replace(b"\n", b" ")
-
-
-def shown(headers: Iterable[tuple[str, bytes]]) -> Headers:
-    """Fields of the other end, without what is the keep's to say."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in FORBIDDEN and not name.replace("_", "-").startswith(_RESERVED)
-    ]
 
 
 class Exchange:
@@ -140,9 +128,7 @@ class Exchange:
 
     def _attach(self, sink: Sink, status: int, headers: Headers) -> None:
         self._sink = sink
-        if self._expects and not self.source.ended:
-            # Whether the client sends its body now is not known.
-            self.last = True
+        sink.lazy = True
         silent = self.head.method == b"HEAD" or has_no_body(status)
 
         def head(length: int | None) -> bytes:
@@ -163,6 +149,9 @@ class Exchange:
                 out.append(("transfer-encoding", b"chunked"))
             else:
                 self.last = True
+        if self._expects and not self.source.ended:
+            # Whether the client sends its body now is not known.
+            self.last = True
         if "date" not in names:
             out.append(("date", _date()))
         if self.last:
@@ -170,6 +159,11 @@ class Exchange:
         elif not self.head.modern:
             out.append(("connection", b"keep-alive"))
         return out
+
+    @property
+    def asked(self) -> bool:
+        """Whether the component wants what it wrote to have gone."""
+        return self._sink is not None and self._sink.asked
 
     def flush(self) -> None:
         """Send what there is, before something is waited for."""

@@ -197,11 +197,19 @@ class Reader:
         self._fields = []
         self._size = self._silent = 0
         self._in_body = True
-        head.modern = self._parser.get_http_version() == "1.1"
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(505, "another version of HTTP")
+        head.modern = version == "1.1"
         head.keeps = self._parser.should_keep_alive()
         self._check(head)
         self._frame(head)
-        self.events.append(head)
+        self._tell(head)
+
+    def _tell(self, event: Head | bytes | End) -> None:
+        # The parser goes on to the end of what it was fed, also where we have refused it.
+        if self._refused is None:
+            self.events.append(event)
 
     def _check(self, head: Head) -> None:
         head.method, head.target = self._parser.get_method(), self._target
@@ -235,13 +243,13 @@ class Reader:
     def on_body(self, data: bytes) -> None:
         """Take a part of the body."""
         self._silent = 0
-        self.events.append(data)
+        self._tell(data)
 
     def on_message_complete(self) -> None:
         """Finish the message."""
         self.began = False
         self._silent = 0
-        self.events.append(End(self._fields))
+        self._tell(End(self._fields))
         self._fields = []
 
 

@@ -45,34 +45,31 @@ class Handler:
 
     def __init__(self, proxy: Proxy, member: Member, limits: Limits) -> None:
         self._proxy = proxy
-        self._member = member
         self._left = 0
-        self._limits = limits
-        self._instance: Instance | None = None
+        self._reuses = limits.http_instance_requests
+        self._instance = proxy.instance(member)
+        self._host = proxy.host(member)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
         request = exchange.request()
+        instance = self._instance
         try:
-            instance = self._instance
-            if instance is None:
-                instance = self._instance = self._proxy.instance(self._member)
-                self._left = self._limits.http_instance_requests
-                instance.start()
+            if not self._left:
+                self._left = self._reuses
+                instance.start(self._host())
             self._left -= 1
             instance.call(self._proxy.handle, request, ResponseOutparam(exchange))
         except BaseException:
             self._left = 0
             raise
         finally:
-            if self._left <= 0:
-                self.close()
+            if not self._left:
+                instance.close()
 
     def close(self) -> None:
-        """Give the instance back."""
-        if self._instance is not None:
-            self._instance.close()
-            self._instance = None
+        """Give all back."""
+        self._instance.end()
 
 
 class Proxy:
@@ -85,7 +82,7 @@ class Proxy:
     """
 
     def __init__(self, engine: Engine, program: Program, handle: Lifted) -> None:
-        wanted = interfaces.find(f"{HANDLER}@0.2.0").functions["handle"]
+        wanted = interfaces.exported(HANDLER).functions["handle"]
         if handle.kind != wanted:
             raise Malformed("has another type than it should", field=f"{HANDLER} handle")
         self._engine = engine
@@ -137,7 +134,10 @@ class Proxy:
             if found.filetype == FOLDER and found.preopened not in (None, "/")
         ]
 
-        def host(member: Member) -> Host:
+        def host(member: Member) -> Callable[[], Host]:
+            return lambda: fresh(member)
+
+        def fresh(member: Member) -> Host:
             # Two requests share no files: what one writes is gone with its instance.
             own = ("/", Late("/", lambda: root(member.wait)))
             return Host(args, env, streams, [own, *others], network, member, limits.descriptors)
@@ -147,13 +147,12 @@ class Proxy:
                 self._engine,
                 self._program,
                 interfaces.function,
-                host(member),
                 memory=limits.memory,
                 table_elements=limits.table_elements,
                 late=member.late,
             )
 
-        self.instance = instance
+        self.instance, self.host = instance, host
         server = Server(listeners, limits)
         crew = Crew(
             server,
@@ -168,7 +167,7 @@ class Proxy:
             interrupts.check()
             interrupts.start_clock()
             ports = ", ".join(str(listener.port()) for listener in listeners)
-            log.info("serving HTTP on %s", ports)
+            log.info("listening for HTTP on %s", ports)
             crew.run(interrupts, _GRACE_SECONDS)
         finally:
             server.close()

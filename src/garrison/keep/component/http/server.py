@@ -273,7 +273,7 @@ class Server:
             self._put(connection, _WRITING)
         elif connection.failure is not None:
             self._end(connection)
-        elif connection.last:
+        elif connection.last or self.draining:
             self._begin_end(connection)
         else:
             connection.deadline = 0.0

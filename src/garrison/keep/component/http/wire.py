@@ -199,6 +199,9 @@ class Sink:
         sent: whether the head has gone.
         done: whether all has been handed over.
         taken: how many bytes were.
+        lazy: whether what is to go at once may wait until the component waits, ends or computes
+            for a while, so that small responses go in one piece.
+        asked: whether something does.
         failure: why no more is taken.
     """
 
@@ -208,12 +211,16 @@ class Sink:
         self.done = False
         self.failure: OSError | None = None
         self.taken = 0
+        self.lazy = False
+        self.asked = False
         self._kept = bytearray()
         self._trailers: Headers = []
         self._wire: Wire | None = None
         self._head: Callable[[int | None], bytes] | None = None
         self._chunked = False
         self._silent = False
+        # Whether all has gone, its end too.
+        self._over = False
 
     def attach(
         self, wire: Wire, head: Callable[[int | None], bytes], *, chunks: bool, silent: bool
@@ -262,8 +269,10 @@ class Sink:
     def flow(self) -> None:
         """Send what is kept, if there is somewhere to go."""
         wire, kept = self._wire, self._kept
-        if wire is None or self._head is None:
+        if wire is None or self._head is None or self._over:
             return
+        self._over = self.done
+        self.asked = False
         out = b""
         if not self.sent:
             self.sent = True
@@ -295,6 +304,13 @@ class Sink:
     def broken(self) -> OSError | None:
         """Why no more is taken, if so."""
         return self.failure or (None if self._wire is None else self._wire.failure)
+
+    def urge(self) -> bool:
+        """Send what is kept, soon if not now; whether something still waits."""
+        if self.lazy and self._wire is not None and not self._wire.waiting:
+            self.asked = True
+            return False
+        return self.busy()
 
     def busy(self) -> bool:
         """Send what is kept and waits; whether something still waits."""

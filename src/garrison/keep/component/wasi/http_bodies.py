@@ -6,7 +6,7 @@ import time
 
 from garrison.keep.component.http.message import Refused
 from garrison.keep.component.instance import Failed
-from garrison.keep.component.wasi.http_fields import Fields, Parent, code_of, failed
+from garrison.keep.component.wasi.http_fields import Fields, Parent, code_of, failed, shown
 from garrison.keep.component.wasi.streams import InputStream, OutputStream
 
 TYPE_CHECKING = False
@@ -191,9 +191,8 @@ def future_trailers_get(host: Host, future: FutureTrailers) -> Any:
     future.told = True
     if source.failure is not None:
         return "ok", ("err", body_code(source.failure))
-    if not source.trailers:
-        return "ok", ("ok", None)
-    return "ok", ("ok", Fields(source.trailers, future))
+    trailers = shown(source.trailers or [])
+    return "ok", ("ok", Fields(trailers, future) if trailers else None)
 
 
 class OutgoingBody(Parent):
@@ -268,6 +267,10 @@ class BodyOutput(OutputStream):
 
     def flush(self, end: float | None = None) -> None:  # noqa: ARG002  (only who drops it hurries)
         """Wait until all has gone."""
+        self.check_open()
+        if not self._sink.urge():
+            self.check_open()
+            return
         while self.push():
             events = self.events()
             self._host.interrupts.wait([events] if events else [], None)

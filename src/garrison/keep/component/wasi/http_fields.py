@@ -26,9 +26,21 @@ FORBIDDEN = frozenset(
         "http2-settings", "host", "te", "trailer", "expect",
     )
 )  # fmt: skip
+# The keep's own fields, and those that a program takes for them because `_` becomes `-`, or the
+# other way round, in what it runs on (CGI and its kind).
+_RESERVED = "garrison-"
 # What one message's fields may take of our memory, and how many there may be.
 _MAX_BYTES = 1 << 20
 _MAX_FIELDS = 1 << 12
+
+
+def shown(headers: Headers) -> Headers:
+    """Fields of the other end, without what is the keep's to say."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in FORBIDDEN and not name.replace("_", "-").startswith(_RESERVED)
+    ]
 
 
 class Parent:
