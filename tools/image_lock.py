@@ -91,9 +91,7 @@ def _name(item: Input) -> str:
     return item.name
 
 
-def _packages(
-    folder: Path, suite: str, mirror: str, wanted: dict[str, str]
-) -> Iterator[Input]:
+def _packages(folder: Path, suite: str, mirror: str, wanted: dict[str, str]) -> Iterator[Input]:
     apt = folder / "apt"
     for part in ("lists/partial", "cache/archives/partial"):
         (apt / part).mkdir(parents=True)
