@@ -361,7 +361,7 @@ class Connection(HttpToolsProtocol):
 
     def _look_at_deadline(self) -> None:
         self._timer = None
-        if self._deadline is None or self.transport.is_closing():
+        if self._deadline is None:
             return
         left = self._deadline - self.loop.time()
         # The loop's clock counts milliseconds.

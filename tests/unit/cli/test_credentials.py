@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    # Of whoever runs the tests; see test_credentials_keyring.
+    for name in ("DBUS_SESSION_BUS_ADDRESS", "PYTHON_KEYRING_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_tokens_are_kept_a_drawbridge_each_and_forgotten() -> None:
