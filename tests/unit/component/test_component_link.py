@@ -70,7 +70,7 @@ def test_our_tables_are_those_of_another_runtime(tmp_path: Path) -> None:
     wasm = tmp_path / "all.wasm"
     for version in ("0.2.0", "0.2.6"):
         wasm.write_bytes(_everything(version))
-        command = [program, "run", "-S", "http", wasm]
+        command = [str(program), "run", "-S", "http", str(wasm)]
         subprocess.run(command, check=True, capture_output=True)
 
 

@@ -105,7 +105,8 @@ def test_what_is_accepted_another_reader_understands_alike(
             return
         other.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
         other.send(h11.EndOfMessage())
-        if other.our_state is not h11.DONE:
+        done: object = other.our_state
+        if done is not h11.DONE:
             return
         other.start_next_cycle()
 
