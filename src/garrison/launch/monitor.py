@@ -29,7 +29,7 @@ NETDEV = "net"
 # An answer is a few hundred bytes.
 _MAX_LINE = 1 << 16
 _READ = 1 << 14
-# A workload has some; each costs the host a descriptor.
+# A workload has some; each costs the host a descriptor, and each that is asked for memory.
 _MAX_PORTS = 256
 
 
@@ -69,7 +69,8 @@ class Monitor:
         if port in self._forwarded:
             told(0)
             return
-        if not port or len(self._forwarded) >= _MAX_PORTS:
+        asked = len(self._waiting) + len(self._held or ())
+        if not port or len(self._forwarded) + asked >= _MAX_PORTS:
             told(errno.EADDRNOTAVAIL if not port else errno.EMFILE)
             return
         to = self._published.get(port) or Publication(port)

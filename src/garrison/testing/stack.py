@@ -32,7 +32,7 @@ DNS_NAME = "keep.demo.test"
 
 # Generous: two loaded cores, the first start compiles all of Python's modules, and machines may be
 # emulated.
-READY_SECONDS = 150.0
+READY_SECONDS = 300.0
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
