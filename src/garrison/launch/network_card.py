@@ -79,7 +79,7 @@ def network_card(
         stderr=subprocess.DEVNULL,
         # A terminal's Ctrl-C is for us, who pass it on to the workload.
         start_new_session=True,
-        preexec_fn=_die_with_us,  # noqa: PLW1509  (one prctl, no locks)
+        preexec_fn=die_with_us,  # noqa: PLW1509  (one prctl, no locks)
     )
     # From here on the stream is passt's alone.
     stream.close()
@@ -90,5 +90,6 @@ def network_card(
         process.wait()
 
 
-def _die_with_us() -> None:
+def die_with_us() -> None:
+    """Have the kernel end this process when its parent ends, however that is."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

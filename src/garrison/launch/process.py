@@ -52,6 +52,7 @@ def supervised(
     pass_fds: tuple[int, ...] = (),
     folder: Path | None = None,
     feed: Callable[[], None] = lambda: None,
+    before: Callable[[], None] | None = None,
 ) -> int:
     """Run a keep as the child process of `command`, and return its exit code.
 
@@ -60,11 +61,12 @@ def supervised(
         pass_fds: descriptors that it has besides.
         folder: where it runs.
         feed: gives it what it reads, once it has started.
+        before: what the child does first; a keep itself asks to end with us, other programs do not.
     """
     previous = {number: signal.signal(number, _ask) for number in (signal.SIGINT, signal.SIGTERM)}
     keep: subprocess.Popen[bytes] | None = None
     try:
-        keep = subprocess.Popen(command, pass_fds=pass_fds, cwd=folder)
+        keep = subprocess.Popen(command, pass_fds=pass_fds, cwd=folder, preexec_fn=before)  # noqa: PLW1509
         feed()
         code = _wait(keep)
     except _AskedToEnd as asked:

@@ -18,6 +18,7 @@ from garrison.errors import Malformed, Misuse
 from garrison.formats.sgx_sigstruct import SIGSTRUCT_SIZE, Sigstruct
 from garrison.image.gramine import MANIFEST, NAME, REQUEST, ROOT, SIGSTRUCT
 from garrison.launch.host_checks import inspect_host, require
+from garrison.launch.network_card import die_with_us
 from garrison.launch.process import supervised
 from garrison.measure import sgx_keys
 
@@ -90,4 +91,4 @@ def run_enclave(request: LaunchRequest, enclave: Path) -> int:
         for name in (ROOT, MANIFEST, SIGSTRUCT):
             (folder / name).symlink_to((enclave / name).resolve())
         (folder / REQUEST).write_bytes(request.to_json())
-        return supervised([program, NAME], folder=folder)
+        return supervised([program, NAME], folder=folder, before=die_with_us)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ print(json.dumps({{
     "request": json.loads((here / "{REQUEST}").read_text()),
     "code": (here / "{ROOT}" / "usr").read_text(),
     "folder": os.getcwd(),
+    "pid": os.getpid(),
 }}), flush=True)
 time.sleep(float(os.environ.get("GRAMINE_SLEEPS", "0")))
 sys.exit(7)
@@ -74,21 +76,25 @@ def test_a_keep_has_a_folder_of_its_own(enclave: Path, capfd: pytest.CaptureFixt
     assert sorted(each.name for each in enclave.iterdir()) == sorted([ROOT, MANIFEST, SIGSTRUCT])
 
 
-@pytest.mark.usefixtures("gramine")
-def test_a_signal_ends_it(enclave: Path) -> None:
+def _started(enclave: Path) -> subprocess.Popen[str]:
+    """The keep, in a command of its own, which says a line and sleeps."""
     code = (
         "import sys; from pathlib import Path; from garrison.launch import sgx;"
         "from garrison.formats.launch_request import LaunchRequest;"
         "sys.exit(sgx.run_enclave(LaunchRequest.from_json(sys.argv[1].encode()),"
         " Path(sys.argv[2])))"
     )
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code, REQUEST_OF.to_json().decode(), str(enclave)],
         env={**os.environ, "GRAMINE_SLEEPS": "60"},
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process:
+
+
+@pytest.mark.usefixtures("gramine")
+def test_a_signal_ends_it(enclave: Path) -> None:
+    with _started(enclave) as process:
         assert process.stdout is not None
         folder = Path(json.loads(process.stdout.readline())["folder"])
         process.send_signal(signal.SIGTERM)
@@ -97,6 +103,19 @@ def test_a_signal_ends_it(enclave: Path) -> None:
     while folder.exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not folder.exists()
+
+
+@pytest.mark.usefixtures("gramine")
+def test_it_ends_with_the_command_however_that_ends(enclave: Path) -> None:
+    with _started(enclave) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        process.kill()
+    end = time.monotonic() + 30
+    while time.monotonic() < end and Path(f"/proc/{told['pid']}/cwd").exists():
+        time.sleep(0.05)
+    assert not Path(f"/proc/{told['pid']}/cwd").exists()
+    shutil.rmtree(told["folder"])
 
 
 @pytest.mark.parametrize("name", [ROOT, MANIFEST, SIGSTRUCT])
