@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from garrison.appraisal.result import AttestationResult
     from garrison.appraisal.dcap import DcapPolicy
+    from garrison.appraisal.result import AttestationResult
     from garrison.formats.dcap_collateral import DcapCollateral
     from garrison.formats.sgx_evidence import EnarxSgxEvidence
     from garrison.formats.snp_evidence import SnpEndorsements
