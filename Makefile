@@ -6,6 +6,7 @@
 #   make check     lint, types and import rules
 #   make conformance SUITE=DIR  the official WASI programs (docs/reference/wasi.md)
 #   make bench     measure, against named peers
+#   make fuzz SECONDS=60  fuzz every parser, each for so long
 #   make docs      renew the generated pages of docs/
 #   make languages  run the examples of all languages, and write the page of them
 #   make s3-server  build the S3-compatible server that tests of the drawbridge use, with Go
@@ -16,7 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check docs languages conformance bench s3-server lock clean
+.PHONY: setup demo test test-all check docs languages conformance bench fuzz s3-server lock clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -65,6 +66,19 @@ bench: $(READY)
 	@# What it prepares counts for as long as no source has changed.
 	$(BIN)/python tools/launcher.py
 	$(BIN)/python bench
+
+# An environment of its own: the fuzzer is large, and for Linux on x86-64 alone.
+FUZZ := build/fuzz-venv
+SECONDS ?= 60
+
+$(FUZZ)/.ready: fuzz/requirements.txt $(READY)
+	$(BIN)/python -m venv --clear $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements.lock -r fuzz/requirements.txt
+	@touch $@
+
+fuzz: $(FUZZ)/.ready
+	PYTHONPATH=src $(FUZZ)/bin/python fuzz --seconds $(SECONDS) $(TARGETS)
 
 s3-server: $(READY)
 	GOBIN=$(CURDIR)/$(BIN) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0

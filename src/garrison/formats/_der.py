@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 
 from garrison.errors import Malformed
 
 T = TypeVar("T")
+
+# What the library raises for what it cannot read; the last two for certificates and requests
+# within, whose version it does not know, or whose key.
+_UNREADABLE = (ValueError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 @asn1.sequence
@@ -28,7 +34,7 @@ def decode(kind: type[T], data: bytes, field: str) -> T:
     """
     try:
         return asn1.decode_der(kind, data)
-    except (ValueError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise Malformed("not DER of the right form", field=field) from error
 
 

@@ -75,14 +75,17 @@ class Offer:
             )
         try:
             until = datetime.strptime(expires, _EXPIRES_FORM).replace(tzinfo=UTC)
-        except ValueError as error:
-            raise Malformed(
-                "not a time",
-                field="expires",
-                found=repr(expires[:40]),
-                expected="RFC 3339, UTC, whole seconds",
-            ) from error
-        return cls(decode_challenge(challenge), until)
+            # One form of each time: the library reads others, too.
+            if until.strftime(_EXPIRES_FORM) == expires:
+                return cls(decode_challenge(challenge), until)
+        except ValueError:
+            pass
+        raise Malformed(
+            "not a time",
+            field="expires",
+            found=repr(expires[:40]),
+            expected="RFC 3339, UTC, whole seconds",
+        )
 
     def to_bytes(self) -> bytes:
         """Write the body of the answer."""

@@ -22,11 +22,16 @@ from garrison.formats.csr import (
     EnarxEvidence,
     Request,
     build_request,
+    decode_bundle,
+    decode_pki_path,
+    encode_bundle,
+    encode_pki_path,
 )
 from garrison.formats.digest import digest_url_text
 from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
 from garrison.formats.slug import Slug
+from garrison.testing.dcap import FakeIntel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -337,3 +342,23 @@ def test_openssl_reads_and_verifies_a_request() -> None:
     assert b"verify OK" in done.stdout + done.stderr
     assert b"challengePassword        :YSBjaGFsbGVuZ2U" in done.stdout
     assert b"2.23.133.5.4.9" in done.stdout
+
+
+@pytest.mark.parametrize("version", [1, 5, 0x7F])
+def test_a_request_of_another_version_in_a_bundle(version: int) -> None:
+    """The library has an error of its own for it, which must not get out."""
+    request = build_request(P384, evidence=None, challenge=None, workload=None)
+    place = request.index(b"\x02\x01\x00")
+    changed = request[: place + 2] + bytes((version,)) + request[place + 3 :]
+    bundle = encode_bundle([request])
+    with pytest.raises(Malformed):
+        decode_bundle(bundle.replace(request, changed))
+    with pytest.raises(Malformed):
+        Request.from_der(changed)
+
+
+def test_a_certificate_of_another_version_in_a_path() -> None:
+    path = encode_pki_path([FakeIntel().certificate("root")])
+    for version in (3, 10):
+        with pytest.raises(Malformed):
+            decode_pki_path(path.replace(b"\xa0\3\2\1\2", bytes((0xA0, 3, 2, 1, version)), 1))

@@ -114,7 +114,7 @@ def fill_cache(directory: Path, *tees: TeeType) -> None:
             (pcs.root_crl(), made.root_crl, b""),
             (pcs.pck_crl(Ca.PLATFORM), made.pck_crl, INTEL.pem("ca", "root")),
             (pcs.tcb_info(name, INTEL.fmspc.hex()), made.tcb_info, made.tcb_info_chain),
-            (pcs.qe_identity(name), made.qe_identity, made.qe_identity_chain),
+            (pcs.qe_identity(name), made.qe_identity or b"", made.qe_identity_chain),
         ):
             cache.write(Entry(resource.url, resource.kind, NOW, Document(body, chain)))
 
