@@ -10,13 +10,16 @@ import select
 import socket
 import threading
 import time
+import tracemalloc
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from garrison.formats.enarx_toml import Config, Rule
+from garrison.keep.net import stream
 from garrison.keep.net.network import Network
+from garrison.keep.net.openssl import ffi
 from garrison.testing.tls import Authority, workload
 from garrison.testing.tls_pair import (
     connected,
@@ -28,7 +31,7 @@ from garrison.testing.tls_pair import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from garrison.keep.net.stream import Stream
 
@@ -106,6 +109,50 @@ def test_a_read_fills_the_view_over_full_records() -> None:
         view = memoryview(bytearray(65536))
         assert wait(b, b.read_into, view) == 40000
         assert view[:40000] == DATA[:40000]
+
+
+def test_data_goes_to_the_guests_memory_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What OpenSSL is called with is the guest's own buffer: the one copy is OpenSSL's.
+    memory = bytearray(1 << 20)
+    with ffi.from_buffer(memory) as whole:
+        base = int(ffi.cast("uintptr_t", whole))
+    asked: list[tuple[str, int, int]] = []
+
+    def seen(name: str, function: Callable[..., int]) -> Callable[..., int]:
+        def call(ssl: object, place: object, size: int) -> int:
+            asked.append((name, int(ffi.cast("uintptr_t", place)) - base, size))
+            return function(ssl, place, size)
+
+        return call
+
+    view = memoryview(memory)
+    view[:300_000] = DATA[:300_000]
+    with pair() as (a, b):
+        monkeypatch.setattr(stream, "_read", seen("read", stream._read))
+        monkeypatch.setattr(stream, "_write", seen("write", stream._write))
+        tracemalloc.start()
+        try:
+            sent = got = 0
+            while got < 300_000:
+                with suppress(BlockingIOError):
+                    sent += a.write(view[sent:300_000]) if sent < 300_000 else 0
+                with suppress(BlockingIOError):
+                    got += b.read_into(view[500_000 + got : 800_000])
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert view[500_000:800_000] == view[:300_000]
+    assert len(asked) > 2 * 300_000 // 16384
+    for name, place, size in asked:
+        if name == "write" and not 0 <= place < 1 << 20:
+            # A record that blocked halfway, which is kept aside.
+            assert size <= 16384
+            continue
+        start = {"read": 500_000, "write": 0}[name]
+        assert start <= place
+        assert place + size == start + 300_000
+    # One record may be kept aside, and what is `asked` takes some room.
+    assert most < 100_000
 
 
 def test_pending_tells_of_data_that_poll_does_not_see() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import resource
+import sys
 import threading
 
 import pytest
@@ -97,6 +99,48 @@ def test_the_stack_is_as_deep_as_it_may_be() -> None:
         return 256
 
     assert deepest(stack=1 << 16) < deepest() <= deepest(stack=4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("clock_time_get", "(i32.const 1) (i64.const 1) (i32.const 64)"),
+        ("random_get", "(i32.const 64) (i32.const 32)"),
+        ("fd_write", "(i32.const 1) (i32.const 8) (i32.const 1) (i32.const 64)"),
+        ("fd_read", "(i32.const 0) (i32.const 8) (i32.const 1) (i32.const 64)"),
+        ("fd_fdstat_get", "(i32.const 0) (i32.const 64)"),
+    ],
+)
+def test_calls_allocate_nothing_that_stays(name: str, call: str) -> None:
+    collections = []
+
+    def collected(phase: str, _: dict[str, int]) -> None:
+        collections.append(phase)
+
+    def blocks(count: int) -> int:
+        body = f"""(loop $l
+          (local.set $e (i32.or (local.get $e) (call ${name} {call})))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $l (i32.lt_u (local.get $n) (i32.const {count})))) (local.get $e)"""
+        wasm = wat2wasm(f"""(module {_import(name)} {_import("proc_exit")}
+          (memory (export "memory") 1) (data (i32.const 8) "\\00\\10\\00\\00\\64\\00\\00\\00")
+          (func (export "_start") (local $e i32) (local $n i32) (call $proc_exit {body})))""")
+        assert _execute(wasm) == 0
+        gc.collect()
+        before = sys.getallocatedblocks()
+        gc.callbacks.append(collected)
+        try:
+            assert _execute(wasm) == 0
+        finally:
+            gc.callbacks.remove(collected)
+        return sys.getallocatedblocks() - before
+
+    few = blocks(10)
+    collections.clear()
+    many = blocks(20_000)
+    assert many - few < 100
+    # None for the calls: one for all else that a run makes would be fine.
+    assert len(collections) <= 2
 
 
 def test_a_stack_that_the_thread_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

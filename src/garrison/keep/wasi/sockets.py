@@ -39,7 +39,7 @@ def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
         except BlockingIOError:
             host.wait_for(listener, write=False)
     accepted.flags = flags
-    U32.pack_into(host.memory.all, result, host.descriptors.insert(accepted))
+    put_u32(host.memory.all, result, host.descriptors.insert(accepted))
 
 
 def sock_recv(
