@@ -163,7 +163,7 @@ def test_garbage_on_the_console_and_on_the_channel_of_control(image: Path) -> No
         machine.ends["console"].sendall(b"\x03\x04root\nsh\n\x1b[c" * 50)
         size = (MAX_REQUEST + 1).to_bytes(4, "little")
         machine.ends[CONTROL].sendall(b"G\x01\0\0" + size + b"{}")
-        said = machine.until("console", b"too long a frame")
+        said = machine.until("console", b"too long a frame (request)")
         assert b"channel garrison.control: too long a frame (request)" in said
         assert b"Traceback" not in said
         # It waits until the host has read all, and then is gone.

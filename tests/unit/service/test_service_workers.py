@@ -201,4 +201,6 @@ def test_service_that_cannot_start_ends_with_its_error(pki: Pki) -> None:
         assert server.line == ""
         code, _, err = server.end()
     assert code == 1
-    assert "RuntimeError: cannot be built" in err
+    # Two workers say it at once, and Python writes such a line in pieces: this is one of them.
+    assert "cannot be built" in err
+    assert "RuntimeError" in err
