@@ -39,7 +39,7 @@ _MEBIBYTE = 1 << 20
 _FILE_TYPE = "application/octet-stream"
 # The shapes: how many files of what size.
 _SHAPES = {"one file of 50 MiB": (1, 50 * _MEBIBYTE), "2,000 files of 4 KiB": (2000, 4096)}
-_RUNS = 3
+_RUNS = 2
 _CONNECTIONS = 8
 _LOAD_CONNECTIONS = 64
 _LOAD_SECONDS = 20

@@ -248,13 +248,20 @@ def steward(directory: Path, workers: int, cores: set[int]) -> Iterator[tuple[in
     finally:
         os.sched_setaffinity(0, before)
     try:
-        pids = [process.pid]
-        if workers > 1:
-            text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            pids = [int(child) for child in text.split()]
-        yield port, pids
+        yield port, [process.pid] if workers == 1 else _workers(process.pid, workers)
     finally:
         running.__exit__(None, None, None)
+
+
+def _workers(supervisor: int, number: int) -> list[int]:
+    """The processes that a supervisor starts; it listens before it has."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+    end = time.monotonic() + 10
+    while len(pids := [int(child) for child in children.read_text().split()]) < number:
+        if time.monotonic() > end:
+            sys.exit(f"error: {len(pids)} of {number} workers started")
+        time.sleep(0.05)
+    return pids
 
 
 def _cpu(pids: list[int]) -> float:
