@@ -1,5 +1,6 @@
 """Sends back what it gets, and says who sent it. The keep does TLS on descriptor 3."""
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, LISTENER) as listener:
         while data := connection.recv(16384):
             connection.sendall(data)
         # The files inside this Python take numbers of their own, so that it cannot close what it
-        # accepted; it can end it.
-        connection.shutdown(socket.SHUT_RDWR)
+        # accepted; it can end it, unless the client was gone before.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
         connection.detach()
