@@ -118,6 +118,9 @@ def test_offer_comes_back() -> None:
         b"[" * 2000,
         b" " * 5000,
         b"\xff",
+        # One form of each time: the library takes these for the same as with zeros.
+        b'{"challenge":"AA","expires":"2026-1-2T03:04:05Z"}',
+        b'{"challenge":"AA","expires":"2026-01-02T3:4:5Z"}',
     ],
 )
 def test_other_offers_are_malformed(data: bytes) -> None:
