@@ -65,7 +65,9 @@ class Deny:
         Raises:
             Malformed: it is anything else than shown above.
         """
-        serials = tuple(int(text, 16) for text in _hex(table, "serials", _SERIAL_DIGITS))
+        # A number, and not bytes: peers and lists tell it without a leading zero.
+        digits = _hex(table, "serials", _SERIAL_DIGITS, digits="[0-9A-Fa-f]")
+        serials = tuple(int(text, 16) for text in digits)
         if 0 in serials:
             raise table.malformed("serials", "no certificate has it", expected="more than 0")
         slugs = table.strings("slugs", [])
@@ -141,9 +143,9 @@ def _denied(field: str, found: str) -> Rejected:
     return Rejected("the policy denies it", field=field, found=found, expected="none under [deny]")
 
 
-def _hex(table: Table, key: str, most: int) -> tuple[str, ...]:
+def _hex(table: Table, key: str, most: int, *, digits: str = "[0-9A-Fa-f]{2}") -> tuple[str, ...]:
     values = table.strings(key, [])
     for value in values:
-        if len(value) > most or re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", value) is None:
+        if len(value) > most or re.fullmatch(f"(?:{digits})+", value) is None:
             raise table.malformed(key, "not hex", expected=f"at most {most} hex digits each")
     return tuple(value.lower() for value in values)

@@ -129,7 +129,7 @@ def get(app: Any, path: str, **headers: str) -> Answer:
 
 
 def test_revocation_list(steward: Steward) -> None:
-    denied = denying(steward, 'serials = ["0a0b", "01", "0A0B"]')
+    denied = denying(steward, 'serials = ["0a0b", "01", "0A0B", "a0b", "1"]')
     answer = get(application(denied, FakeRegistry(), clock=lambda: NOW), "/crl")
     assert answer.headers["content-type"] == "application/pkix-crl"
     crl = x509.load_der_x509_crl(answer.body)
