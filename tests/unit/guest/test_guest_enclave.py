@@ -22,18 +22,19 @@ def test_one_connection_to_each_port(tmp_path: Path) -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(tmp_path / str(port)))
         listener.listen(1)
+        listening.append(port)
+        if len(listening) == len(ports):
+            all_listen.set()
         return listener
 
+    listening: list[int] = []
+    all_listen = threading.Event()
     found: dict[str, socket.socket] = {}
     thread = threading.Thread(target=lambda: found.update(enclave.accept_all(listen)), daemon=True)
-    listeners_are_there = threading.Event()
 
     def connect(port: int) -> socket.socket:
         stream = socket.socket(socket.AF_UNIX)
         try:
-            while not listeners_are_there.is_set():
-                if all((tmp_path / str(each)).exists() for each in ports.values()):
-                    listeners_are_there.set()
             stream.settimeout(30)
             stream.connect(str(tmp_path / str(port)))
         except OSError:
@@ -42,6 +43,7 @@ def test_one_connection_to_each_port(tmp_path: Path) -> None:
         return stream
 
     thread.start()
+    assert all_listen.wait(30)
     # The last first: whoever waits for another order would wait for ever.
     ours = {name: connect(port) for name, port in reversed(ports.items())}
     thread.join(30)
