@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["base"]  # a fixture, which pytest finds by its name
 
 # What any refusal may take, on a machine that does ten other things.
-PATIENCE = 5.0
+PATIENCE = 20.0
 DRAWBRIDGE = '[drawbridges."drawbridge.test"]\n'
 
 

@@ -77,7 +77,7 @@ def test_a_signal_in_the_middle_leaves_nothing(
     assert demo.returncode == 130, errors
     assert "interrupted in step" in errors
     assert "Traceback" not in errors
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (alive := _alive(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive == []

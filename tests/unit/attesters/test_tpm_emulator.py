@@ -67,14 +67,14 @@ def tpm(tmp_path: Path) -> Iterator[Tpm]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 10
-        while not path.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        deadline = time.monotonic() + 30
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(20)
-            stream.connect(str(path))
+            # The socket is there a moment before it is listened at.
+            while stream.connect_ex(str(path)) != 0:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
             emulator = _Emulator(stream)
             owner = _word(0x40000001, 4)
             # A restricted signing key of RSA, as a paravisor has it, and its index.

@@ -127,7 +127,8 @@ def test_what_was_written_goes_though_the_component_computes_on(keep: Served) ->
         began, found = time.monotonic(), b""
         while not found.endswith(b"hello\r\n"):
             found += reading.recv(1000)
-        assert time.monotonic() - began < 1
+        # It computes for a minute.
+        assert time.monotonic() - began < 30
 
 
 def test_a_small_response_has_its_length(keep: Served) -> None:
@@ -330,22 +331,22 @@ def test_slow_and_silent_clients_are_ended(wasm: bytes, monkeypatch: pytest.Monk
 
 
 def test_requests_wait_for_each_other_no_longer_than_they_must(wasm: bytes) -> None:
-    limits = {"http_seconds": 3, "http_requests": 8}
+    limits = {"http_seconds": 6, "http_requests": 8}
     with served(wasm, limits=limits) as keep, ThreadPoolExecutor(12) as pool:
         spinning = [pool.submit(_got, keep, "/spin") for _ in range(3)]
         waiting = [pool.submit(_got, keep, "/wait") for _ in range(3)]
         time.sleep(0.3)
         began = time.monotonic()
         assert all(pool.map(lambda _: _got(keep, "/late")[0] == 200, range(8)))
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 5.5
         assert {future.result()[0] for future in spinning + waiting} == {504}
 
 
 def test_more_than_may_wait_are_refused(wasm: bytes) -> None:
-    limits = {"http_seconds": 2, "http_requests": 1, "http_queue": 2}
+    limits = {"http_seconds": 5, "http_requests": 1, "http_queue": 2}
     with served(wasm, limits=limits) as keep, ThreadPoolExecutor(8) as pool:
         first = pool.submit(_got, keep, "/wait")
-        time.sleep(0.3)
+        time.sleep(1)
         others = [pool.submit(_got, keep, "/") for _ in range(6)]
         assert first.result()[0] == 504
         assert sorted(other.result()[0] for other in others) == [200] * 2 + [503] * 4

@@ -97,7 +97,7 @@ def test_a_guest_that_does_not_come_up_is_told_with_its_console(host: Host) -> N
     start = time.monotonic()
     with pytest.raises(Unavailable, match=r"guest: did not answer in 2 s") as caught:
         host.run("silent", boot_seconds=2)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30
     assert "Kernel panic" in kept(caught.value)
     # It cannot steer the terminal.
     assert "\x1b" not in str(caught.value.hint)
@@ -258,7 +258,7 @@ def test_a_second_signal_ends_a_guest_that_does_not_listen(tmp_path: Path) -> No
         time.sleep(0.3)
         assert garrison.poll() is None
         garrison.send_signal(signal.SIGINT)
-        assert garrison.wait(5) == 130
+        assert garrison.wait(30) == 130
     assert _gone(int(pid.read_text()))
 
 

@@ -224,14 +224,14 @@ def test_garbage_ends_a_handshake(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_silent_clients_hold_nobody_up() -> None:
-    with listening(network()) as listener, ExitStack() as stack:
+    with listening(network(handshake_seconds=600)) as listener, ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(dial(listener)).sendall(b"\x16\x03\x01")
         started = time.monotonic()
         with connecting(network(), f"localhost:{listener.port}"):
             assert serve_until(listener, listener.ready)
             listener.accept().close()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 60
         assert listener.timeout() is not None
 
 

@@ -386,7 +386,7 @@ def brimming() -> Iterator[tuple[Stream, Stream, int]]:
     raise TimeoutError("the socket cannot be filled to the brim")
 
 
-@pytest.mark.parametrize("patience", [10.0, 0.0])
+@pytest.mark.parametrize("patience", [120.0, 0.0])
 def test_close_does_not_wait_for_a_slow_reader(
     patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,7 +396,7 @@ def test_close_does_not_wait_for_a_slow_reader(
         started = time.monotonic()
         a.close()
         a.close()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 30
         assert a.fileno() == -1
         with pytest.raises(OSError, match="Bad file descriptor"):
             a.write(memoryview(b"x"))

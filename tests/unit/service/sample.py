@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from tests.unit.service.conftest import Pki
 
-# `/` tells who asks, `/large` reads 10 bytes at most, `/broken` fails,
-# `/slow` takes as long as it is told. It is not ready while the file `trouble` exists.
+# `/` tells who asks, `/large` says so and reads 10 bytes at most, `/broken` fails,
+# `/slow` says so and takes as long as it is told. It is not ready while the file `trouble` exists.
 APP = """
-import asyncio, contextlib, json, sys
+import asyncio, contextlib, json, os, sys
 from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -41,13 +41,19 @@ async def who(request):
     told = None if certificate is None else certificate.hex()
     return JSONResponse({"client": told, "id": request.state.request_id})
 
+def say(word):
+    # In one piece, whatever the other workers say.
+    os.write(1, word.encode() + b"\\n")
+
 async def large(request):
+    say("reads")
     try:
         return JSONResponse({"length": len(await read_limited(request, 10))})
     except GarrisonError as error:
         return problem(error, request_id=request.state.request_id)
 
 async def slow(request):
+    say("works")
     await asyncio.sleep(float(request.query_params["seconds"]))
     return JSONResponse({"id": request.state.request_id})
 
@@ -142,6 +148,15 @@ class Server:
         context = ssl.create_default_context(cafile=str(self._pki.root))
         plain = socket.create_connection(("localhost", self.port), timeout=20)
         return context.wrap_socket(plain, server_hostname="localhost")
+
+    def expect(self, word: str) -> None:
+        """Wait for a line that says so, on standard output or as an event on standard error."""
+        stream = self.process.stderr if word.startswith('"') else self.process.stdout
+        assert stream is not None
+        for line in iter(stream.readline, ""):
+            if word in line:
+                return
+        raise AssertionError(f"ended without {word}")
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         """End it, and return exit code, the rest of standard output, and standard error."""

@@ -73,7 +73,7 @@ def test_slowloris_is_408_however_it_drips(quick: Server) -> None:
         tls.settimeout(0.1)
         answer = b""
         with contextlib.suppress(ssl.SSLError, ConnectionError):
-            while time.monotonic() < started + 10:
+            while time.monotonic() < started + 60:
                 try:
                     more = tls.recv(4096)
                 except TimeoutError:
@@ -83,7 +83,7 @@ def test_slowloris_is_408_however_it_drips(quick: Server) -> None:
                     break
                 answer += more
     assert problem_of(answer)[0] == 408
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_body_that_stops_arriving_is_408(quick: Server) -> None:

@@ -133,7 +133,7 @@ def test_collector_that_is_down_hinders_nothing(pki: Pki) -> None:
         started = time.monotonic()
         code, _, err = server.end()
     assert code == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     for line in err.splitlines():
         json.loads(line)
 
