@@ -7,10 +7,12 @@ stacks can run side by side. However the stack ends, so do its processes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -433,8 +435,14 @@ endorsements = "{self.simulator}"
 
 
 def free_port() -> int:
-    """A TCP port that nobody listened on a moment ago."""
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on which nobody listens.
+
+    It is below those that Linux gives out of itself (net.ipv4.ip_local_port_range, from 32768 on):
+    what the kernel once gave, it may give to any other connection until it is listened at.
+    """
+    for _ in range(100):
+        port = 16384 + secrets.randbelow(16384)
+        with socket.socket(socket.AF_INET6) as probe, contextlib.suppress(OSError):
+            probe.bind(("::", port))
+            return port
+    raise StackError("no TCP port is free")
