@@ -138,7 +138,7 @@ def test_clients_wait_until_there_is_a_place(prot: str) -> None:
 
 
 def test_handshakes_give_their_places_back() -> None:
-    ours = network(connections=2, handshake_seconds=0.2)
+    ours = network(connections=2, handshake_seconds=1)
     with closing(ours.listen("127.0.0.1:0")) as listener:
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", listener.port)) as sock:
