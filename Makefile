@@ -12,7 +12,8 @@
 #   make s3-server  build the S3-compatible server that tests of the drawbridge use, with Go
 #   make lock      renew requirements.lock from pyproject.toml
 
-PYTHON ?= python3
+# Empty: `tools/python.sh` chooses.
+PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -24,11 +25,12 @@ setup: $(READY)
 
 # The marker is written last, so an interrupted set-up is made anew.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "garrison needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' \
-	  || { echo "this Python has no venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@python="$(PYTHON)"; [ -n "$$python" ] || python=$$(tools/python.sh); \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "garrison needs Python 3.11 or later: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	"$$python" -c 'import venv, ensurepip' \
+	  || { echo "this Python has no venv module: on Debian, apt-get install python3-venv" >&2; exit 1; }; \
+	"$$python" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# Python 3.11 puts it there, nothing uses it, and it costs each start of Python a millisecond.
