@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,7 @@ from garrison.formats.snp_evidence import SnpEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -40,6 +42,40 @@ def check_report_data(report_data: bytes) -> None:
             found=f"{len(report_data)} bytes",
             expected=f"{REPORT_DATA_SIZE} bytes",
         )
+
+
+def check_present(device: Path, kind: str) -> None:
+    """Refuse a machine that lacks the device.
+
+    Args:
+        device: where it is.
+        kind: what it is, for people.
+
+    Raises:
+        Misuse: it is not there.
+    """
+    if not device.exists():
+        raise Misuse(
+            "this machine gives no evidence", field=str(device), found="nothing", expected=kind
+        )
+
+
+def ask(
+    device: Path,
+    ioctl: Callable[[int, int, bytearray], int],
+    number: int,
+    argument: bytearray,
+) -> None:
+    """Ask a device; what it answers is in `argument`, or where that says.
+
+    Raises:
+        OSError: it refuses, or is not there.
+    """
+    descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        ioctl(descriptor, number, argument)
+    finally:
+        os.close(descriptor)
 
 
 def patiently(field: str, do: Callable[[], T]) -> T:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from garrison.attesters._evidence import check_report_data, patiently
-from garrison.errors import Malformed, Misuse, Unavailable
+from garrison.attesters._evidence import ask, check_present, check_report_data, patiently
+from garrison.errors import Malformed, Unavailable
 from garrison.formats._cbor import decode, encode
 from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
@@ -54,13 +53,7 @@ class Nsm:
         Raises:
             Misuse: it is not there.
         """
-        if not DEVICE.exists():
-            raise Misuse(
-                "this machine gives no evidence",
-                field=str(DEVICE),
-                found="nothing",
-                expected="the security module of a Nitro enclave",
-            )
+        check_present(DEVICE, "the security module of a Nitro enclave")
         return cls()
 
     def attest(self, report_data: bytes) -> Evidence:
@@ -94,11 +87,7 @@ class Nsm:
                 _MAX_RESPONSE,
             )
         )
-        descriptor = os.open(self.device, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self.ioctl(descriptor, _RAW, command)
-        finally:
-            os.close(descriptor)
+        ask(self.device, self.ioctl, _RAW, command)
         length = struct.unpack(_COMMAND, command)[3]
         # The driver says how much it wrote.
         return answer.raw[: min(length, _MAX_RESPONSE)]

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from garrison.attesters._evidence import check_report_data, patiently, snp_evidence
-from garrison.errors import Misuse, Unavailable
+from garrison.attesters._evidence import (
+    ask,
+    check_present,
+    check_report_data,
+    patiently,
+    snp_evidence,
+)
+from garrison.errors import Unavailable
 from garrison.formats.evidence import REPORT_DATA_SIZE, Evidence, Tee
 from garrison.formats.snp import REPORT_SIZE
 
@@ -64,13 +69,7 @@ class SevGuest:
         Raises:
             Misuse: it is not there.
         """
-        if not DEVICE.exists():
-            raise Misuse(
-                "this machine gives no evidence",
-                field=str(DEVICE),
-                found="nothing",
-                expected="the device of an SEV-SNP guest",
-            )
+        check_present(DEVICE, "the device of an SEV-SNP guest")
         return cls()
 
     def attest(self, report_data: bytes) -> Evidence:
@@ -111,12 +110,4 @@ class SevGuest:
                 0,
             )
         )
-
-        def issue() -> None:
-            descriptor = os.open(self.device, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                self.ioctl(descriptor, number, command)
-            finally:
-                os.close(descriptor)
-
-        patiently(str(self.device), issue)
+        patiently(str(self.device), lambda: ask(self.device, self.ioctl, number, command))

@@ -10,15 +10,20 @@ and cannot forge: the quote is over the report, which is bound to the report dat
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from garrison.attesters._evidence import check_report_data, patiently, quote_evidence
-from garrison.errors import Misuse, Unavailable
+from garrison.attesters._evidence import (
+    ask,
+    check_present,
+    check_report_data,
+    patiently,
+    quote_evidence,
+)
+from garrison.errors import Unavailable
 from garrison.formats.evidence import REPORT_DATA_SIZE, TDX_MEDIA_TYPE, Evidence, Tee
 
 if TYPE_CHECKING:
@@ -89,28 +94,14 @@ class TdxGuest:
         Raises:
             Misuse: it is not there.
         """
-        if not DEVICE.exists():
-            raise Misuse(
-                "this machine gives no evidence",
-                field=str(DEVICE),
-                found="nothing",
-                expected="the device of a TD",
-            )
+        check_present(DEVICE, "the device of a TD")
         return cls()
 
     def attest(self, report_data: bytes) -> Evidence:
         """See `garrison.attesters.base.Attester.attest`."""
         check_report_data(report_data)
         buffer = bytearray(report_data + bytes(_REPORT_SIZE))
-
-        def issue() -> None:
-            descriptor = os.open(self.device, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                self.ioctl(descriptor, _GET_REPORT0, buffer)
-            finally:
-                os.close(descriptor)
-
-        patiently(str(self.device), issue)
+        patiently(str(self.device), lambda: ask(self.device, self.ioctl, _GET_REPORT0, buffer))
         quote = self._quote(bytes(buffer[REPORT_DATA_SIZE:]))
         return quote_evidence(quote, TDX_MEDIA_TYPE, "quote generation service")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tests.vectors import vectors
+from tests.vectors import accepted_flips, vectors
 
 from garrison.appraisal.cca import CcaPolicy, appraise
 from garrison.errors import Malformed, Unverified
@@ -126,16 +126,7 @@ def flips(name: str, step: int) -> list[int]:
     """The offsets that were accepted with one bit flipped."""
     data, _, anchor = vector(name)
     keys = [trusted(anchor)]
-    accepted = []
-    for offset in range(0, len(data), step):
-        flipped = bytearray(data)
-        flipped[offset] ^= 1 << offset % 8
-        try:
-            verify(bytes(flipped), keys)
-        except (Malformed, Unverified):
-            continue
-        accepted.append(offset)
-    return accepted
+    return accepted_flips(data, range(0, len(data), step), lambda token: verify(token, keys))
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.vectors import vectors
+from tests.vectors import accepted_flips, vectors
 
 from garrison.appraisal import sgx, tdx
 from garrison.appraisal.result import AppraisalRejected, AttestationResult
@@ -295,19 +295,14 @@ def test_td_quotes_of_azure(name: str) -> None:
 
 def flips(name: str, step: int) -> list[int]:
     """The offsets that were accepted with one bit flipped, before the buffer's padding."""
-    found = vector(name)
-    collateral, roots = found.collateral, Roots.load()
-    trailing = len(Quote.from_bytes(found.quote).trailing)
-    accepted = []
-    for offset in range(0, len(found.quote) - trailing, step):
-        quote = bytearray(found.quote)
-        quote[offset] ^= 1 << offset % 8
-        try:
-            verify(bytes(quote), collateral, roots, found.now)
-        except (Malformed, Unverified):
-            continue
-        accepted.append(offset)
-    return accepted
+    found, roots = vector(name), Roots.load()
+    collateral = found.collateral
+    end = len(found.quote) - len(Quote.from_bytes(found.quote).trailing)
+    return accepted_flips(
+        found.quote,
+        range(0, end, step),
+        lambda quote: verify(quote, collateral, roots, found.now),
+    )
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

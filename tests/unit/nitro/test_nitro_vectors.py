@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from tests.vectors import vectors
+from tests.vectors import accepted_flips, vectors
 
 from garrison.appraisal.nitro import NitroPolicy, appraise
 from garrison.appraisal.result import AppraisalRejected
@@ -111,16 +111,9 @@ def test_out_of_its_time(name: str, hours: int) -> None:
 def flips(name: str, step: int) -> list[int]:
     """The offsets that were accepted with one bit flipped."""
     data, now, _ = vector(name)
-    accepted = []
-    for offset in range(0, len(data), step):
-        flipped = bytearray(data)
-        flipped[offset] ^= 1 << offset % 8
-        try:
-            verify(bytes(flipped), Roots.load(), now)
-        except (Malformed, Unverified):
-            continue
-        accepted.append(offset)
-    return accepted
+    return accepted_flips(
+        data, range(0, len(data), step), lambda document: verify(document, Roots.load(), now)
+    )
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

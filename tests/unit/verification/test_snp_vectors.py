@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tests.vectors import vectors
+from tests.vectors import accepted_flips, vectors
 
 from garrison.appraisal.result import AppraisalRejected
 from garrison.appraisal.snp import SnpPolicy, appraise
@@ -191,16 +191,8 @@ def test_hwid_of_the_invalid_certificate_is_read() -> None:
 def flips(name: str, step: int) -> list[int]:
     """The offsets that were accepted with one bit flipped."""
     found = vector(name)
-    accepted = []
-    for offset in (*range(0, SIGNED_SIZE, step), *range(SIGNED_SIZE, REPORT_SIZE, step)):
-        report = bytearray(found.report)
-        report[offset] ^= 1 << offset % 8
-        try:
-            found.verify(report=bytes(report))
-        except (Malformed, Unverified):
-            continue
-        accepted.append(offset)
-    return accepted
+    offsets = (*range(0, SIGNED_SIZE, step), *range(SIGNED_SIZE, REPORT_SIZE, step))
+    return accepted_flips(found.report, offsets, lambda report: found.verify(report=report))
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
