@@ -508,7 +508,8 @@ def test_a_host_without_tenants_does_not_start(stack: Stack, tmp_path: Path) -> 
 def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], engine: str) -> None:
     name, port = server
     verb, *arguments = stack.deploy_arguments(name, simulate=False)
-    done = stack.run(verb, "--output", engine, "--container-image", "garrison:test", *arguments)
+    container = [] if engine == "systemd" else ["--container-image", "garrison:test"]
+    done = stack.run(verb, "--output", engine, *container, *arguments)
     assert done.returncode == 0, done.stderr
     assert stack.slug(name) in done.stdout
     assert "BEGIN CERTIFICATE" in done.stdout
@@ -518,3 +519,26 @@ def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], e
     simulated = stack.run(verb, "--output", engine, *stack.deploy_arguments(name)[1:])
     assert simulated.returncode == 2
     assert "--insecure-simulate" in simulated.stderr
+
+
+def test_manifests_for_machines(stack: Stack, server: tuple[str, int]) -> None:
+    name, port = server
+    verb, *arguments = stack.deploy_arguments(name, simulate=False)
+    machine = ("--backend", "kvm", "--image", "/srv/image", "--publish", f"9443:{port}")
+    done = stack.run(verb, *arguments, "--output", "nomad", *machine)
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(done.stdout)["Job"]["TaskGroups"]
+    assert group["Networks"][0]["ReservedPorts"][0]["Value"] == 9443
+    assert group["Tasks"][0]["Driver"] == "raw_exec"
+    for options, reason in (
+        (("nomad", *machine, "--container-image", "x"), "--container-image: is not for this"),
+        (("kubernetes", *machine), "--container-image: missing"),
+        (("systemd", "--container-image", "x", *machine), "--container-image: is not for this"),
+        (("systemd", "--backend", "snp", "--image", "image"), "--image: missing, or not the whole"),
+        (("systemd", "--backend", "tdx"), "--image: missing"),
+        (("systemd", "--backend", "nil", "--publish", "1:2"), "--publish: is for a machine"),
+        (("systemd", "--backend", "sgx"), "found --backend sgx"),
+    ):
+        refused = stack.run(verb, *arguments, "--output", *options)
+        assert refused.returncode == 2, options
+        assert reason in refused.stderr
