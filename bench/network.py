@@ -275,7 +275,7 @@ def forget_files(image: Path | None) -> None:
 
 def main() -> int:
     """Measure, print tables, and return 1 if the goal is missed."""
-    seconds = sys.argv[1] if len(sys.argv) > 1 else "1.5"
+    seconds = sys.argv[1] if len(sys.argv) > 1 else "1"
     with tempfile.TemporaryDirectory() as name, peers.stack(Path(name)) as made:
         good = handshakes(Path(name), made, seconds)
         decisions(made)

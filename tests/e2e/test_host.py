@@ -470,6 +470,22 @@ def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
+def test_a_relative_directory_and_a_port_that_is_taken(
+    stack: Stack, server: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Of two the last one counts.
+    with running(stack, tmp_path / "h", "--dir", "h") as host:
+        name, port = server
+        first = host.deploy("jane", name)
+        assert first.returncode == 0, first.stderr
+        assert "running: verified" in first.stderr + first.stdout
+        # Whose it is, is not told.
+        second = host.deploy("joe", name)
+        assert second.returncode == 77
+        assert f"keep: ports: taken by another keep; found [{port}]" in second.stderr
+
+
 def test_quotas_strangers_and_draining(host: Host, cat: str) -> None:
     for _ in range(3):
         assert host.deploy("jane", cat).returncode == 0
