@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.testing.cgroups import mounted
 from garrison.testing.stack import GARRISON, Process, Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
@@ -73,9 +74,10 @@ int main(void) {
 class Host:
     """An agent, its directory, and tenants that are logged in there."""
 
-    def __init__(self, stack: Stack, directory: Path) -> None:
+    def __init__(self, stack: Stack, directory: Path, *options: str) -> None:
         self.stack = stack
         self.directory = directory
+        self.options = options
         self.port = free_port()
         self.url = f"https://localhost:{self.port}"
         self.agent = self.start()
@@ -90,6 +92,7 @@ class Host:
         agent = self.stack.start(
             "the host", "host", "serve", "--dir", str(self.directory), "--port", str(self.port),
             "--insecure-dev", "--tenant", "jane", "--tenant", "joe", "--max-keeps", "3",
+            *self.options,
         )  # fmt: skip
         agent.expect("listening on https://")
         return agent
@@ -352,6 +355,90 @@ def test_memory_is_bounded(host: Host, hog: str) -> None:
     assert keep["exit_code"] not in (0, None)
 
 
+@contextlib.contextmanager
+def running(stack: Stack, directory: Path, *options: str) -> Iterator[Host]:
+    """A host of its own, all of whose keeps end with the block."""
+    host = Host(stack, directory, *options)
+    try:
+        yield host
+    finally:
+        drained = stack.run("host", "drain", str(directory))
+        host.agent.stop()
+        assert drained.returncode == 0, drained.stderr
+
+
+@pytest.mark.skipif(
+    not os.access("/dev/fuse", os.W_OK) and not os.environ.get("CI"), reason="needs /dev/fuse"
+)
+def test_processors_and_tasks_are_the_kernels_to_bound(
+    stack: Stack, cat: str, tmp_path: Path
+) -> None:
+    """In a cgroup that is played; that the kernel's bounds is for its own tests to show."""
+    with mounted(tmp_path) as root:
+        bounds = ("--cgroup", str(root), "--max-cpus", "0.5", "--max-tasks", "64")
+        with running(stack, tmp_path / "h", *bounds, "--max-memory-mib", "512") as host:
+            done = host.deploy("jane", cat, "--memory-mib", "256")
+            assert done.returncode == 0, done.stderr
+            (keep,) = host.keeps()
+            shim = json.loads((host.directory / f"keeps/{keep['id']}/state.json").read_text())
+            (tenant,) = root.glob("tenant-*")
+            files = {path.name: path.read_text().strip() for path in tenant.iterdir()}
+            # The keeper went there by itself; children are born where it is, but not in this play.
+            assert files["cgroup.procs"] == str(shim["shim"])
+            assert files["cpu.max"] == "50000 100000"
+            assert files["pids.max"] == "64"
+            assert files["memory.max"] == str((512 + 3 * 128) << 20)
+            # The next agent has other bounds, and holds what runs to them.
+            host.agent.stop()
+            host.options = ("--cgroup", str(root), "--max-cpus", "0.25")
+            host.start()
+            host.login("jane")
+            assert (tenant / "cpu.max").read_text() == "25000 100000\n"
+            assert (tenant / "pids.max").read_text() == "max\n"
+            there = (tenant / "cgroup.procs").read_text().split()
+            assert there == [str(shim["shim"]), str(keep["pid"])]
+            # No cgroup, no keep: nothing is left of it.
+            subprocess.run(["umount", "--lazy", str(root)], check=True)
+            refused = host.deploy("jane", cat)
+            assert refused.returncode == 69
+            assert "the host cannot bound a tenant's keeps" in refused.stderr
+            assert host.keeps() == [keep]
+
+
+def test_a_bound_that_cannot_be_had_stops_the_agent(stack: Stack, tmp_path: Path) -> None:
+    start = ("host", "serve", "--dir", str(tmp_path / "h"), "--insecure-dev", "--tenant", "jane")
+    done = stack.run(*start, "--max-cpus", "1", "--cgroup", str(tmp_path))
+    assert done.returncode == 2
+    assert "--cgroup: not a cgroup of version 2" in done.stderr
+    assert "Delegate=cpu memory pids" in done.stderr
+    idle = stack.run(*start, "--cgroup", str(tmp_path))
+    assert idle.returncode == 2
+    assert "--cgroup: bounds nothing" in idle.stderr
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_tenants_part_of_the_disk_is_bounded(stack: Stack, cat: str, tmp_path: Path) -> None:
+    with running(stack, tmp_path / "h", "--max-disk-mib", "24") as host:
+        first, second = (host.deploy("jane", cat).stdout.strip() for _ in range(2))
+        full = host.deploy("jane", cat)
+        assert full.returncode == 77
+        assert "the quota of the host's disk is used up" in full.stderr
+        assert host.deploy("joe", cat).returncode == 0
+        # One that has ended takes what it wrote, and no more.
+        host.host("jane", "stop", first)
+        third = host.deploy("jane", cat)
+        assert third.returncode == 0, third.stderr
+        for keep in (second, third.stdout.strip()):
+            host.host("jane", "stop", keep)
+        written = host.directory / f"keeps/{second}/log"
+        written.write_bytes(bytes(20 << 20))
+        full = host.deploy("jane", cat)
+        assert full.returncode == 77
+        assert "`garrison host stop` forgets a keep" in full.stderr
+        host.host("jane", "stop", second)
+        assert host.deploy("jane", cat).returncode == 0
+
+
 def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_path: Path) -> None:
     directory = tmp_path / "small"
     directory.mkdir()
@@ -359,8 +446,7 @@ def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system of a bounded size can be mounted here")
     try:
-        host = Host(stack, directory)
-        try:
+        with running(stack, directory) as host:
             name = host.deploy("jane", cat, "--restart", "always").stdout.strip()
             (keep,) = host.keeps()
             filler = directory / "filler"
@@ -380,12 +466,24 @@ def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_
             (again,) = host.keeps()
             assert (again["id"], again["phase"]) == (name, "running")
             assert again["pid"] != keep["pid"]
-        finally:
-            drained = stack.run("host", "drain", str(directory))
-            host.agent.stop()
-            assert drained.returncode == 0, drained.stderr
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def test_a_relative_directory_and_a_port_that_is_taken(
+    stack: Stack, server: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Of two the last one counts.
+    with running(stack, tmp_path / "h", "--dir", "h") as host:
+        name, port = server
+        first = host.deploy("jane", name)
+        assert first.returncode == 0, first.stderr
+        assert "running: verified" in first.stderr + first.stdout
+        # Whose it is, is not told.
+        second = host.deploy("joe", name)
+        assert second.returncode == 77
+        assert f"keep: ports: taken by another keep; found [{port}]" in second.stderr
 
 
 def test_quotas_strangers_and_draining(host: Host, cat: str) -> None:
@@ -426,7 +524,8 @@ def test_a_host_without_tenants_does_not_start(stack: Stack, tmp_path: Path) -> 
 def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], engine: str) -> None:
     name, port = server
     verb, *arguments = stack.deploy_arguments(name, simulate=False)
-    done = stack.run(verb, "--output", engine, "--container-image", "garrison:test", *arguments)
+    container = [] if engine == "systemd" else ["--container-image", "garrison:test"]
+    done = stack.run(verb, "--output", engine, *container, *arguments)
     assert done.returncode == 0, done.stderr
     assert stack.slug(name) in done.stdout
     assert "BEGIN CERTIFICATE" in done.stdout
@@ -436,3 +535,26 @@ def test_manifests_for_other_schedulers(stack: Stack, server: tuple[str, int], e
     simulated = stack.run(verb, "--output", engine, *stack.deploy_arguments(name)[1:])
     assert simulated.returncode == 2
     assert "--insecure-simulate" in simulated.stderr
+
+
+def test_manifests_for_machines(stack: Stack, server: tuple[str, int]) -> None:
+    name, port = server
+    verb, *arguments = stack.deploy_arguments(name, simulate=False)
+    machine = ("--backend", "kvm", "--image", "/srv/image", "--publish", f"9443:{port}")
+    done = stack.run(verb, *arguments, "--output", "nomad", *machine)
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(done.stdout)["Job"]["TaskGroups"]
+    assert group["Networks"][0]["ReservedPorts"][0]["Value"] == 9443
+    assert group["Tasks"][0]["Driver"] == "raw_exec"
+    for options, reason in (
+        (("nomad", *machine, "--container-image", "x"), "--container-image: is not for this"),
+        (("kubernetes", *machine), "--container-image: missing"),
+        (("systemd", "--container-image", "x", *machine), "--container-image: is not for this"),
+        (("systemd", "--backend", "snp", "--image", "image"), "--image: missing, or not the whole"),
+        (("systemd", "--backend", "tdx"), "--image: missing"),
+        (("systemd", "--backend", "nil", "--publish", "1:2"), "--publish: is for a machine"),
+        (("systemd", "--backend", "sgx"), "found --backend sgx"),
+    ):
+        refused = stack.run(verb, *arguments, "--output", *options)
+        assert refused.returncode == 2, options
+        assert reason in refused.stderr

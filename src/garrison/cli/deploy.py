@@ -16,6 +16,7 @@ from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.oci_name import SCHEME, Name, parse_name
 from garrison.formats.slug import Slug
 from garrison.host.spec import BACKENDS as HOST_BACKENDS
+from garrison.host.spec import MACHINES as HOST_MACHINES
 from garrison.host.spec import RESTARTS, Restart
 from garrison.launch.process import run_process
 
@@ -59,7 +60,8 @@ workload. See also `garrison host`.
 )
 @click.option(
     "--container-image",
-    help="With --output kubernetes or nomad: a container image that has the `garrison` command.",
+    help="With --output kubernetes or nomad: a container image that has the `garrison` command. For"
+    " machines it has QEMU and --image too, and Nomad takes none: its client has them.",
 )
 @click.option(
     "--host",
@@ -145,12 +147,17 @@ def command(
         policy=None if policy is None else _policy(policy),
         allow_yanked=allow_yanked,
     )
+    machine = Machine(image, publish, image_signatures, memory_mib)
     if output is not None:
         if host is not None:
             raise Misuse("one or the other", field="--output, --host")
-        _print_manifest(output, container_image, request, backend, ca_bundle)
+        if insecure_simulate is not None:
+            raise Misuse(
+                "the simulator's keys are on this machine only",
+                field="--insecure-simulate, --output",
+            )
+        _print_manifest(output, container_image, request, backend, ca_bundle, machine)
         return 0
-    machine = Machine(image, publish, image_signatures, memory_mib)
     if host is None and backend in MACHINES:
         return run_in_machine(backend, request, machine, insecure_simulate=insecure_simulate)
     machine.unused(backend)
@@ -182,30 +189,27 @@ def command(
 
 
 def _print_manifest(
-    output: str, image: str | None, request: LaunchRequest, backend: str, ca_bundle: Path | None
+    output: str,
+    container_image: str | None,
+    request: LaunchRequest,
+    backend: str,
+    ca_bundle: Path | None,
+    machine: Machine,
 ) -> None:
     from garrison.cli import ui
     from garrison.cli.deploy_to_host import tls_ports
     from garrison.cli.registry import fetch_package
     from garrison.launch import manifests
 
-    if backend in (*MACHINES, "sgx"):
-        raise Misuse(
-            "no container or unit is written for machines yet",
-            field="--output",
-            found=f"--backend {backend}",
-            expected="--backend nil | cvm",
-        )
-    if backend == "nil" and request.attester["kind"] != "nil":
-        raise Misuse(
-            "the simulator's keys are on this machine only", field="--insecure-simulate, --output"
-        )
+    in_machine = backend in HOST_MACHINES
+    _check_manifest(output, container_image, backend, machine)
     slug = parse_name(request.slug)
     package = fetch_package(slug, ca_bundle, None)
     files = {
         "--steward-root": request.steward_roots,
         "--ca-bundle": request.registry_ca,
         "--policy": request.policy,
+        "--image-signatures": _text(machine.signatures),
     }
     deployment = manifests.Deployment(
         name=manifests.label(f"{str(slug.repository).rpartition('/')[2]}-{slug.tag}"),
@@ -213,18 +217,50 @@ def _print_manifest(
         digest=digest_text(package.digest),
         backend=backend,
         steward=request.steward or "",
-        ports=tuple(tls_ports(package.files.get("Enarx.toml"))),
+        ports=tuple(machine.reached_at(tls_ports(package.files.get("Enarx.toml")))),
         files={option: text for option, text in files.items() if text is not None},
+        memory_mib=machine.memory,
+        image=str(machine.image) if in_machine else None,
+        published=machine.published,
     )
     if output == "systemd":
         ui.out(manifests.systemd(deployment))
-        return
-    if image is None:
+    elif output == "nomad":
+        ui.out(manifests.nomad(deployment, container_image))
+    elif container_image is not None:
+        ui.out(manifests.kubernetes(deployment, container_image))
+
+
+def _check_manifest(
+    output: str, container_image: str | None, backend: str, machine: Machine
+) -> None:
+    """Refuse what an engine could not run.
+
+    Raises:
+        Misuse: it could not.
+    """
+    if backend in HOST_MACHINES:
+        if machine.image is None or not machine.image.is_absolute():
+            raise Misuse(
+                "missing, or not the whole path", field="--image",
+                expected="the keep image's folder, as it is called where the machine will run",
+            )  # fmt: skip
+    elif backend in HOST_BACKENDS:
+        machine.unused(backend)
+    else:
         raise Misuse(
-            "missing", field="--container-image", expected=f"an image for --output {output}"
-        )
-    write = manifests.kubernetes if output == "kubernetes" else manifests.nomad
-    ui.out(write(deployment, image))
+            "no container or unit is written for it", field="--output",
+            found=f"--backend {backend}", expected=f"--backend {' | '.join(HOST_BACKENDS)}",
+        )  # fmt: skip
+    contained = output == "kubernetes" or (output == "nomad" and backend not in HOST_MACHINES)
+    if contained == (container_image is None):
+        found = f"--output {output}, --backend {backend}"
+        raise Misuse("missing" if contained else "is not for this",
+                     field="--container-image", found=found)  # fmt: skip
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else path.read_text()
 
 
 def _measurements(texts: tuple[str, ...]) -> frozenset[bytes] | None:

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
     from garrison.cli.service_options import ServiceOptions
     from garrison.host.agent import Offer
+    from garrison.host.cgroups import Cgroups
     from garrison.host.client import HostClient
+    from garrison.host.quota import Quota
     from garrison.host.spec import Backend
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+# Whole, for a keep's keeper is elsewhere, and is known again by its name.
+_DIRECTORY = click.Path(file_okay=False, resolve_path=True, path_type=Path)
 _DRAIN_SECONDS = 60.0
 _LONGEST_REQUEST = 24 * 3600.0
 
@@ -79,6 +82,28 @@ go on, and the next agent of the same directory finds them. docs/how-to/run-a-ho
     help="Memory of all keeps of one tenant together; each then has to say what it wants.",
 )
 @click.option(
+    "--max-disk-mib",
+    type=click.IntRange(16),
+    help="Disk of all keeps of one tenant together: logs, also of keeps that have ended. Default:"
+    " 22 for each of --max-keeps.",
+)
+@click.option(
+    "--max-cpus",
+    type=click.FloatRange(0.01),
+    help="Processors of all keeps of one tenant together, such as 1.5; takes --cgroup.",
+)
+@click.option(
+    "--max-tasks",
+    type=click.IntRange(16),
+    help="Processes and threads of all keeps of one tenant together; takes --cgroup.",
+)
+@click.option(
+    "--cgroup",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The cgroup (version 2) to divide among tenants; default: that of the agent itself, as"
+    " systemd's Delegate= gives it. With --max-cpus or --max-tasks alone.",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -113,6 +138,10 @@ def serve(
     tenants: tuple[str, ...],
     max_keeps: int,
     max_memory_mib: int | None,
+    max_disk_mib: int | None,
+    max_cpus: float | None,
+    max_tasks: int | None,
+    cgroup: Path | None,
     backends: tuple[Backend, ...],
     image: Path | None,
     insecure_simulate: str | None,
@@ -124,7 +153,8 @@ def serve(
     from garrison.drawbridge import insecure_dev as dev
     from garrison.drawbridge.issuer import open_verifier
     from garrison.errors import Misuse
-    from garrison.host.agent import Agent, Quota, application
+    from garrison.host.agent import Agent, application
+    from garrison.host.quota import Quota
     from garrison.service.server import serve as serve_app
     from garrison.service.worker import Hosted
 
@@ -136,6 +166,8 @@ def serve(
             hint="`--tenant any` admits whoever has a token for it",
         )
     offer = _offer(backends, image, insecure_simulate, insecure_dev=insecure_dev)
+    quota = Quota(max_keeps, max_memory_mib, max_disk_mib, max_cpus, max_tasks)
+    cgroups = _cgroups(quota, cgroup)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     issuer = None
     tls_cert, tls_key = service.tls_cert, service.tls_key
@@ -164,7 +196,8 @@ def serve(
         )
     # A log that is followed has no end, nor has a terminal that is attached.
     service.limits["request_seconds"] = max(service.limits["request_seconds"], _LONGEST_REQUEST)
-    agent = Agent(directory, Quota(max_keeps, max_memory_mib), offer)
+    agent = Agent(directory, quota, offer, cgroups)
+    agent.bound()
     if revived := agent.revive():
         ui.warn(f"started again, after this machine's end: {len(revived)} keeps")
     app = application(
@@ -174,6 +207,23 @@ def serve(
         routes=[] if issuer is None else issuer.routes(),
     )
     serve_app(lambda: Hosted(app), service.settings("host", tls_cert, tls_key))
+
+
+def _cgroups(quota: Quota, directory: Path | None) -> Cgroups | None:
+    """What holds tenants to what the agent cannot.
+
+    Raises:
+        Misuse: it cannot be had.
+    """
+    from garrison.errors import Misuse
+    from garrison.host.cgroups import Cgroups, own_cgroup
+
+    bounds = quota.bounds()
+    if bounds is not None:
+        return Cgroups(directory or own_cgroup(), bounds)
+    if directory is not None:
+        raise Misuse("bounds nothing", field="--cgroup", expected="--max-cpus, --max-tasks")
+    return None
 
 
 def _offer(

@@ -14,7 +14,7 @@ import click
 from garrison.errors import Misuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from garrison.formats.guest_request import Local
     from garrison.formats.launch_request import LaunchRequest
@@ -63,6 +63,15 @@ class Machine:
                     found=f"--backend {backend}",
                     expected=f"--backend {' | '.join(MACHINES)}",
                 )
+
+    def reached_at(self, ports: Iterable[int]) -> list[int]:
+        """Where the host has these ports of the workload.
+
+        Raises:
+            Misuse: `--publish` names no ports.
+        """
+        there = {each.guest: each.host for each in map(_publication, self.published)}
+        return [there.get(port, port) for port in ports]
 
 
 def machine_options(function: F) -> F:

@@ -33,6 +33,7 @@ from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.errors import GarrisonError, Rejected, Unavailable
 from garrison.formats.launch_request import MAX_SIZE
 from garrison.host.record import NotFound, Record, Records
+from garrison.host.shim import KEEP_BYTES
 from garrison.host.spec import KeepSpec
 from garrison.service.problem import problem, status_of
 from garrison.service.requests import read_limited
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from garrison.drawbridge.tokens import Verifier
+    from garrison.host.cgroups import Cgroups
+    from garrison.host.quota import Quota
     from garrison.host.spec import Backend
 
 # A file of this name in the agent's directory makes it refuse new keeps (`garrison host drain`).
@@ -116,25 +119,22 @@ class Offer:
         return [str(path or "") for path in (self.image, self.insecure_simulator)]
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What one tenant may have on this host.
-
-    Attributes:
-        keeps: how many keeps that have not ended.
-        memory_mib: of all of them together; a keep must then say how much it wants. None for
-            no bound.
-    """
-
-    keeps: int = 16
-    memory_mib: int | None = None
-
-
 class Agent:
     """Runs the keeps of one host."""
 
-    def __init__(self, directory: Path, quota: Quota, offer: Offer) -> None:
+    def __init__(
+        self, directory: Path, quota: Quota, offer: Offer, cgroups: Cgroups | None = None
+    ) -> None:
+        """Run keeps.
+
+        Args:
+            directory: where they are written down.
+            quota: of each tenant.
+            offer: where they may run.
+            cgroups: holds tenants to what `Quota.bounds` says; None where that is nothing.
+        """
         self._directory = directory
+        self._cgroups = cgroups
         self._records = Records(directory)
         self._quota = quota
         self._offer = offer
@@ -153,13 +153,36 @@ class Agent:
         async with self._making:
             await run_in_threadpool(self._admit, spec, tenant)
             created = datetime.now(UTC).isoformat(timespec="microseconds")
+            cgroup = await run_in_threadpool(self._cgroup_of, tenant)
             record = await run_in_threadpool(self._records.make, spec, tenant, created)
-            self._start(record)
+            shim = self._start(record, cgroup)
         for _ in range(int(_START_SECONDS / _FOLLOW_SECONDS)):
+            ended = shim.poll() is not None
             if (await run_in_threadpool(record.state)).phase != "starting":
                 return record
+            if ended:
+                said = await run_in_threadpool(record.keeper_said)
+                await run_in_threadpool(record.remove)
+                raise Unavailable(f"the keep's keeper did not start: {said}", field="host")
             await asyncio.sleep(_FOLLOW_SECONDS)
         raise Unavailable("the keep's keeper does not start", field="keep", found=record.id)
+
+    def bound(self) -> None:
+        """Hold the keeps to today's bounds that an earlier agent of this directory started.
+
+        Raises:
+            Unavailable: the kernel does not take them.
+        """
+        if self._cgroups is None:
+            return
+        self._cgroups.sweep()
+        for record in self._records:
+            state = record.state()
+            if state.phase not in {"starting", "ended"}:
+                self._cgroups.take(record.owner()[0], [state.shim])
+
+    def _cgroup_of(self, tenant: str) -> Path | None:
+        return None if self._cgroups is None else self._cgroups.of(tenant)
 
     def revive(self) -> list[str]:
         """Start the keeps again that the end of this machine took along, where tenants want that.
@@ -172,23 +195,26 @@ class Agent:
         lost = [record for record in self._records if record.lost()]
         wanted = [r for r in lost if r.spec().restart != "no" and not r.state().stopped]
         for record in wanted:
-            self._start(record)
+            self._start(record, self._cgroup_of(record.owner()[0]))
         return [record.id for record in wanted]
 
     def _admit(self, spec: KeepSpec, tenant: str) -> None:
         if (self._directory / DRAINING).exists():
             raise Unavailable("this host is drained: it takes no new keeps", field="host")
         self._offer.check(spec)
-        count = memory = 0
+        count = memory = disk = 0
         for record in self._records:
+            ours = record.owner()[0] == tenant
             if record.state().phase == "ended":
+                disk += record.size() if ours else 0
                 continue
             other = record.spec()
             if taken := set(other.ports) & set(spec.ports):
                 raise Full("taken by another keep", field="keep: ports", found=sorted(taken))
-            if record.owner()[0] == tenant:
+            if ours:
                 count += 1
                 memory += other.memory_mib or 0
+                disk += max(record.size(), KEEP_BYTES)
         if count >= self._quota.keeps:
             raise Full(
                 "the quota is used up",
@@ -196,6 +222,14 @@ class Agent:
                 found=count,
                 expected=f"at most {self._quota.keeps}",
                 hint="stop one",
+            )
+        if disk + KEEP_BYTES > self._quota.disk_bytes:
+            raise Full(
+                "the quota of the host's disk is used up; `garrison host stop` forgets a keep that"
+                " has ended, with its log",
+                field="keeps",
+                found=f"{disk >> 20} MiB, and {KEEP_BYTES >> 20} for this one",
+                expected=f"at most {self._quota.disk_bytes >> 20} MiB",
             )
         if self._quota.memory_mib is None:
             return
@@ -209,28 +243,24 @@ class Agent:
                 expected=f"at most {self._quota.memory_mib} MiB",
             )
 
-    def _start(self, record: Record) -> None:
+    def _start(self, record: Record, cgroup: Path | None) -> subprocess.Popen[bytes]:
         # In a session of its own: it goes on when the agent ends, also by Ctrl-C.
         log = (record.path / "shim.log").open("ab")
         with log:
-            self._shims.append(
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-I",
-                        "-m",
-                        "garrison.host.shim",
-                        str(record.path),
-                        *self._offer.arguments(),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
+            shim = subprocess.Popen(
+                [
+                    sys.executable, "-I", "-m", "garrison.host.shim", str(record.path),
+                    str(cgroup or ""), *self._offer.arguments(),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self._shims.append(shim)
         # Those that have ended are collected, and forgotten.
-        self._shims = [shim for shim in self._shims if shim.poll() is None]
+        self._shims = [each for each in self._shims if each.poll() is None]
+        return shim
 
     def all_of(self, tenant: str) -> list[dict[str, Any]]:
         """The tenant's keeps, the oldest first."""

@@ -7,6 +7,8 @@ A directory for each keep, below `keeps/`, named by the keep's id:
     state.json    how it is, replaced as a whole by its shim (`garrison.host.shim`)
     log, log.1    what it printed: a line of JSON each, the older half beside it
     control       the shim's socket; it is there as long as the shim is
+    shim.log      what the shim itself has to say
+    tmp/          what the keep left behind, of its last run
 
 All of it is the agent's user's alone. An id is 128 random bits: it is not a secret, and no name of
 a file ever comes from a tenant.
@@ -110,6 +112,26 @@ class Record:
     def write_state(self, state: State) -> None:
         """Replace what is known of it."""
         write(self.path / "state.json", asdict(state))
+
+    def size(self) -> int:
+        """What it takes of the disk now, in bytes."""
+        total = 0
+        for path in (self.path, *self.path.rglob("*")):
+            try:
+                # stat(2): blocks of 512 bytes, whatever the file system's are.
+                total += path.lstat().st_blocks * 512
+            except FileNotFoundError:
+                # Replaced, or forgotten, meanwhile.
+                continue
+        return total
+
+    def keeper_said(self) -> str:
+        """The last line of what its shim had to say; empty if it said nothing."""
+        try:
+            lines = (self.path / "shim.log").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1] if lines else ""
 
     def remove(self) -> None:
         """Forget it."""

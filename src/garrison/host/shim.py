@@ -1,7 +1,9 @@
-"""One keep's keeper: `python -m garrison.host.shim DIRECTORY [IMAGE [SIMULATOR]]`, a process.
+"""One keep's keeper: `python -m garrison.host.shim DIRECTORY [CGROUP [IMAGE [SIMULATOR]]]`.
 
-It starts the keep, writes down what it prints, starts it again as its policy says, and ends it when
-it is told to. The agent starts it and may then end: keeps go on, and the next agent finds them.
+A process of its own. It starts the keep, writes down what it prints, starts it again as its policy
+says, and ends it when it is told to. The agent starts it and may then end: keeps go on, and the
+next agent finds them. Where a CGROUP is named it goes there first, and so does all that it starts;
+what the command line leaves out may be empty.
 
 Its socket, `control`, takes one line of JSON a connection:
 
@@ -18,6 +20,7 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +30,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from garrison.formats.launch_request import MAX_SIZE
+from garrison.host.cgroups import join
 from garrison.host.record import Phase, Record, State
 from garrison.host.spec import MACHINES, NO_MEMORY
 
@@ -35,6 +40,11 @@ if TYPE_CHECKING:
 
 # Both halves of a log together.
 LOG_BYTES = 8 << 20
+#: The most that a keep takes of the disk: its log, what was asked for (at most twice `MAX_SIZE`,
+#: written with other blanks), the console of a machine that failed, and what its keeper says.
+KEEP_BYTES = LOG_BYTES + 2 * MAX_SIZE + (1 << 20)
+# In the keep's directory: what it leaves behind, of its last run alone.
+_TEMPORARY = "tmp"
 _STOP_SECONDS = 10.0
 # Between one start and the next, doubled each time; a keep that ran for long begins anew.
 _FIRST_PAUSE = 1.0
@@ -105,7 +115,9 @@ class Shim:
     def _run_once(self) -> None:
         receive, send = os.pipe()
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
-        environment |= {k: v for k in ("HOME", "TMPDIR") if (v := os.environ.get(k))}
+        if home := os.environ.get("HOME"):
+            environment["HOME"] = home
+        environment["TMPDIR"] = self._temporary()
         self._keep = subprocess.Popen(
             [sys.executable, "-I", "-m", *self._command_of(receive)],
             stdin=subprocess.PIPE,
@@ -134,6 +146,15 @@ class Shim:
         self._keep, self._kill_at = None, None
         self._code = code if code >= 0 else 128 - code
         self._log.flush()
+
+    def _temporary(self) -> str:
+        """An empty directory for what the keep leaves behind."""
+        path = self._record.path / _TEMPORARY
+        # A full disk costs what would be there, and not the keep.
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+        return str(path)
 
     def _command_of(self, receive: int) -> list[str]:
         spec = self._spec
@@ -317,7 +338,11 @@ def main() -> int:
     """Look after the keep of the directory that the command line names."""
     # linux/prctl.h: PR_SET_DUMPABLE. Nothing here is secret, but its child inherits none either.
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-    Shim(Record(Path(sys.argv[1])), *sys.argv[2:]).run()
+    directory, *rest = sys.argv[1:]
+    cgroup, *machine = rest or [""]
+    if cgroup:
+        join(Path(cgroup))
+    Shim(Record(Path(directory)), *machine).run()
     return 0
 
 

@@ -101,6 +101,7 @@ def _renew_for_ever(
             log.warning("renewal failed, trying again in %.0f s: %s", delay, error)
             continue
         network.replace_identity(Identity(certified.chain, certified.key))
+        log.info("certified anew, until %s", certified.leaf.not_valid_after_utc.isoformat())
         retry = FIRST_RETRY
         delay = _delay(certified)
 

@@ -1,25 +1,34 @@
 """Machines of a network on one machine: network namespaces on a bridge of their own.
 
-Nothing of it touches the machine's own network. It takes root and the `ip` command.
+Nothing of it touches the machine's own network. It takes root and the `ip` command. What names mean
+to a machine (`Machine.name`) stands in `/etc/netns`, as `ip netns exec` reads it, until the end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from garrison.testing.stack import Process
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
-_IMPAIRMENTS = {
-    "netem": ("delay", "50ms", "10ms", "loss", "2%"),
-    "tbf": ("rate", "1mbit", "burst", "4kb", "latency", "50ms"),
-}
+#: A bad line, each way: seconds that a frame takes, seconds more or less, the part that is lost.
+DELAY, JITTER, LOSS = 0.050, 0.010, 0.02
+_SEED = "7"
 _OWNER = re.compile(r"garrison-(\d+)-[0-9a-f]{4}-")
+# ip-netns(8): what stands here in place of a file in /etc.
+_ETC = Path("/etc/netns")
+_SWITCH = "br0"
 
 
 class CannotError(Exception):
@@ -37,48 +46,94 @@ class Machine:
         self._namespace = namespace
         self._switch = switch
         self._port = port
+        self._line: Process | None = None
         self.address = address
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs `arguments` there."""
         return ["ip", "netns", "exec", self._namespace, *arguments]
 
-    def take(self, address: str) -> None:
-        """Have a further address."""
-        _ip("-n", self._namespace, "address", "add", f"{address}/16", "dev", "eth0")
-
-    def drop(self, address: str) -> None:
-        """Have it no more."""
-        _ip("-n", self._namespace, "address", "del", f"{address}/16", "dev", "eth0")
-
-    def forget_neighbours(self) -> None:
-        """Ask anew who has which address."""
-        _ip("-n", self._namespace, "neighbour", "flush", "all")
-
     def cut(self, *, off: bool) -> None:
         """Cut its cable, or mend it."""
         _ip("-n", self._switch, "link", "set", self._port, "down" if off else "up")
 
+    def name(self, name: str, addresses: Sequence[str]) -> None:
+        """Have `name` mean these addresses there; programs try them in this order."""
+        folder = _ETC / self._namespace
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "hosts").open("a") as file:
+            file.writelines(f"{address} {name}\n" for address in addresses)
+
     def impair(self) -> str:
         """Have everything that it sends and gets come late, and some of it never.
 
-        Returns:
-            How: `netem`, with 50 ms each way and 2 % lost; or, where the kernel has no such
-            queue, `tbf`: a narrow line, on which what waits for longer than 50 ms is lost.
-        """
-        for kind, parameters in _IMPAIRMENTS.items():
-            try:
-                for namespace, device in self._ends:
-                    _tc(namespace, "add", device, kind, *parameters)
-            except CannotError:
-                continue
-            return kind
-        raise CannotError("the kernel has neither netem nor tbf")
+        It takes `DELAY`, `JITTER` and `LOSS`, each way; connections stand as they stood.
 
-    def heal(self) -> None:
-        """Take it back."""
-        for namespace, device in self._ends:
-            _tc(namespace, "del", device)
+        Returns:
+            By what: the kernel's `netem`; or, where it has none, `a forwarder`, the program
+            `garrison.testing.bad_line` between two TAP devices.
+
+        Raises:
+            CannotError: there is neither.
+        """
+        try:
+            parameters = (f"{DELAY}s", f"{JITTER}s", "loss", f"{LOSS:.2%}")
+            for namespace, device in self._ends:
+                _tc(namespace, "add", device, "netem", "delay", *parameters)
+        except CannotError:
+            self._forward()
+            return "a forwarder"
+        return "netem"
+
+    def heal(self) -> dict[str, dict[str, int]]:
+        """Take it back.
+
+        Returns:
+            By direction, `there` and `back`: how many frames were `carried`, `lost`, and `dropped`
+            for want of room. Nothing where the kernel did it.
+        """
+        if self._line is None:
+            for namespace, device in self._ends:
+                _tc(namespace, "del", device)
+            return {}
+        # First the cable, then the way around.
+        _ip("-n", self._switch, "link", "set", self._port, "master", _SWITCH)
+        told = self.end_line()
+        for device in self._devices:
+            _ip("-n", self._switch, "link", "del", device)
+        return told
+
+    def _forward(self) -> None:
+        """Have its cable end in a switch of its own, and a program carry all to the other."""
+        switch, inner, outer = self._devices
+        if not Path("/dev/net/tun").exists():
+            raise CannotError("the kernel has neither netem nor TAP devices")
+        _ip("-n", self._switch, "link", "add", switch, "type", "bridge")
+        for device, master in ((inner, switch), (outer, _SWITCH)):
+            _ip("-n", self._switch, "tuntap", "add", device, "mode", "tap")
+            _ip("-n", self._switch, "link", "set", device, "master", master, "up")
+        _ip("-n", self._switch, "link", "set", switch, "up")
+        command = [
+            "ip", "netns", "exec", self._switch, sys.executable, "-P", "-m",
+            "garrison.testing.bad_line", inner, outer, str(DELAY), str(JITTER), str(LOSS), _SEED,
+        ]  # fmt: skip
+        self._line = Process(f"the line of {self.address}", command, os.environ)
+        self._line.expect("carrying")
+        _ip("-n", self._switch, "link", "set", self._port, "master", switch)
+
+    def end_line(self) -> dict[str, dict[str, int]]:
+        """End the program that carries, if there is one; what it tells of the frames."""
+        if self._line is None:
+            return {}
+        line, self._line = self._line, None
+        line.stop()
+        found: dict[str, dict[str, int]] = json.loads(line.lines[-1])
+        return found
+
+    @property
+    def _devices(self) -> tuple[str, str, str]:
+        """Of the way around: the switch at its end, and the two ends of the line."""
+        return f"{self._port}-br", f"{self._port}-in", f"{self._port}-out"
 
     @property
     def _ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -104,8 +159,8 @@ class Fabric:
         _remove_orphans()
         try:
             self._add(self._switch)
-            _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
-            _ip("-n", self._switch, "link", "set", "br0", "up")
+            _ip("-n", self._switch, "link", "add", _SWITCH, "type", "bridge")
+            _ip("-n", self._switch, "link", "set", _SWITCH, "up")
         except BaseException:
             self._remove()
             raise
@@ -126,11 +181,11 @@ class Fabric:
         self._add(name)
         _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0",
             "netns", name)  # fmt: skip
-        _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
+        _ip("-n", self._switch, "link", "set", port, "master", _SWITCH, "up")
         for device in ("lo", "eth0"):
             _ip("-n", name, "link", "set", device, "up")
         found = Machine(name, self._switch, port, address)
-        found.take(address)
+        _ip("-n", name, "address", "add", f"{address}/16", "dev", "eth0")
         self.machines.append(found)
         return found
 
@@ -139,8 +194,10 @@ class Fabric:
         self._made.append(name)
 
     def _remove(self) -> None:
+        for machine in self.machines:
+            machine.end_line()
         while self._made:
-            _ip("netns", "del", self._made.pop())
+            _delete(self._made.pop())
 
 
 def _remove_orphans() -> None:
@@ -149,7 +206,12 @@ def _remove_orphans() -> None:
         name = line.partition(" ")[0]
         owner = _OWNER.match(name)
         if owner is not None and not Path("/proc", owner[1]).exists():
-            _ip("netns", "del", name)
+            _delete(name)
+
+
+def _delete(name: str) -> None:
+    _ip("netns", "del", name)
+    shutil.rmtree(_ETC / name, ignore_errors=True)
 
 
 def _tc(namespace: str, verb: str, device: str, *queue: str) -> None:

@@ -90,7 +90,7 @@ def test_no_simulator_answers_for_a_confidential_machine(
     assert "a TEE is not simulated where there is one" in said
 
 
-def test_no_manifest_is_written_for_machines(
+def test_a_manifest_for_a_machine_says_where_its_image_is(
     module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert module
@@ -98,4 +98,4 @@ def test_no_manifest_is_written_for_machines(
         capsys, "deploy", "--backend", "kvm", "--steward", "https://steward.test",
         "--steward-root", str(tmp_path / "roots.pem"), "--output", "systemd", SLUG,
     )  # fmt: skip
-    assert "no container or unit is written for machines yet" in said
+    assert "--image: missing, or not the whole path" in said

@@ -30,6 +30,14 @@ DEPLOYMENT = Deployment(
     files={"--steward-root": "-----BEGIN\nroot {{ not a template }} 100%\n", "--policy": "# p\n"},
 )
 PLAIN = replace(DEPLOYMENT, backend="nil", ports=())
+KVM = replace(
+    DEPLOYMENT, backend="kvm", image="/srv/keep image", published=("9443:8443",), memory_mib=1024
+)
+SNP, TDX = (replace(KVM, backend=backend, memory_mib=None) for backend in ("snp", "tdx"))
+EVERY = pytest.mark.parametrize(
+    "deployment", [DEPLOYMENT, PLAIN, KVM, SNP, TDX], ids=["cvm", "nil", "kvm", "snp", "tdx"]
+)
+MACHINES = ("kvm", "snp", "tdx")
 IMAGE = "registry.test/garrison:0.1.0"
 
 
@@ -43,9 +51,12 @@ def same_command(words: list[str]) -> None:
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
     assert words[-1] == DEPLOYMENT.slug
+    if words[words.index("--backend") + 1] in MACHINES:
+        assert words[words.index("--image") + 1] == KVM.image
+        assert words[words.index("--publish") + 1] == "9443:8443"
 
 
-@pytest.mark.parametrize("deployment", [DEPLOYMENT, PLAIN], ids=["cvm", "nil"])
+@EVERY
 def test_kubernetes_takes_it(deployment: Deployment) -> None:
     document = json.loads(kubernetes(deployment, IMAGE))
     items: list[dict[str, Any]] = document["items"]
@@ -56,9 +67,17 @@ def test_kubernetes_takes_it(deployment: Deployment) -> None:
     pod = items[1]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     same_command(container["command"])
-    assert container["securityContext"]["runAsNonRoot"] == (deployment.backend == "nil")
+    assert container["securityContext"]["runAsNonRoot"] == (deployment.backend in {"nil", "kvm"})
     paths = {volume.get("hostPath", {}).get("path") for volume in pod["volumes"]}
     assert ("/sys/kernel/config" in paths) == (deployment.backend == "cvm")
+    assert ("/var/run/tdx-qgs/qgs.socket" in paths) == (deployment.backend == "tdx")
+    # What a plain pod lacks comes from a device plugin; where there is none it is not placed.
+    resources = container["resources"]
+    devices = {name: n for name, n in resources["limits"].items() if name != "memory"}
+    assert devices == {f"devices.kubevirt.io/{name}": "1" for name in deployment.devices}
+    assert devices.items() <= resources["requests"].items()
+    memory = {"kvm": "1280Mi", "snp": "768Mi", "tdx": "768Mi"}
+    assert resources["limits"]["memory"] == memory.get(deployment.backend, "512Mi")
     # Every file that the command reads is there.
     for option in deployment.files:
         name = option.removeprefix("--")
@@ -74,13 +93,16 @@ def test_a_manifest_that_is_wrong_is_noticed() -> None:
         kubernetes_validate.validate(item, "1.37", strict=True)
 
 
-@pytest.mark.parametrize("deployment", [DEPLOYMENT, PLAIN], ids=["cvm", "nil"])
+@EVERY
 def test_systemd_takes_it(deployment: Deployment, tmp_path: Path) -> None:
     text = systemd(deployment)
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     words = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%"))
     assert words[0] == "/usr/bin/env"
     same_command(words[1:])
+    allowed = {line for line in text.splitlines() if line.startswith("DeviceAllow=")}
+    assert allowed == {f"DeviceAllow=/dev/{name} rw" for name in deployment.devices}
+    assert ("DevicePolicy=closed" in text) == (deployment.backend in MACHINES)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not here")
     unit = tmp_path / "keep.service"
@@ -99,17 +121,24 @@ def test_systemd_takes_it(deployment: Deployment, tmp_path: Path) -> None:
     assert "sometimes" in again.stderr
 
 
-@pytest.mark.parametrize("deployment", [DEPLOYMENT, PLAIN], ids=["cvm", "nil"])
+@EVERY
 def test_nomad_is_told_all(deployment: Deployment) -> None:
-    job = json.loads(nomad(deployment, IMAGE))["Job"]
+    in_machine = deployment.backend in MACHINES
+    job = json.loads(nomad(deployment, None if in_machine else IMAGE))["Job"]
     (group,) = job["TaskGroups"]
     (task,) = group["Tasks"]
-    same_command([task["Config"]["command"], *task["Config"]["args"]])
+    words = [task["Config"]["command"], *task["Config"]["args"]]
+    assert task["Driver"] == ("raw_exec" if in_machine else "docker")
+    same_command(words[1:] if in_machine else words)
     reserved = [port["Value"] for port in group["Networks"][0]["ReservedPorts"]]
     assert reserved == list(deployment.ports)
     for template in task["Templates"]:
         assert template["LeftDelim"] not in template["EmbeddedTmpl"]
-        assert f"/{template['DestPath']}" in task["Config"]["args"]
+        folder, _, name = template["DestPath"].rpartition("/")
+        assert folder == "local"
+        # As Nomad calls that folder for the two drivers.
+        path = f"${{NOMAD_TASK_DIR}}/{name}" if in_machine else f"/local/{name}"
+        assert path in task["Config"]["args"]
 
 
 _NOMAD = """
@@ -157,6 +186,7 @@ def test_nomad_s_own_types_take_it(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     for text, code in (
         (nomad(DEPLOYMENT, IMAGE), 0),
+        (nomad(KVM, None), 0),
         (nomad(DEPLOYMENT, IMAGE).replace('"Driver"', '"Drivver"'), 1),
     ):
         ran = subprocess.run(
