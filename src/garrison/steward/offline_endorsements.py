@@ -1,15 +1,17 @@
 """Endorsements in files, for evidence in files: told by what they hold, not by their names.
 
 A file may hold certificates or revocation lists (DER or PEM, one or many), the certificate table
-that a host hands to an SNP guest, or Intel's collateral: whole, in one of the forms of
-`garrison.formats.dcap_bundle`, or in the parts that Intel serves. In a directory, files that are
-none of these are passed over; a file that was named must be one. Hex and base64 are taken off.
+that a host hands to an SNP guest, JSON with certificates in it, or Intel's collateral: whole, in
+one of the forms of `garrison.formats.dcap_bundle`, or in the parts that Intel serves. In a
+directory, files that are none of these are passed over; a file that was named must be one. Hex
+and base64 are taken off.
 
 Nothing is judged here: verification holds each to the pinned roots.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
 from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
 from garrison.formats.snp_certificate_table import CertificateTable
-from garrison.steward.offline_forms import unwrap
+from garrison.steward.offline_forms import certificates_in, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +40,7 @@ _MAX_FILES = 256
 _ROOT = "Intel SGX Root CA"
 _SIGNERS = ("Intel SGX TCB Signing", _ROOT)
 _VEKS = ("SEV-VCEK", "SEV-VLEK")
-_PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.+?-----END \1-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----(.+?)-----END \1-----", re.DOTALL)
 _FIELD = "endorsements"
 
 
@@ -104,7 +106,7 @@ class Endorsements:
         armoured = list(_PEM.finditer(data))
         if armoured:
             for match in armoured:
-                self._add_pem(match[0], match[1] == b"CERTIFICATE", where)
+                self._add_pem(match[2], match[1] == b"CERTIFICATE", where)
             return
         if data[:1] == b"\x30":
             try:
@@ -118,13 +120,10 @@ class Endorsements:
         for _, content in table.entries:
             self.try_add(content)
 
-    def _add_pem(self, pem: bytes, is_certificate: bool, where: str) -> None:
+    def _add_pem(self, body: bytes, is_certificate: bool, where: str) -> None:
         try:
-            if is_certificate:
-                der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-            else:
-                der = x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
-        except (ValueError, TypeError) as error:
+            der = base64.b64decode(b"".join(body.split()), validate=True)
+        except ValueError as error:
             raise Malformed("not PEM", field=where) from error
         if is_certificate:
             self.certificates.append(load_certificate(der, where))
@@ -140,6 +139,10 @@ class Endorsements:
             self.tcb_infos.append(text)
         elif "enclaveIdentity" in value and "signature" in value:
             self.qe_identities.append(text)
+        elif certificates := certificates_in(value):
+            # As Azure's host agent and guests' tools hand them on.
+            for certificate in certificates:
+                self.add(certificate, where)
         else:
             self.whole = read_bundle(text)
 
