@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from garrison.formats.sgx_certificate import PckCertificate
     from garrison.formats.snp import Report
     from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
 
@@ -196,23 +197,36 @@ class Endorsements:
                 ) from error
             raise
 
-    def collateral(self, tee: str, pck_issuer: str) -> DcapCollateral | None:
-        """Intel's collateral for a quote; None if there is not all of it.
+    def collateral(self, tee: str, pck: PckCertificate) -> DcapCollateral:
+        """Intel's collateral for a quote, whole or put together.
 
         Args:
             tee: `SGX` or `TDX`.
-            pck_issuer: the common name of the issuer of the platform's PCK certificate.
+            pck: the platform's PCK certificate.
+
+        Raises:
+            Unavailable: there is not all of it.
         """
         if self.whole is not None:
             return self.whole
         lists = {_name(crl): crl.public_bytes(Encoding.DER) for crl in self.crls}
-        info = _of(self.tcb_infos, "tcbInfo", tee)
-        identity = _of(self.qe_identities, "enclaveIdentity", {"SGX": "QE", "TDX": "TD_QE"}[tee])
         chain = {_name(each): each.public_bytes(Encoding.PEM) for each in self.certificates}
-        if info is None or _ROOT not in lists or pck_issuer not in lists:
-            return None
         signers = b"".join(chain[name] for name in _SIGNERS if name in chain)
-        return DcapCollateral(lists[_ROOT], lists[pck_issuer], info, signers, identity, signers)
+        parts = {
+            f"revocation list of {_ROOT}": lists.get(_ROOT),
+            f"revocation list of {pck.issuer_name}": lists.get(pck.issuer_name),
+            f"TCB info for {tee}": _of(self.tcb_infos, "tcbInfo", tee, pck.fmspc.hex()),
+            f"certificate of {_SIGNERS[0]}": signers if _SIGNERS[0] in chain else None,
+        }
+        root, issued, info, signed = parts.values()
+        if root is None or issued is None or info is None or signed is None:
+            raise Unavailable(
+                "not all of Intel's collateral is there",
+                field=f"collateral for FMSPC {pck.fmspc.hex()}",
+                expected=", ".join(name for name, part in parts.items() if part is None),
+            )
+        identity = _of(self.qe_identities, "enclaveIdentity", {"SGX": "QE", "TDX": "TD_QE"}[tee])
+        return DcapCollateral(root, issued, info, signed, identity, signed)
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -240,5 +254,10 @@ def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
         return ""
 
 
-def _of(documents: list[bytes], member: str, name: str) -> bytes | None:
-    return next((each for each in documents if json.loads(each)[member].get("id") == name), None)
+def _of(documents: list[bytes], member: str, name: str, fmspc: str = "") -> bytes | None:
+    """The document of that name; of several that of the platform, if there is one."""
+    found = [each for each in documents if json.loads(each)[member].get("id") == name]
+    platform = (
+        each for each in found if str(json.loads(each)[member].get("fmspc")).lower() == fmspc
+    )
+    return next(platform, found[0] if found else None)

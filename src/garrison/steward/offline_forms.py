@@ -20,6 +20,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from garrison.errors import Malformed
 from garrison.formats.guest_messages import read_message
@@ -36,6 +37,8 @@ _HEX = re.compile(rb"(?:0[xX])?(?:[0-9A-Fa-f]{2})+")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----")
 _CERTIFICATE = b"CERTIFICATE"
+# As a header of Intel's services has a chain.
+_ENCODED_PEM = b"-----BEGIN%20"
 # Where evidence stands in an object, in the order in which they are tried.
 _MEMBERS = (
     "quote",
@@ -178,6 +181,10 @@ def _peel(found: Unwrapped) -> bool:
     text = found.data.strip()
     if text[:1] in (b"{", b"[", b'"'):
         return _peel_json(found, text)
+    if text.startswith(_ENCODED_PEM):
+        found.data = unquote_to_bytes(text)
+        found.layers.append("percent-encoding")
+        return True
     armour = _PEM.fullmatch(text)
     if armour is not None and armour[1] != _CERTIFICATE:
         inner = _from_base64(b"".join(armour[2].split()))

@@ -8,6 +8,7 @@ from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
@@ -367,8 +368,6 @@ def bundle(made: DcapCollateral, **changes: str) -> bytes:
 
 
 def forms_of_collateral(made: DcapCollateral) -> dict[str, bytes]:
-    from urllib.parse import quote
-
     inner = json.loads(made.tcb_info)
     text = made.tcb_info.decode()
     signed = text[len('{"tcbInfo":') : text.rindex(',"signature"')]
@@ -410,24 +409,31 @@ def test_collateral_in_every_form(policy: Path, tmp_path: Path, form: str) -> No
 def test_collateral_in_parts_as_intel_serves_them(policy: Path, tmp_path: Path) -> None:
     made = INTEL.collateral(TeeType.TDX)
     other = INTEL.collateral(TeeType.SGX)
+    elsewhere = INTEL.collateral(TeeType.TDX, {"fmspc": "0123456789AB"})
     parts = tmp_path / "parts"
     parts.mkdir()
     for name, data in (
         ("root.crl", made.root_crl),
         ("pck.crl.hex", made.pck_crl.hex().encode()),
         ("tcb", made.tcb_info),
-        ("tcb of SGX", other.tcb_info),
+        ("a tcb of another platform", elsewhere.tcb_info),
+        ("a tcb of SGX", other.tcb_info),
         ("identity", made.qe_identity or b""),
-        ("chain.pem", made.tcb_info_chain),
+        # As it stands in a header.
+        ("chain.txt", quote(made.tcb_info_chain).encode()),
         ("README", b"nothing of the kind"),
     ):
         (parts / name).write_bytes(data)
     file = put(tmp_path / "quote.bin", FakeQuoter(INTEL).quote(td_report(), 5))
     admitted(verify(file, "--endorsements", parts, "--policy", policy))
-    (parts / "root.crl").unlink()
-    done = verify(file, "--endorsements", parts, "--policy", policy)
-    assert isinstance(done.exception, Unavailable)
-    assert "revocation lists, TCB info and QE identity" in str(done.exception)
+    for name, expected in (
+        ("root.crl", "revocation list of Intel SGX Root CA"),
+        ("chain.txt", "revocation list of Intel SGX Root CA, certificate of Intel SGX TCB Signing"),
+    ):
+        (parts / name).unlink()
+        done = verify(file, "--endorsements", parts, "--policy", policy)
+        assert isinstance(done.exception, Unavailable)
+        assert done.exception.expected == expected
     assert isinstance(
         verify(file, "--endorsements", parts / "README", "--policy", policy).exception, Malformed
     )
