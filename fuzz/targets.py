@@ -592,7 +592,11 @@ TARGETS: dict[str, Target] = {
         exact(
             lambda data: cose.CoseSign1.from_bytes(data, "COSE", 1 << 14), cose.CoseSign1.to_bytes
         ),
-        lambda: [FakeNitro().document(), FakeNitro().document(tagged=True)],
+        lambda: [
+            FakeNitro().document(),
+            FakeNitro().document(tagged=True),
+            FakeNitro().document(indefinite=True),
+        ],
     ),
     "csr": Target(only(csr.Request.from_der, Unverified), requests),
     "csr_bundle": Target(
@@ -667,7 +671,11 @@ TARGETS: dict[str, Target] = {
     ),
     "nitro_document": Target(
         exact(nitro.NitroDocument.from_bytes, nitro.NitroDocument.to_bytes),
-        lambda: [FakeNitro().document(), FakeNitro().document(tagged=True)],
+        lambda: [
+            FakeNitro().document(),
+            FakeNitro().document(tagged=True),
+            FakeNitro().document(indefinite=True),
+        ],
     ),
     "ovmf": Target(only(ovmf.Firmware.from_bytes), lambda: [fake_firmware()]),
     "pe": Target(only(_pe), _image),
