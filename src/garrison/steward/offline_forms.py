@@ -65,6 +65,9 @@ _MEMBERS = (
     "snp",
     "body",
     "data",
+    "outblob",
+    "tsm-report",
+    "cmw",
 )
 _CERTIFICATES = (
     "cert_chain",
@@ -244,6 +247,10 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
         if isinstance(member, list) and len(member) == 1 and isinstance(member[0], dict):
             # A request to verify several, of which there is one.
             member = member[0]
+        match member:
+            case [str(), str() as inner] | [str(), str() as inner, int()]:
+                # A record in a collection (draft-ietf-rats-msg-wrap, "CMW Collections").
+                member = inner
         plain = octets(member)
         if isinstance(member, dict):
             plain = json.dumps(member).encode()

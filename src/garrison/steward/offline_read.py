@@ -329,7 +329,9 @@ def _report(data: bytes, endorsements: Endorsements) -> Found:
     layers: tuple[str, ...] = ()
     if any(rest):
         table = _table(rest)
-        certificates, layers = table.chain(), ("an extended report",)
+        # Some hosts put PEM into it, which is among the endorsements then.
+        certificates = tuple(each for each in table.chain() if each.startswith(_DER))
+        layers = ("an extended report",)
         for _, content in table.entries:
             endorsements.try_add(content)
     elif rest:

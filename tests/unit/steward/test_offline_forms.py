@@ -551,6 +551,26 @@ def test_a_directory_as_tools_leave_it(
     admitted(verify(directory, "--policy", policy))
 
 
+def test_the_kernels_report_interface_in_json(policy: Path, tmp_path: Path) -> None:
+    """As configfs-tsm has it, alone and in a collection; the certificates may be PEM."""
+    chain = PLATFORM.endorsements()
+    entries = ((VCEK, pem(chain.leaf)), (ASK, pem(chain.issuer)), (ARK, pem(chain.root)))
+    table = CertificateTable(entries).to_bytes()
+    report = {
+        "auxblob": urlsafe_b64encode(table).decode(),
+        "outblob": urlsafe_b64encode(PLATFORM.report()).decode(),
+        "provider": "sev_guest\n",
+    }
+    record = ["application/x", b64encode(json.dumps(report).encode()).decode()]
+    collection = {"__cmwc_t": "tag:x", "tsm-report": record}
+    wrapped = {"cmw": b64encode(json.dumps(collection).encode()).decode(), "eat_nonce": "x"}
+    for value in (report, collection, wrapped):
+        file = put(tmp_path / "evidence.json", json.dumps(value).encode())
+        admitted(verify(file, "--policy", policy))
+    both = put(tmp_path / "extended.bin", PLATFORM.report() + table)
+    admitted(verify(both, "--policy", policy))
+
+
 def test_a_request_to_verify_one(policy: Path, tmp_path: Path) -> None:
     value = {"tee": "nitro", "evidence": urlsafe_b64encode(FakeNitro().document()).decode()}
     for requests, fits in (([value], True), ([value, value], False)):
