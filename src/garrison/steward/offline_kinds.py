@@ -358,7 +358,7 @@ def _azure(
     def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
         return snp_appraisal.appraise(found, policy, data, means.now)
 
-    result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
     anchor = hardware.anchor
     return Genuine(anchor.name, anchor.simulated, hardware.crl_checked, facts, b"", result)
@@ -379,7 +379,7 @@ def _azure_tdx(
     def appraise(found: Verified[dcap.TdxClaims], data: bytes) -> AttestationResult:
         return tdx_appraisal.appraise(found, policy, data, means.now)
 
-    result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     return _of_intel(verified.value.hardware.value.platform, b"", result)
 
 
