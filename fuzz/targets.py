@@ -44,6 +44,7 @@ from garrison.formats import (
     eif,
     enarx_toml,
     endpoint,
+    guest_messages,
     guest_request,
     identity,
     jwk,
@@ -85,6 +86,8 @@ from garrison.testing.dcap import FakeIntel, FakeQuoter
 from garrison.testing.dcap import sgx_report as sgx
 from garrison.testing.dcap import td_report as td
 from garrison.testing.firmware import fake_firmware
+from garrison.testing.guest_messages import attestation_fields, binary, quote_fields
+from garrison.testing.guest_messages import text as as_message
 from garrison.testing.nitro import FakeNitro
 from garrison.testing.nitro import key as p384_key
 from garrison.testing.snp import FakePlatform
@@ -242,6 +245,13 @@ def _bundle(tee: TeeType) -> bytes:
         "qe_identity_issuer_chain": made.qe_identity_chain.decode(),
     }
     return json.dumps(found).encode()
+
+
+def _guest_messages() -> list[bytes]:
+    platform = FakePlatform()
+    fields = attestation_fields(platform.report(), platform.endorsements())
+    quote = quote_fields(FakeQuoter(FakeIntel()).quote(td(), 4), 4)
+    return [written(message) for message in (fields, quote) for written in (binary, as_message)]
 
 
 def _sev_json(report: bytes) -> bytes:
@@ -582,7 +592,11 @@ TARGETS: dict[str, Target] = {
         exact(
             lambda data: cose.CoseSign1.from_bytes(data, "COSE", 1 << 14), cose.CoseSign1.to_bytes
         ),
-        lambda: [FakeNitro().document(), FakeNitro().document(tagged=True)],
+        lambda: [
+            FakeNitro().document(),
+            FakeNitro().document(tagged=True),
+            FakeNitro().document(indefinite=True),
+        ],
     ),
     "csr": Target(only(csr.Request.from_der, Unverified), requests),
     "csr_bundle": Target(
@@ -630,6 +644,7 @@ TARGETS: dict[str, Target] = {
     "endpoint": Target(
         same(text(endpoint.Endpoint.parse), as_text), _word(b"a.test:443 [::1]:80 127.0.0.1")
     ),
+    "guest_message": Target(only(guest_messages.read_message), _guest_messages),
     "guest_request": Target(
         same(guest_request.GuestRequest.from_json, guest_request.GuestRequest.to_json),
         lambda: [
@@ -656,7 +671,11 @@ TARGETS: dict[str, Target] = {
     ),
     "nitro_document": Target(
         exact(nitro.NitroDocument.from_bytes, nitro.NitroDocument.to_bytes),
-        lambda: [FakeNitro().document(), FakeNitro().document(tagged=True)],
+        lambda: [
+            FakeNitro().document(),
+            FakeNitro().document(tagged=True),
+            FakeNitro().document(indefinite=True),
+        ],
     ),
     "ovmf": Target(only(ovmf.Firmware.from_bytes), lambda: [fake_firmware()]),
     "pe": Target(only(_pe), _image),

@@ -27,6 +27,7 @@ from garrison.formats.tpm import PCR_COUNT, PCR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from garrison.formats.strict_toml import Table
     from garrison.verification.azure import AzureClaims
@@ -72,6 +73,7 @@ def appraise(
     policy: AzurePolicy,
     expected_nonce: bytes,
     appraise_hardware: Callable[[Verified[T], bytes], AttestationResult],
+    now: datetime,
 ) -> AttestationResult:
     """Hold what was verified to `policy`, and the hardware's part to its own.
 
@@ -82,6 +84,7 @@ def appraise(
             the report data that bind the keep's key and the challenge.
         appraise_hardware: the hardware's appraisal, from its claims and the report data that they
             must have: those that verification held to the runtime data.
+        now: the time of the result.
 
     Returns:
         The hardware's result, with the checks of both; `require` refuses it if one failed.
@@ -115,7 +118,9 @@ def appraise(
             wanted=True,
             remedy="create the VM with a virtual TPM",
         ),
-        *register_checks("PCR", claims.pcrs, policy.pcrs, "boot what the policy lists under pcrs"),
+        *register_checks(
+            "PCR", claims.pcrs, policy.pcrs, "boot what the policy lists under pcrs", now
+        ),
     )
     return replace(
         hardware,

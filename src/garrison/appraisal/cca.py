@@ -122,7 +122,9 @@ class CcaPolicy:
             Malformed: it is anything else than shown above.
         """
         policy = cls(
-            initial_measurements=read_digests(table, "initial_measurements", *HASH_SIZES),
+            initial_measurements=read_digests(
+                table, "initial_measurements", *HASH_SIZES, named=True
+            ),
             extensible_measurements=read_registers(
                 table.table("extensible_measurements"), EXTENSIBLE_MEASUREMENTS, *HASH_SIZES
             ),
@@ -180,18 +182,21 @@ def appraise(
             realm.initial_measurement,
             policy.initial_measurements,
             "run a keep image whose measurement the policy lists under initial_measurements",
+            now,
         ),
         *register_checks(
             "realm extensible measurement ",
             realm.extensible_measurements,
             policy.extensible_measurements,
             "run what extends it as the policy lists under extensible_measurements",
+            now,
         ),
         one_of(
             "realm personalization value",
             realm.personalization,
             policy.personalization_values,
             "create the realm with a value that the policy lists",
+            now,
         ),
         word_of(
             "platform lifecycle",
@@ -204,6 +209,7 @@ def appraise(
             platform.configuration,
             policy.configurations,
             "run on a platform with a configuration that the policy lists",
+            now,
         ),
         *_software_checks(platform.components, policy.software),
     )

@@ -117,6 +117,7 @@ def appraise(
             document.pcrs,
             policy.pcrs,
             "run an enclave whose measurements the policy lists under pcrs",
+            now,
         ),
     )
     return AttestationResult(

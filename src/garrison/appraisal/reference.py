@@ -1,9 +1,13 @@
 """Reference values in policies, and the checks against them, as several TEEs have them.
 
-A reference value is a list of digests in hex, or the word "any". Of a register it may also be
-"zero", which is as many bytes as there are. Every register is spoken for: one by one, or the rest
-of them by `others`.
+A reference value is a list of digests in hex, or the word "any". A digest may have a name, and an
+end, from which on it admits nothing. Of a register it may also be "zero", which is as many bytes
+as there are. Every register is spoken for: one by one, or the rest of them by `others`.
 
+    measurements = [
+        "<hex digits>",
+        { value = "<hex digits>", name = "1.2", comment = "...", expires = 2027-01-01T00:00:00Z },
+    ]
     [<tee>.pcrs]
     0 = ["<hex digits>"]
     8 = "zero"
@@ -13,7 +17,8 @@ of them by `others`.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
 
 from garrison.appraisal.result import Check
 from garrison.errors import Malformed
@@ -26,7 +31,23 @@ if TYPE_CHECKING:
 ANY = "any"
 _ZERO = "zero"
 _OTHERS = "others"
+# Of a reference value: as long as a version of an image is ever told.
+_MAX_NAME = 128
 _HINT = 'write "any" to admit all'
+
+
+class Reference(bytes):
+    """A reference value with a name, which may end; it equals its bytes."""
+
+    name: str
+    expires: datetime | None
+
+    def __new__(cls, value: bytes, name: str, expires: datetime | None) -> Self:
+        """Name a value."""
+        found = super().__new__(cls, value)
+        found.name, found.expires = name, expires
+        return found
+
 
 # None stands for "any".
 Bytes = tuple[bytes, ...] | None
@@ -57,8 +78,14 @@ def read_list(table: Table, key: str, expected: str) -> list[object] | None:
     return value
 
 
-def read_digests(table: Table, key: str, *sizes: int) -> Bytes:
+def read_digests(table: Table, key: str, *sizes: int, named: bool = False) -> Bytes:
     """Take a list of digests, each of one of `sizes` bytes, or "any" (None).
+
+    Args:
+        table: where it stands.
+        key: its name.
+        sizes: how long a digest may be.
+        named: whether values may have a name and an end; then `one_of` must hold to them.
 
     Raises:
         Malformed: it is anything else, or absent.
@@ -70,11 +97,31 @@ def read_digests(table: Table, key: str, *sizes: int) -> Bytes:
         return None
     found = []
     for value in values:
-        data = read_hex(value)
+        entry = value if named and isinstance(value, dict) else None
+        data = read_hex(value if entry is None else entry.get("value"))
         if data is None or len(data) not in sizes:
             raise table.malformed(key, f"wrong entry {str(value)[:140]!r}", expected=expected)
-        found.append(data)
+        found.append(data if entry is None else _reference(data, entry, table, key))
     return tuple(found)
+
+
+def _reference(data: bytes, entry: Mapping[str, object], table: Table, key: str) -> Reference:
+    name, expires = entry.get("name"), entry.get("expires")
+    right = (
+        set(entry) <= {"value", "name", "comment", "expires"}
+        and isinstance(name, str)
+        and name.isprintable()
+        and 0 < len(name) <= _MAX_NAME
+        and isinstance(entry.get("comment", ""), str)
+        and (expires is None or (isinstance(expires, datetime) and expires.tzinfo is not None))
+    )
+    if not right or not isinstance(name, str):
+        raise table.malformed(
+            key,
+            f"wrong entry {str(dict(entry))[:140]!r}",
+            expected="value and name; comment and expires (a time with its offset) if wanted",
+        )
+    return Reference(data, name, expires if isinstance(expires, datetime) else None)
 
 
 def read_registers(table: Table, count: int, *sizes: int) -> Mapping[int, Bytes]:
@@ -87,7 +134,7 @@ def read_registers(table: Table, count: int, *sizes: int) -> Mapping[int, Bytes]
     def read(key: str) -> Bytes:
         if table.value(key) == _ZERO:
             return tuple(map(bytes, sizes))
-        return read_digests(table, key, *sizes)
+        return read_digests(table, key, *sizes, named=True)
 
     others = (read(_OTHERS),) if _OTHERS in table else ()
     found = {}
@@ -98,18 +145,36 @@ def read_registers(table: Table, count: int, *sizes: int) -> Mapping[int, Bytes]
 
 
 def register_checks(
-    name: str, values: Sequence[bytes], wanted: Mapping[int, Bytes], remedy: str
+    name: str, values: Sequence[bytes], wanted: Mapping[int, Bytes], remedy: str, now: datetime
 ) -> list[Check]:
     """Hold each register to its reference values."""
     return [
-        one_of(f"{name}{index}", value, wanted[index], remedy) for index, value in enumerate(values)
+        one_of(f"{name}{index}", value, wanted[index], remedy, now)
+        for index, value in enumerate(values)
     ]
 
 
-def one_of(name: str, found: bytes, admitted: Bytes, remedy: str) -> Check:
-    """Check that `found` is one of `admitted`."""
-    wanted = ANY if admitted is None else ", ".join(value.hex() for value in admitted)
-    return Check(name, found.hex(), wanted, admitted is None or found in admitted, remedy)
+def one_of(name: str, found: bytes, admitted: Bytes, remedy: str, now: datetime) -> Check:
+    """Check that `found` is one of `admitted`, as far as they have not ended."""
+    if admitted is None:
+        return Check(name, found.hex(), ANY, passed=True, remedy=remedy)
+    passed = any(value == found and not _ended(value, now) for value in admitted)
+    wanted = ", ".join(_described(value, now) for value in admitted)
+    return Check(name, found.hex(), wanted, passed, remedy)
+
+
+def _ended(value: bytes, now: datetime) -> bool:
+    expires = value.expires if isinstance(value, Reference) else None
+    return expires is not None and now >= expires
+
+
+def _described(value: bytes, now: datetime) -> str:
+    if not isinstance(value, Reference):
+        return value.hex()
+    if value.expires is None:
+        return f"{value.hex()} ({value.name})"
+    word = "expired" if _ended(value, now) else "until"
+    return f"{value.hex()} ({value.name}, {word} {value.expires.isoformat()})"
 
 
 def word_of(name: str, found: str, admitted: Sequence[str] | None, remedy: str) -> Check:

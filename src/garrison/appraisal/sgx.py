@@ -115,9 +115,9 @@ class SgxPolicy:
             Malformed: it is anything else than shown above.
         """
         policy = cls(
-            measurements=read_digests(table, "measurements", _DIGEST_SIZE),
+            measurements=read_digests(table, "measurements", _DIGEST_SIZE, named=True),
             signers=_signers(table),
-            config_ids=read_digests(table, "config_ids", _CONFIG_ID_SIZE),
+            config_ids=read_digests(table, "config_ids", _CONFIG_ID_SIZE, named=True),
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
             features=_names(table, "features", _FEATURES, ("KSS", "CET")),
             misc_select=_names(table, "misc_select", _MISC_SELECT, ("EXINFO",)),
@@ -156,6 +156,7 @@ def appraise(
             report.mr_enclave,
             policy.measurements,
             "run a keep that the policy lists",
+            now,
         ),
         Check(
             name="signer",
@@ -169,6 +170,7 @@ def appraise(
             report.config_id,
             policy.config_ids,
             "launch with a listed CONFIGID",
+            now,
         ),
         flag(
             "attributes: debugging by the host",

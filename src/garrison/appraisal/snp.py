@@ -125,12 +125,14 @@ class SnpPolicy:
         products = _products(table)
         simulated, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
         policy = cls(
-            measurements=read_digests(table, "measurements", MEASUREMENT_SIZE),
+            measurements=read_digests(table, "measurements", MEASUREMENT_SIZE, named=True),
             products=products,
             minimum_tcb=_minimum_tcb(table, products or tuple(Product)),
-            id_key_digests=read_digests(table, "id_key_digests", _KEY_DIGEST_SIZE),
-            author_key_digests=read_digests(table, "author_key_digests", _KEY_DIGEST_SIZE),
-            host_data=read_digests(table, "host_data", _HOST_DATA_SIZE),
+            id_key_digests=read_digests(table, "id_key_digests", _KEY_DIGEST_SIZE, named=True),
+            author_key_digests=read_digests(
+                table, "author_key_digests", _KEY_DIGEST_SIZE, named=True
+            ),
+            host_data=read_digests(table, "host_data", _HOST_DATA_SIZE, named=True),
             chip_ids=read_digests(table, "chip_ids", *_CHIP_ID_SIZES),
             vmpl=_vmpl(table),
             abi_minimum=_abi(table),
@@ -187,6 +189,7 @@ def appraise(
             report.measurement,
             policy.measurements,
             "run a keep image whose measurement the policy lists under measurements",
+            now,
         ),
         Check(
             name="product",
@@ -208,14 +211,18 @@ def appraise(
             report.id_key_digest,
             policy.id_key_digests,
             "launch with an identity block of a key that the policy lists",
+            now,
         ),
         one_of(
             "author key digest",
             report.author_key_digest,
             policy.author_key_digests,
             "launch with an identity block of an author that the policy lists",
+            now,
         ),
-        one_of("host data", report.host_data, policy.host_data, "launch with the listed host data"),
+        one_of(
+            "host data", report.host_data, policy.host_data, "launch with the listed host data", now
+        ),
         Check(
             name="VMPL",
             found=str(report.vmpl),

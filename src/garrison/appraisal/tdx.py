@@ -93,7 +93,9 @@ class TdxPolicy:
             Malformed: it is anything else than shown above.
         """
         policy = cls(
-            registers={key: read_digests(table, key, REGISTER_SIZE) for key in _REGISTERS},
+            registers={
+                key: read_digests(table, key, REGISTER_SIZE, named=True) for key in _REGISTERS
+            },
             rtmrs=read_registers(table.table("rtmrs"), RTMRS, REGISTER_SIZE),
             debug=table.boolean("debug", False),  # noqa: FBT003 - the default
             migratable=table.boolean("migratable", False),  # noqa: FBT003 - the default
@@ -125,11 +127,13 @@ def appraise(
     checks = (
         report_data_check(report.report_data, expected_report_data),
         *(
-            one_of(_shown(key), registers[key], policy.registers[key], f"launch a listed {key}")
+            one_of(
+                _shown(key), registers[key], policy.registers[key], f"launch a listed {key}", now
+            )
             for key in _REGISTERS
         ),
         *register_checks(
-            "RTMR", report.rtmrs, policy.rtmrs, "launch a TD that the policy lists under rtmrs"
+            "RTMR", report.rtmrs, policy.rtmrs, "launch a TD that the policy lists under rtmrs", now
         ),
         *(
             flag(

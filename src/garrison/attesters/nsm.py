@@ -64,7 +64,7 @@ class Nsm:
         )
         answer = patiently(str(self.device), lambda: self._exchange(request))
         try:
-            match decode(answer, "NSM response", _MAX_RESPONSE):
+            match decode(answer, "NSM response", _MAX_RESPONSE, indefinite=True):
                 case {"Attestation": {"document": bytes(document)}}:
                     NitroDocument.from_bytes(document)
                     return Evidence(NITRO_MEDIA_TYPE, document)

@@ -24,7 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from garrison.endorsements.resource import MAX_CHAIN, Document, Kind, inspect
@@ -127,6 +127,7 @@ class Entry:
         return hashlib.sha256(rest).hexdigest().encode("ascii") + b"\n" + rest
 
 
+@lru_cache(_MAX_KEPT)
 def entry_name(kind: Kind, url: str) -> str:
     """The name of the file of the document at `url`."""
     return f"{kind}-{hashlib.sha256(url.encode()).hexdigest()}"
@@ -155,6 +156,7 @@ class Cache:
             Misuse: it cannot be made, or others may write to it.
         """
         self.directory = directory
+        self._path = str(directory)
         # What was read last, by name, with what tells that its file is still the same.
         self._kept: dict[str, tuple[tuple[int, int, int], Entry]] = {}
         try:
@@ -258,7 +260,8 @@ class Cache:
     def _state(self, name: str) -> tuple[int, int, int] | None:
         """What changes with the file: it is only ever replaced; None if it is not there."""
         try:
-            status = os.stat(self.directory / name)  # noqa: PTH116 - on the path of every request
+            # Not through `pathlib`, which costs more than the call: this is done for every request.
+            status = os.stat(f"{self._path}/{name}")  # noqa: PTH116 - see above
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size

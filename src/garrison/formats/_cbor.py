@@ -5,15 +5,21 @@ text and each there once, and nothing follows the end. So whatever parses re-enc
 bytes (maps keep their order), and two readers cannot see two things. Floating-point numbers and
 simple values other than false, true and null have no place in evidence.
 
+Arrays and maps of indefinite length are read where a reader asks for it, for those who sign such
+(newer Nitro Secure Modules do): what was signed must then be kept as it came.
+
 It is read by hand: a general CBOR reader would build whatever an unauthenticated sender asks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from garrison.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -26,6 +32,9 @@ _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLES = {20: False, 21: True, 22: None}
 # RFC 8949, section 3: the additional information that announces 1, 2, 4 or 8 bytes of argument.
 _WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
+# Section 3.2.1: what announces an indefinite length, and what ends it.
+_INDEFINITE, _BREAK = 31, b"\xff"
+_INDEFINITE_COUNT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +114,14 @@ def name(value: object) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def decode(data: bytes, what: str, limit: int) -> Any:
-    """Read the one value in `data`, of at most `limit` bytes, which errors call `what`.
+def decode(data: bytes, what: str, limit: int, *, indefinite: bool = False) -> Any:
+    """Read the one value in `data`.
+
+    Args:
+        data: the bytes.
+        what: what errors call it.
+        limit: how many bytes it may have.
+        indefinite: whether arrays and maps may have no length, and an end instead.
 
     Raises:
         Malformed: it is anything else than the module says.
@@ -115,7 +130,7 @@ def decode(data: bytes, what: str, limit: int) -> Any:
         raise Malformed(
             "too long", field=what, found=f"{len(data)} bytes", expected=f"at most {limit}"
         )
-    reader = _Reader(data, what)
+    reader = _Reader(data, what, indefinite)
     value = reader.value(0)
     if reader.offset != len(data):
         raise reader.malformed("bytes after the end", "none")
@@ -159,10 +174,11 @@ def _head(major: int, argument: int) -> bytes:
 
 
 class _Reader:
-    def __init__(self, data: bytes, what: str) -> None:
+    def __init__(self, data: bytes, what: str, indefinite: bool) -> None:
         self.data = data
         self.offset = 0
         self.what = what
+        self.indefinite = indefinite
 
     def malformed(self, message: str, expected: str) -> Malformed:
         found = f"{self.data[self.offset : self.offset + 8].hex() or 'the end'}"
@@ -187,6 +203,8 @@ class _Reader:
         major, info = initial >> 5, initial & 31
         if info < 24:
             return major, info
+        if info == _INDEFINITE and self.indefinite and major in (_ARRAY, _MAP):
+            return major, _INDEFINITE_COUNT
         width = _WIDTHS.get(info)
         argument = -1 if width is None else int.from_bytes(self.take(width), "big")
         if argument < 0 or self.data[start : self.offset] != _head(major, argument):
@@ -209,9 +227,9 @@ class _Reader:
             case 3:
                 return self._text(argument)
             case 4:
-                return [self.value(depth + 1) for _ in range(self._count(argument))]
+                return [self.value(depth + 1) for _ in self._elements(argument)]
             case 5:
-                return self._map(self._count(argument), depth + 1)
+                return self._map(argument, depth + 1)
             case 6:
                 return Tagged(argument, self.value(depth + 1))
         if argument not in _SIMPLES or self.offset != start + 1:
@@ -227,15 +245,22 @@ class _Reader:
             self.offset = start
             raise self.malformed("not UTF-8", "text") from error
 
-    def _count(self, count: int) -> int:
+    def _elements(self, count: int) -> Iterator[None]:
+        """One turn for each element; of indefinite length until the end, which is taken."""
+        if count == _INDEFINITE_COUNT:
+            while self.data[self.offset : self.offset + 1] != _BREAK:
+                yield
+            self.offset += 1
+            return
         # Each element has a byte at least.
         if count > len(self.data) - self.offset:
             raise self.malformed("ends too early", f"{count} elements")
-        return count
+        for _ in range(count):
+            yield
 
     def _map(self, count: int, depth: int) -> dict[int | str, Any]:
         members: dict[int | str, Any] = {}
-        for _ in range(count):
+        for _ in self._elements(count):
             start = self.offset
             key = self.value(depth)
             if type(key) not in (int, str) or key in members:

@@ -61,6 +61,11 @@ class Cursor:
                 expected="0",
             )
 
+    def rest(self) -> bytes:
+        """What is left, which is read by that."""
+        offset, self._offset = self._offset, len(self._data)
+        return self._data[offset:]
+
     def end(self) -> None:
         """Refuse what is left.
 

@@ -4,6 +4,8 @@ The record form of draft-ietf-rats-msg-wrap (section "CMW Record"), a CBOR array
 
     [ type: tstr, value: bstr ]
 
+Or the same in JSON, the value in base64url; that form is only read, from files.
+
 Only that: no content-format numbers, no optional third element, no tags, no collections, and
 the shortest (deterministic) encoding of lengths. What parses re-encodes to the same bytes.
 
@@ -11,6 +13,9 @@ It is read by hand: a general CBOR reader would build whatever an unauthenticate
 """
 
 from __future__ import annotations
+
+import base64
+import json
 
 from garrison.errors import Malformed
 from garrison.formats.evidence import Evidence
@@ -89,3 +94,24 @@ def _malformed(found: str, expected: str) -> Malformed:
     return Malformed(
         "not a CMW record", field="conceptual message wrapper", found=found, expected=expected
     )
+
+
+def decode_json(data: bytes) -> Evidence:
+    """Read a record in JSON: media type and base64url.
+
+    Raises:
+        Malformed: it is anything else.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("not JSON", field="CMW record") from error
+    match value:
+        case [str(media_type), str(text)]:
+            try:
+                padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+                payload = base64.b64decode(padded, altchars=b"-_", validate=True)
+            except ValueError as error:
+                raise Malformed("not base64url", field="CMW record: value") from error
+            return Evidence(media_type, payload)
+    raise Malformed("wrong form", field="CMW record", expected='["media type", "base64url"]')

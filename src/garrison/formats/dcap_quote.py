@@ -15,8 +15,9 @@ kept for the same bytes to come out, and means nothing: drivers return the whole
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from garrison.errors import Malformed
 from garrison.formats._cursor import Cursor
@@ -31,6 +32,8 @@ VERSIONS = (3, 4, 5)
 _ECDSA_P256 = 2
 # A.4, "QE Vendor ID" of Intel's quoting enclave.
 INTEL_QE_VENDOR = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
+# Of as many platforms' quoting enclaves.
+_REMEMBERED = 256
 _SIGNATURE_SIZE = 64
 _KEY_SIZE = 64
 
@@ -143,6 +146,16 @@ class Header:
         )
 
 
+@lru_cache(_REMEMBERED)
+def read_qe_report(data: bytes) -> SgxReport:
+    """Read the report of a quoting enclave, which is the same until the platform starts again.
+
+    Raises:
+        Malformed: it is anything else.
+    """
+    return SgxReport.from_bytes(data)
+
+
 @dataclass(frozen=True, slots=True)
 class SignatureData:
     """The signature of a quote, and what certifies the key that made it.
@@ -189,7 +202,7 @@ class SignatureData:
             cursor.end()
             cursor = Cursor(inner, "quote certification data")
         report = cursor.take(SGX_REPORT_SIZE, "QE report")
-        SgxReport.from_bytes(report)
+        read_qe_report(report)
         qe_signature = cursor.take(_SIGNATURE_SIZE, "QE report signature")
         auth = cursor.take(cursor.integer(2, "QE authentication data size"), "QE auth. data")
         number = cursor.integer(2, "QE certification data type")
@@ -282,8 +295,8 @@ class Quote:
             SgxReport.from_bytes(raw) if kind is BodyType.SGX else TdReport.from_bytes(raw)
         )
         signature = cursor.take(cursor.integer(4, "signature data size"), "signature data")
-        quote = cls(header, body, SignatureData.from_bytes(signature, header.version))
-        return replace(quote, trailing=data[len(quote.to_bytes()) :])
+        signed_by = SignatureData.from_bytes(signature, header.version)
+        return cls(header, body, signed_by, trailing=cursor.rest())
 
     def to_bytes(self) -> bytes:
         """Write the quote."""

@@ -6,7 +6,8 @@ AWS, Nitro Enclaves, "Verifying the root of trust": a COSE_Sign1 message whose p
       "certificate": bstr, "cabundle": [ 1* bstr ],
       ? "public_key": bstr / null, ? "user_data": bstr / null, ? "nonce": bstr / null }
 
-The sizes are those that AWS states. The message and the payload are kept as they came.
+The sizes are those that AWS states. Newer modules write the map with an indefinite length. The
+message and the payload are kept as they came.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class NitroDocument:
             Malformed: it is anything else than the module says.
         """
         message = CoseSign1.from_bytes(data, _WHAT, MAX_DOCUMENT)
-        fields = _cbor.Fields(_cbor.decode(message.payload, _WHAT, MAX_DOCUMENT), _WHAT)
+        payload = _cbor.decode(message.payload, _WHAT, MAX_DOCUMENT, indefinite=True)
+        fields = _cbor.Fields(payload, _WHAT)
         digest = fields.take("digest", str)
         if digest != "SHA384":
             raise _malformed("digest", "unknown digest", digest[:40], "SHA384")

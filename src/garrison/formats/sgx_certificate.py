@@ -41,7 +41,7 @@ _OID_CPU_SVN = f"{_OID_TCB}.18"
 # RFC 7468, its strict form: no other white space than line breaks.
 _BREAK = rb"(?:\r?\n)"
 _PEM = re.compile(
-    rb"-----BEGIN CERTIFICATE-----%b((?:[A-Za-z0-9+/=]+%b)+)-----END CERTIFICATE-----(?:%b+|\Z)"
+    rb"-----BEGIN CERTIFICATE-----%b((?:[A-Za-z0-9+/=]+%b)+)-----END CERTIFICATE-----%b*"
     % (_BREAK, _BREAK, _BREAK)
 )
 

@@ -196,7 +196,7 @@ class AzureAppraiser:
             with stage("verify"):
                 guest = azure.verify_tdx(parsed, collateral, roots, now)
             with stage("appraise"):
-                return azure_appraisal.appraise(guest, self._policy, nonce, on_tdx)
+                return azure_appraisal.appraise(guest, self._policy, nonce, on_tdx, now)
         if self._snp is None:
             raise _beneath(Tee.SNP)
         snp_policy, roots = self._snp
@@ -209,7 +209,7 @@ class AzureAppraiser:
         with stage("verify"):
             vm = azure.verify_snp(parsed, endorsements, roots, now)
         with stage("appraise"):
-            return azure_appraisal.appraise(vm, self._policy, nonce, on_snp)
+            return azure_appraisal.appraise(vm, self._policy, nonce, on_snp, now)
 
 
 class CcaAppraiser:

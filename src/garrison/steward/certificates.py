@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -27,10 +28,19 @@ if TYPE_CHECKING:
 
 _SERIAL_SIZE = 16
 _OWN_LIFETIME = timedelta(minutes=10)
-_NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
-_SIGNS = key_usage(digital_signature=True)
-_BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-_CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+def _encoded(value: x509.ExtensionType) -> x509.UnrecognizedExtension:
+    """The same extension, encoded once: what is the same in every certificate."""
+    return x509.UnrecognizedExtension(value.oid, value.public_bytes())
+
+
+_NOT_A_CA = _encoded(x509.BasicConstraints(ca=False, path_length=None))
+_SIGNS = _encoded(key_usage(digital_signature=True))
+_BOTH = _encoded(
+    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+)
+_CLIENT = _encoded(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
 
 
 def issue_certificate(
@@ -89,7 +99,7 @@ def _sign(
     public_key: ec.EllipticCurvePublicKey,
     common_name: str | None,
     names: Sequence[x509.GeneralName],
-    usages: x509.ExtendedKeyUsage,
+    usages: x509.UnrecognizedExtension,
     extensions: Sequence[x509.UnrecognizedExtension],
     lifetime: timedelta,
     now: datetime,
@@ -112,7 +122,7 @@ def _sign(
         (x509.SubjectAlternativeName(names), not subject),
         *((extension, False) for extension in extensions),
         (key_identifier, False),
-        (authority_key_identifier(issuer), False),
+        (_authority(issuer), False),
     )
     return (
         # All at once: one by one each would be a copy of those before it.
@@ -128,3 +138,9 @@ def _sign(
         .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
         .sign(authority.key, authority.hash_algorithm)
     )
+
+
+@lru_cache(8)
+def _authority(issuer: x509.Certificate) -> x509.UnrecognizedExtension:
+    """Who issues, which is the same for a year."""
+    return _encoded(authority_key_identifier(issuer))

@@ -65,17 +65,13 @@ class Deny:
         Raises:
             Malformed: it is anything else than shown above.
         """
-        # A number, and not bytes: peers and lists tell it without a leading zero.
-        digits = _hex(table, "serials", _SERIAL_DIGITS, digits="[0-9A-Fa-f]")
-        serials = tuple(int(text, 16) for text in digits)
-        if 0 in serials:
-            raise table.malformed("serials", "no certificate has it", expected="more than 0")
+        serials = _serials(table)
         slugs = table.strings("slugs", [])
         for text in slugs:
             # With a tag in its last part, or without one.
             parse_name(text if ":" in text.rpartition("/")[2] else f"{text}:0.0.0")
         deny = cls(
-            serials=tuple(dict.fromkeys(serials)),
+            serials=serials,
             measurements=_hex(table, "measurements", _MAX_DIGITS),
             chip_ids=_hex(table, "chip_ids", _MAX_DIGITS),
             slugs=tuple(slugs),
@@ -143,9 +139,24 @@ def _denied(field: str, found: str) -> Rejected:
     return Rejected("the policy denies it", field=field, found=found, expected="none under [deny]")
 
 
-def _hex(table: Table, key: str, most: int, *, digits: str = "[0-9A-Fa-f]{2}") -> tuple[str, ...]:
+def _hex(table: Table, key: str, most: int) -> tuple[str, ...]:
     values = table.strings(key, [])
     for value in values:
-        if len(value) > most or re.fullmatch(f"(?:{digits})+", value) is None:
+        if len(value) > most or re.fullmatch("(?:[0-9A-Fa-f]{2})+", value) is None:
             raise table.malformed(key, "not hex", expected=f"at most {most} hex digits each")
     return tuple(value.lower() for value in values)
+
+
+def _serials(table: Table) -> tuple[int, ...]:
+    """Numbers, and not bytes: peers and lists tell them without a leading zero."""
+    numbers = []
+    for text in table.strings("serials", []):
+        if len(text) > _SERIAL_DIGITS or re.fullmatch("[0-9A-Fa-f]+", text) is None:
+            raise table.malformed(
+                "serials", "not hex", expected=f"at most {_SERIAL_DIGITS} hex digits each"
+            )
+        number = int(text, 16)
+        if number == 0:
+            raise table.malformed("serials", "no certificate has it", expected="more than 0")
+        numbers.append(number)
+    return tuple(dict.fromkeys(numbers))

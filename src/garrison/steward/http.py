@@ -11,7 +11,8 @@
 `GET`      `/deny`       what the policy denies, for running keeps (`formats.deny_list`)
 `GET`      `/jwks`       the key that verifies attestation results, a JWK set
 `POST`     `/appraise`   evidence; answer a signed attestation result, and no certificate
-`POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first
+`POST`     `/`           `application/pkcs10`: a request; answer PkiPath, issuer first, or PEM,
+                         leaf first, for who accepts `application/pem-certificate-chain`
 `POST`     `/`           `application/vnd.steward.pkcs10-bundle.v1`: several, all or nothing
 =========  ============  ==================================================================
 
@@ -94,6 +95,7 @@ PATHS = (
 )
 _NO_STORE = {"Cache-Control": "no-store"}
 _VARY = {"Vary": "Accept"}
+_PEM_CHAIN = "application/pem-certificate-chain"
 
 
 def application(
@@ -206,7 +208,8 @@ class _Service:
         return Response(offer.to_bytes(), media_type="application/json", headers=_NO_STORE)
 
     async def bundle(self, request: Request) -> Response:
-        form = self.bundle_json if _accepts_json(request) else self.bundle_pem
+        is_json = _accepts(request, "application/json", "application/jwk-set+json")
+        form = self.bundle_json if is_json else self.bundle_pem
         return await form(request)
 
     async def bundle_json(self, _request: Request) -> Response:
@@ -217,7 +220,7 @@ class _Service:
     async def bundle_pem(self, _request: Request) -> Response:
         steward, _ = self.current
         pem = b"".join(root.public_bytes(Encoding.PEM) for root in steward.authority.roots)
-        return Response(pem, media_type="application/pem-certificate-chain", headers=_VARY)
+        return Response(pem, media_type=_PEM_CHAIN, headers=_VARY)
 
     async def crl(self, request: Request) -> Response:
         steward, _ = self.current
@@ -328,6 +331,11 @@ class _Service:
                 return _refusal(request, unavailable, request_id)
             return _refusal(request, error, request_id)
         path = steward.authority.path
+        if _accepts(request, _PEM_CHAIN):
+            # RFC 8555, section 9.1: each certificate is followed by its issuer's.
+            chain = (*issued, *reversed(path))
+            pem = b"".join(each.public_bytes(Encoding.PEM) for each in chain)
+            return Response(pem, media_type=_PEM_CHAIN, headers=_NO_STORE | _VARY)
         body = (
             encode_bundle_answer(path, issued) if is_bundle else encode_pki_path([*path, *issued])
         )
@@ -455,12 +463,13 @@ def _checks(error: GarrisonError) -> list[Check]:
     return error.checks if isinstance(error, AppraisalRejected) else [check_of(error)]
 
 
-def _accepts_json(request: Request) -> bool:
+def _accepts(request: Request, *names: str) -> bool:
+    """Whether the client names one of these media types."""
     accepted = {
         part.partition(";")[0].strip().lower()
         for part in request.headers.get("accept", "").split(",")
     }
-    return not accepted.isdisjoint({"application/json", "application/jwk-set+json"})
+    return not accepted.isdisjoint(names)
 
 
 def _refusal_facts(

@@ -1,15 +1,17 @@
 """Endorsements in files, for evidence in files: told by what they hold, not by their names.
 
 A file may hold certificates or revocation lists (DER or PEM, one or many), the certificate table
-that a host hands to an SNP guest, or Intel's collateral: whole, in one of the forms of
-`garrison.formats.dcap_bundle`, or in the parts that Intel serves. In a directory, files that are
-none of these are passed over; a file that was named must be one. Hex and base64 are taken off.
+that a host hands to an SNP guest, JSON with certificates in it, or Intel's collateral: whole, in
+one of the forms of `garrison.formats.dcap_bundle`, or in the parts that Intel serves. In a
+directory, files that are none of these are passed over; a file that was named must be one. Hex
+and base64 are taken off.
 
 Nothing is judged here: verification holds each to the pinned roots.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import dataclass, field
@@ -24,12 +26,13 @@ from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
 from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
 from garrison.formats.snp_certificate_table import CertificateTable
-from garrison.steward.offline_forms import unwrap
+from garrison.steward.offline_forms import certificates_in, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from garrison.formats.sgx_certificate import PckCertificate
     from garrison.formats.snp import Report
     from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
 
@@ -38,7 +41,7 @@ _MAX_FILES = 256
 _ROOT = "Intel SGX Root CA"
 _SIGNERS = ("Intel SGX TCB Signing", _ROOT)
 _VEKS = ("SEV-VCEK", "SEV-VLEK")
-_PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.+?-----END \1-----", re.DOTALL)
+_PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----(.+?)-----END \1-----", re.DOTALL)
 _FIELD = "endorsements"
 
 
@@ -104,7 +107,7 @@ class Endorsements:
         armoured = list(_PEM.finditer(data))
         if armoured:
             for match in armoured:
-                self._add_pem(match[0], match[1] == b"CERTIFICATE", where)
+                self._add_pem(match[2], match[1] == b"CERTIFICATE", where)
             return
         if data[:1] == b"\x30":
             try:
@@ -118,13 +121,10 @@ class Endorsements:
         for _, content in table.entries:
             self.try_add(content)
 
-    def _add_pem(self, pem: bytes, is_certificate: bool, where: str) -> None:
+    def _add_pem(self, body: bytes, is_certificate: bool, where: str) -> None:
         try:
-            if is_certificate:
-                der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-            else:
-                der = x509.load_pem_x509_crl(pem).public_bytes(Encoding.DER)
-        except (ValueError, TypeError) as error:
+            der = base64.b64decode(b"".join(body.split()), validate=True)
+        except ValueError as error:
             raise Malformed("not PEM", field=where) from error
         if is_certificate:
             self.certificates.append(load_certificate(der, where))
@@ -140,6 +140,10 @@ class Endorsements:
             self.tcb_infos.append(text)
         elif "enclaveIdentity" in value and "signature" in value:
             self.qe_identities.append(text)
+        elif certificates := certificates_in(value):
+            # As Azure's host agent and guests' tools hand them on.
+            for certificate in certificates:
+                self.add(certificate, where)
         else:
             self.whole = read_bundle(text)
 
@@ -193,23 +197,36 @@ class Endorsements:
                 ) from error
             raise
 
-    def collateral(self, tee: str, pck_issuer: str) -> DcapCollateral | None:
-        """Intel's collateral for a quote; None if there is not all of it.
+    def collateral(self, tee: str, pck: PckCertificate) -> DcapCollateral:
+        """Intel's collateral for a quote, whole or put together.
 
         Args:
             tee: `SGX` or `TDX`.
-            pck_issuer: the common name of the issuer of the platform's PCK certificate.
+            pck: the platform's PCK certificate.
+
+        Raises:
+            Unavailable: there is not all of it.
         """
         if self.whole is not None:
             return self.whole
         lists = {_name(crl): crl.public_bytes(Encoding.DER) for crl in self.crls}
-        info = _of(self.tcb_infos, "tcbInfo", tee)
-        identity = _of(self.qe_identities, "enclaveIdentity", {"SGX": "QE", "TDX": "TD_QE"}[tee])
         chain = {_name(each): each.public_bytes(Encoding.PEM) for each in self.certificates}
-        if info is None or _ROOT not in lists or pck_issuer not in lists:
-            return None
         signers = b"".join(chain[name] for name in _SIGNERS if name in chain)
-        return DcapCollateral(lists[_ROOT], lists[pck_issuer], info, signers, identity, signers)
+        parts = {
+            f"revocation list of {_ROOT}": lists.get(_ROOT),
+            f"revocation list of {pck.issuer_name}": lists.get(pck.issuer_name),
+            f"TCB info for {tee}": _of(self.tcb_infos, "tcbInfo", tee, pck.fmspc.hex()),
+            f"certificate of {_SIGNERS[0]}": signers if _SIGNERS[0] in chain else None,
+        }
+        root, issued, info, signed = parts.values()
+        if root is None or issued is None or info is None or signed is None:
+            raise Unavailable(
+                "not all of Intel's collateral is there",
+                field=f"collateral for FMSPC {pck.fmspc.hex()}",
+                expected=", ".join(name for name, part in parts.items() if part is None),
+            )
+        identity = _of(self.qe_identities, "enclaveIdentity", {"SGX": "QE", "TDX": "TD_QE"}[tee])
+        return DcapCollateral(root, issued, info, signed, identity, signed)
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -237,5 +254,10 @@ def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
         return ""
 
 
-def _of(documents: list[bytes], member: str, name: str) -> bytes | None:
-    return next((each for each in documents if json.loads(each)[member].get("id") == name), None)
+def _of(documents: list[bytes], member: str, name: str, fmspc: str = "") -> bytes | None:
+    """The document of that name; of several that of the platform, if there is one."""
+    found = [each for each in documents if json.loads(each)[member].get("id") == name]
+    platform = (
+        each for each in found if str(json.loads(each)[member].get("fmspc")).lower() == fmspc
+    )
+    return next(platform, found[0] if found else None)

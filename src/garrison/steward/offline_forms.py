@@ -1,7 +1,8 @@
-"""Evidence out of what files wrap it in: text, PEM, and the JSON of those who hand it on.
+"""Evidence out of what files wrap it in: text, PEM, and the forms of those who hand it on.
 
 `unwrap` takes off one layer after the other until there is nothing more to take off: hex, base64
-(either alphabet, padded or not), the armour of PEM, a JSON string or array of bytes, and a JSON
+(either alphabet, padded or not), gzip, the armour of PEM, the messages of Google's guest libraries
+(protocol buffers and their text), a JSON string or array of bytes, and a JSON
 object that has evidence in a member of a name that such objects use: of Confidential
 Containers' guests, of Intel's and Microsoft's services, of common tools. What was taken off is
 told, for a user must know what the file was taken for. Certificates and collateral that stand
@@ -16,20 +17,28 @@ import base64
 import binascii
 import json
 import re
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from garrison.errors import Malformed
+from garrison.formats.guest_messages import read_message
 from garrison.formats.snp_report_json import is_report, report_from_json
 
 # Layers of a text in a text; real ones have four.
 _MAX_LAYERS = 8
+_GZIP = b"\x1f\x8b\x08"
+# What a file of evidence may have, `garrison.steward.offline_read`.
+_MAX_DECOMPRESSED = 512 * 1024
 # Shorter text is never base64 of evidence.
 _MIN_TEXT = 64
 _HEX = re.compile(rb"(?:0[xX])?(?:[0-9A-Fa-f]{2})+")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END \1-----")
 _CERTIFICATE = b"CERTIFICATE"
+# As a header of Intel's services has a chain.
+_ENCODED_PEM = b"-----BEGIN%20"
 # Where evidence stands in an object, in the order in which they are tried.
 _MEMBERS = (
     "quote",
@@ -46,6 +55,7 @@ _MEMBERS = (
     "token",
     "cca_token",
     "csr",
+    "verification_requests",
     "primary_evidence",
     "tee-evidence",
     "tee_evidence",
@@ -55,6 +65,9 @@ _MEMBERS = (
     "snp",
     "body",
     "data",
+    "outblob",
+    "tsm-report",
+    "cmw",
 )
 _CERTIFICATES = (
     "cert_chain",
@@ -75,7 +88,7 @@ _COLLATERAL = ("collateral", "quote_collateral", "quoteCollateral")
 # Of Azure's guests, whose evidence is the whole object.
 _AZURE = ({"hcl_report", "tpm_quote"}, {"report", "quote", "vcek"})
 # Of files that are Intel's collateral, and no evidence.
-_NOT_EVIDENCE = {"tcbInfo", "enclaveIdentity", "tcb_info", "qe_identity"}
+NOT_EVIDENCE = frozenset({"tcbInfo", "enclaveIdentity", "tcb_info", "qe_identity"})
 
 
 @dataclass(slots=True)
@@ -102,7 +115,7 @@ def unwrap(data: bytes) -> Unwrapped:
         Malformed: JSON that has no evidence in it, or a report in JSON that is none.
     """
     found = Unwrapped(data)
-    while _is_text(found.data) and _peel(found):
+    while _peel_binary(found) or (_is_text(found.data) and _peel(found)):
         if len(found.layers) > _MAX_LAYERS:
             raise Malformed(
                 "wrapped in too much",
@@ -111,6 +124,11 @@ def unwrap(data: bytes) -> Unwrapped:
                 expected=f"at most {_MAX_LAYERS} layers",
             )
     return found
+
+
+def is_azure(value: dict[str, Any]) -> bool:
+    """Whether an object is the evidence of a guest of Azure's, of which nothing is taken off."""
+    return any(keys <= set(value) for keys in _AZURE)
 
 
 def octets(value: object) -> bytes | None:
@@ -130,11 +148,46 @@ def _is_text(data: bytes) -> bool:
     return bool(data) and not data.translate(None, b"\t\n\r" + bytes(range(0x20, 0x7F)))
 
 
+def _peel_binary(found: Unwrapped) -> bool:
+    """Take off compression, or a message of Google's guest libraries, in bytes or as text."""
+    if found.data.startswith(_GZIP):
+        found.data = _decompress(found.data)
+        found.layers.append("gzip")
+        return True
+    message = read_message(found.data)
+    if message is None:
+        return False
+    found.data = message.evidence
+    found.certificates += message.certificates
+    found.layers.append(f"the message {message.name}")
+    return True
+
+
+def _decompress(data: bytes) -> bytes:
+    decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        found = decompressor.decompress(data, _MAX_DECOMPRESSED)
+    except zlib.error as error:
+        raise Malformed("not gzip", field="evidence") from error
+    if not decompressor.eof or decompressor.unused_data:
+        raise Malformed(
+            "not one whole file of gzip",
+            field="evidence",
+            found=f"{len(found)} bytes so far",
+            expected=f"at most {_MAX_DECOMPRESSED}, and nothing after",
+        )
+    return found
+
+
 def _peel(found: Unwrapped) -> bool:
-    """Take one layer off, if there is one."""
+    """Take one layer off a text, if there is one."""
     text = found.data.strip()
     if text[:1] in (b"{", b"[", b'"'):
         return _peel_json(found, text)
+    if text.startswith(_ENCODED_PEM):
+        found.data = unquote_to_bytes(text)
+        found.layers.append("percent-encoding")
+        return True
     armour = _PEM.fullmatch(text)
     if armour is not None and armour[1] != _CERTIFICATE:
         inner = _from_base64(b"".join(armour[2].split()))
@@ -182,7 +235,7 @@ def _peel_json(found: Unwrapped, text: bytes) -> bool:
         found.data = report_from_json(value)
         found.layers.append("JSON of an SNP report's fields")
         return True
-    if any(keys <= set(value) for keys in _AZURE) or _NOT_EVIDENCE & set(value):
+    if is_azure(value) or NOT_EVIDENCE & set(value):
         found.data = text
         return False
     return _peel_object(found, value)
@@ -191,25 +244,41 @@ def _peel_json(found: Unwrapped, text: bytes) -> bool:
 def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
     for name in _MEMBERS:
         member = value.get(name)
+        if isinstance(member, list) and len(member) == 1 and isinstance(member[0], dict):
+            # A request to verify several, of which there is one.
+            member = member[0]
+        match member:
+            case [str(), str() as inner] | [str(), str() as inner, int()]:
+                # A record in a collection (draft-ietf-rats-msg-wrap, "CMW Collections").
+                member = inner
         plain = octets(member)
         if isinstance(member, dict):
             plain = json.dumps(member).encode()
         if plain:
             found.data = plain
             found.layers.append(f"JSON member {name!r}")
-            for beside in _CERTIFICATES:
-                if beside != name:
-                    found.certificates += _certificates(value.get(beside))
+            found.certificates += certificates_in(value, but=name)
             for beside in _COLLATERAL:
                 if isinstance(value.get(beside), dict):
                     found.collateral = json.dumps(value[beside]).encode()
             return True
+    if certificates_in(value):
+        # Endorsements, which are not evidence and have no other form.
+        found.data = json.dumps(value).encode()
+        return False
     raise Malformed(
         "JSON without evidence",
         field="evidence",
         found=", ".join(sorted(map(repr, value)))[:200] or "no members",
         expected=f"one of {', '.join(_MEMBERS)}; or Azure's, with hcl_report and tpm_quote",
     )
+
+
+def certificates_in(value: dict[str, Any], but: str = "") -> list[bytes]:
+    """The certificates in the members of an object that commonly have them, whatever their form."""
+    return [
+        found for name in _CERTIFICATES if name != but for found in _certificates(value.get(name))
+    ]
 
 
 def _certificates(value: object) -> list[bytes]:

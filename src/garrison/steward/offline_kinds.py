@@ -280,21 +280,23 @@ def _collateral(quote: bytes, policy: DcapPolicy, means: Means) -> DcapCollatera
     """
     chain = dcap.verify_quote_chain(quote, policy.roots(), means.now).value
     pck = chain.pck
-    found = means.endorsements.collateral(chain.quote.header.tee.name, pck.issuer_name)
     directory = policy.simulated_endorsements.get(chain.anchor.name)
-    if found is None and chain.anchor.simulated and directory is not None:
-        found = simulated_collateral(directory)
-    if found is None and means.original is not None:
-        found = means.original.collateral(pck.issuer_name)
-    if found is not None or means.insecure_signatures_only:
-        return found
-    raise Unavailable(
-        "the quote's signatures and chain are good, but whether its platform is to be trusted"
-        " Intel's collateral must say",
-        field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
-        expected="revocation lists, TCB info and QE identity",
-        hint="give it with --collateral or --endorsements",
-    )
+    try:
+        return means.endorsements.collateral(chain.quote.header.tee.name, pck)
+    except Unavailable as error:
+        if chain.anchor.simulated and directory is not None:
+            return simulated_collateral(directory)
+        if means.original is not None:
+            return means.original.collateral(pck.issuer_name)
+        if means.insecure_signatures_only:
+            return None
+        raise Unavailable(
+            "the quote's signatures and chain are good, but whether its platform is to be trusted"
+            " Intel's collateral must say",
+            field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
+            expected=error.expected,
+            hint="give it with --collateral or --endorsements",
+        ) from error
 
 
 def _cca(raw: bytes, tees: TeePolicies, wanted: bytes | None, means: Means) -> Genuine:
@@ -356,7 +358,7 @@ def _azure(
     def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
         return snp_appraisal.appraise(found, policy, data, means.now)
 
-    result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
     anchor = hardware.anchor
     return Genuine(anchor.name, anchor.simulated, hardware.crl_checked, facts, b"", result)
@@ -377,7 +379,7 @@ def _azure_tdx(
     def appraise(found: Verified[dcap.TdxClaims], data: bytes) -> AttestationResult:
         return tdx_appraisal.appraise(found, policy, data, means.now)
 
-    result = azure_appraisal.appraise(verified, own, nonce, appraise)
+    result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     return _of_intel(verified.value.hardware.value.platform, b"", result)
 
 

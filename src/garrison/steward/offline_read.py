@@ -3,19 +3,20 @@
 What a file wraps its evidence in is taken off first (`garrison.steward.offline_forms`). The kind is
 then known by the first bytes: an SNP report, alone or with the certificates that a host hands out
 with it; a quote; a Nitro document; a CCA token; Azure's evidence or its paravisor's report;
-Garrison's own evidence (CMW, CBOR or JSON); or a certificate request with evidence in it. A
-directory holds one of them under a known name, with the endorsements that came with it, or the
-certificate of a chip alone, whose chain can be verified. Anything else is refused, as are files
-beyond their bound.
+Garrison's own evidence (CMW, CBOR or JSON); or a certificate request with evidence in it. An
+RA-TLS certificate has a quote in it. A directory holds one of them under a known name, with the
+endorsements that came with it, there or in a directory of its own, or the certificate of a chip
+alone, whose chain can be verified. Anything else is refused, as are files beyond their bound.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ExtensionNotFound, ObjectIdentifier, UnrecognizedExtension
 
 from garrison.errors import Malformed, Misuse
 from garrison.formats import cmw
@@ -38,7 +39,7 @@ from garrison.formats.evidence import (
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
 from garrison.formats.sgx_evidence import EnarxSgxEvidence
 from garrison.formats.snp import REPORT_SIZE, VERSIONS, Report
-from garrison.formats.snp_certificate import VekCertificate
+from garrison.formats.snp_certificate import VekCertificate, load_certificate
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.tdx_report import TdReport
@@ -46,6 +47,7 @@ from garrison.steward.offline_claims import nitro_claims, snp_claims, vek_claims
 from garrison.steward.offline_endorsements import Endorsements, read_file
 from garrison.steward.offline_forms import unwrap
 from garrison.steward.offline_kinds import Kind, claims_of, read_trust_anchors, tee_of
+from garrison.steward.offline_mistaken import refuse_mistaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,9 +65,17 @@ _EVIDENCE = (
     "hcl_report.bin",
     "token.cbor",
     "quote.bin",
+    "quote.dat",
     "report.bin",
+    "attestation-report.bin",
+    "attestation_report.bin",
+    "attestation.bin",
+    "report.dat",
     "document.cbor",
+    "attestation_document.bin",
 )
+# Where tools put the endorsements, beside evidence.
+_BESIDE = ("certs", "certificates", "collateral", "endorsements")
 _EVENT_LOGS = ("ccel_data.bin", "ccel.bin", "event_log.bin")
 _MAX_LOG = 4 << 20
 # First bytes: a DER SEQUENCE; a CMW record, a CBOR array of two; COSE_Sign1, untagged and tagged.
@@ -82,6 +92,8 @@ _RESPONSE = bytes(4) + REPORT_SIZE.to_bytes(4, "little") + bytes(24)
 # CBOR tags 399 and 907.
 _CCA = (b"\xd9\x01\x8f", b"\xd9\x03\x8b")
 _HCL = b"HCLA"
+# Intel's white paper "Integrating Remote Attestation with Transport Layer Security".
+_RA_TLS = ObjectIdentifier("1.2.840.113741.1337.6")
 _READERS: dict[str, Callable[[bytes], Kind]] = {
     SGX_MEDIA_TYPE: Quote.from_bytes,
     TDX_MEDIA_TYPE: Quote.from_bytes,
@@ -287,6 +299,9 @@ def _sniff(data: bytes, endorsements: Endorsements) -> Found:
         leaf = _vek(data)
         if leaf is not None:
             return Found(leaf, leaf.leaf, endorsements)
+        single = _single_certificate(data)
+        if single is not None:
+            return _der(single, endorsements)
     if data.startswith(_CMW):
         return of_evidence(cmw.decode(data), data, endorsements)
     if data.startswith(_COSE):
@@ -298,11 +313,12 @@ def _sniff(data: bytes, endorsements: Endorsements) -> Found:
     ):
         if data.startswith(first):
             return Found(reader(data), data, endorsements)
+    refuse_mistaken(data)
     text = data.lstrip()
     if text.startswith(b"{"):
         return Found(AzureEvidence.from_bytes(data), data, endorsements)
     if text.startswith(b"["):
-        return of_evidence(_from_json(data), data, endorsements)
+        return of_evidence(cmw.decode_json(data), data, endorsements)
     raise _unknown(f"{len(data)} bytes, from {data[:4].hex() or 'nothing'}")
 
 
@@ -312,8 +328,10 @@ def _report(data: bytes, endorsements: Endorsements) -> Found:
     certificates: tuple[bytes, ...] = ()
     layers: tuple[str, ...] = ()
     if any(rest):
-        table = CertificateTable.from_bytes(rest)
-        certificates, layers = table.chain(), ("an extended report",)
+        table = _table(rest)
+        # Some hosts put PEM into it, which is among the endorsements then.
+        certificates = tuple(each for each in table.chain() if each.startswith(_DER))
+        layers = ("an extended report",)
         for _, content in table.entries:
             endorsements.try_add(content)
     elif rest:
@@ -321,10 +339,51 @@ def _report(data: bytes, endorsements: Endorsements) -> Found:
     return Found(SnpEvidence(report, certificates), report, endorsements, layers=layers)
 
 
+def _table(rest: bytes) -> CertificateTable:
+    try:
+        return CertificateTable.from_bytes(rest)
+    except Malformed as error:
+        raise Malformed(
+            f"neither a host's certificate table nor zeros ({error.field}: {error.message})",
+            field="what follows the SNP report",
+            found=f"{len(rest)} bytes",
+            hint=f"the report alone is the first {REPORT_SIZE} bytes",
+        ) from error
+
+
 def _der(data: bytes, endorsements: Endorsements) -> Found:
-    """A certificate request, or the certificate of a chip."""
+    """A certificate request, the certificate of a chip, or one with evidence in it."""
     leaf = _vek(data)
-    return of_request(data, endorsements) if leaf is None else Found(leaf, data, endorsements)
+    if leaf is not None:
+        return Found(leaf, data, endorsements)
+    quote = _certified_quote(data)
+    if quote is not None:
+        inner = _sniff(quote, endorsements)
+        return replace(inner, layers=("an RA-TLS certificate", *inner.layers))
+    refuse_mistaken(data)
+    return of_request(data, endorsements)
+
+
+def _certified_quote(data: bytes) -> bytes | None:
+    """The quote in the extension of an RA-TLS certificate; None if it is none.
+
+    What the quote is bound to is the certificate's key, in one of several forms: it is not held to
+    that, and said to be unbound.
+    """
+    try:
+        certificate = load_certificate(data, "certificate")
+        found = certificate.extensions.get_extension_for_oid(_RA_TLS).value
+    except (Malformed, ExtensionNotFound):
+        return None
+    return found.value if isinstance(found, UnrecognizedExtension) else None
+
+
+def _single_certificate(pem: bytes) -> bytes | None:
+    found = Endorsements()
+    found.try_add(pem)
+    if len(found.certificates) != 1 or found.crls:
+        return None
+    return found.certificates[0].public_bytes(Encoding.DER)
 
 
 def _vek(data: bytes) -> VekChain | None:
@@ -344,29 +403,12 @@ def _with_signer(found: Found) -> Found:
     return found
 
 
-def _from_json(data: bytes) -> Evidence:
-    """A CMW record in JSON: media type and base64url."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("not JSON", field="CMW record") from error
-    match value:
-        case [str(media_type), str(text)]:
-            try:
-                padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-                payload = base64.b64decode(padded, altchars=b"-_", validate=True)
-            except ValueError as error:
-                raise Malformed("not base64url", field="CMW record: value") from error
-            return Evidence(media_type, payload)
-    raise Malformed("wrong form", field="CMW record", expected='["media type", "base64url"]')
-
-
 def _read_directory(path: Path, endorsements: Endorsements) -> Found:
     name = next((name for name in _EVIDENCE if (path / name).exists()), None)
     found = None
     if name is not None:
         found = _read(read_file(path / name, _MAX_FILE), endorsements)
-    endorsements.add_paths([path])
+    endorsements.add_paths([path, *(path / each for each in _BESIDE if (path / each).is_dir())])
     if found is None:
         veks = endorsements.veks()
         if not veks:

@@ -69,6 +69,7 @@ class FakeNitro:
         algorithm: Algorithm = Algorithm.ES384,
         signer: ec.EllipticCurvePrivateKey | None = None,
         tagged: bool = False,
+        indefinite: bool = False,
         **changes: Any,
     ) -> bytes:
         """A document, signed.
@@ -78,6 +79,7 @@ class FakeNitro:
             algorithm: what signs it.
             signer: whose key signs it, if not the enclave's.
             tagged: whether it has its tag.
+            indefinite: whether its map has no length, as newer modules write it.
             changes: members to change; None leaves one out.
         """
         *bundle, leaf = chain or self.chain()
@@ -93,4 +95,6 @@ class FakeNitro:
             "nonce": b"nonce",
         } | changes
         payload = _cbor.encode({key: value for key, value in fields.items() if value is not None})
+        if indefinite:
+            payload = b"\xbf" + payload[1:] + b"\xff"
         return sign(payload, signer or key("enclave"), algorithm, tagged=tagged).to_bytes()

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from garrison.errors import Unverified
 from garrison.formats.dcap_collateral import EnclaveIdentity, Signed, TcbInfo
-from garrison.formats.dcap_quote import CertificationKind, Quote
+from garrison.formats.dcap_quote import CertificationKind, Quote, read_qe_report
 from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.sgx_report import SgxReport
 from garrison.formats.snp_certificate import load_crl
@@ -197,7 +197,7 @@ def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> Verified[Qu
         pck.certificate, der_signature(signature.qe_signature), signature.qe_report, "QE report"
     )
     # 5. Attestation key.
-    qe_report = _qe_report(signature.qe_report)
+    qe_report = read_qe_report(signature.qe_report)
     bound = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
     if qe_report.report_data != bound.ljust(64, b"\0"):
         raise Unverified(
@@ -219,13 +219,7 @@ def _verdict(
 ) -> TcbVerdict:
     """Step 11: the same for all quotes of a platform, until it starts again."""
     found = PckCertificate.from_certificate(pck)
-    return evaluate(genuine.info, genuine.identity, found, _qe_report(qe_report), platform)
-
-
-@lru_cache(REMEMBERED)
-def _qe_report(data: bytes) -> SgxReport:
-    """The report of a quoting enclave, which is the same until the platform starts again."""
-    return SgxReport.from_bytes(data)
+    return evaluate(genuine.info, genuine.identity, found, read_qe_report(qe_report), platform)
 
 
 def _check_quote_signature(quote: Quote) -> None:

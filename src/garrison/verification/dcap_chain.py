@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PCK_ISSUERS = ("Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA")
 _PCK = "Intel SGX PCK Certificate"
 _TCB_SIGNING = "Intel SGX TCB Signing"
+_ECDSA = ec.ECDSA(hashes.SHA256())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,13 +178,14 @@ def check_der_signature(
     Raises:
         Unverified: it did not.
     """
-    name = issuer.subject.rfc4514_string()
     key = issuer.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        name = issuer.subject.rfc4514_string()
         raise Unverified("wrong kind of key", field=f"{field}: {name}", expected="P-256")
     try:
-        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, data, _ECDSA)
     except InvalidSignature as error:
+        name = issuer.subject.rfc4514_string()
         raise Unverified(
             "the signature is wrong", field=field, expected=f"one by {name}"
         ) from error

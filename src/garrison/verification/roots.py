@@ -1,7 +1,9 @@
 """The roots of trust: the vendors', pinned in `roots.toml`, and simulated ones that were named.
 
-A root that evidence came with is only ever compared with these. A simulated root is one whose
-key the configuration names; whatever it vouches for says so.
+A root that evidence came with is only ever compared with these, by its key: vendors have made
+more than one certificate for the same key (Intel's first one ends in 2033, and is in the quotes
+of older platforms), and whoever follows a chain checks that the key has signed its root itself.
+A simulated root is one whose key the configuration names; whatever it vouches for says so.
 """
 
 from __future__ import annotations
@@ -35,7 +37,15 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A vendor's root as it was published."""
+    """A vendor's root as it was published.
+
+    Attributes:
+        name: what results call it.
+        vendor: whose it is.
+        certificate_sha256: the certificate at `source`, to compare it with; trust is in the key.
+        key_sha256: its key (SPKI, DER), which is what is trusted.
+        source: where it was published.
+    """
 
     name: str
     vendor: str
@@ -81,14 +91,16 @@ class Roots:
         return cls(pins, simulated)
 
     def anchor(self, certificate: x509.Certificate, vendor: Vendor, field: str) -> Anchor:
-        """Find `certificate` among the roots of `vendor` and the simulated ones.
+        """Find `certificate` among the roots of `vendor` and the simulated ones, by its key.
+
+        That it is signed by that key is for the caller to check, as of any certificate.
 
         Raises:
             Unverified: it is none of them.
         """
-        key, whole = _fingerprints(certificate)
+        key = _fingerprint(certificate)
         for pin in self.pins:
-            if (pin.vendor, pin.certificate_sha256, pin.key_sha256) == (vendor, whole, key):
+            if (pin.vendor, pin.key_sha256) == (vendor, key):
                 return Anchor(pin.name, simulated=False)
         if key in self.simulated:
             return Anchor(self.simulated[key], simulated=True)
@@ -104,11 +116,10 @@ class Roots:
 
 
 @lru_cache(64)
-def _fingerprints(certificate: x509.Certificate) -> tuple[str, str]:
-    """SHA-256 of the key and of the whole of a root, which all evidence of its vendor brings."""
+def _fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the key of a root, which all evidence of its vendor brings."""
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    whole = certificate.public_bytes(Encoding.DER)
-    return hashlib.sha256(spki).hexdigest(), hashlib.sha256(whole).hexdigest()
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _pins() -> tuple[Pin, ...]:

@@ -95,7 +95,7 @@ class Vector:
         def hardware(verified: Verified[SnpClaims], report_data: bytes) -> AttestationResult:
             return snp_appraisal.appraise(verified, snp_policy, report_data, self.now)
 
-        return appraise(self.verify(), policy, nonce, hardware)
+        return appraise(self.verify(), policy, nonce, hardware, self.now)
 
 
 @cache

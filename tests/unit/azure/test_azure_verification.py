@@ -277,7 +277,7 @@ def test_appraisal(
     def hardware(inner: Verified[SnpClaims], report_data: bytes) -> AttestationResult:
         return snp_appraisal.appraise(inner, snp_policy, report_data, NOW)
 
-    result = appraise(verified, policy, NONCE, hardware)
+    result = appraise(verified, policy, NONCE, hardware, NOW)
     assert [each.name for each in result.checks if not each.passed] == failed
     assert result.simulated
     assert result.tee is Tee.SNP

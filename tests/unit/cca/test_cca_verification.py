@@ -119,6 +119,13 @@ def test_the_hash_of_the_measurements_is_not_that_of_the_key() -> None:
         check(FAKE.token(realm={44240: "sha-512"}))
 
 
+def test_measurements_that_are_padded() -> None:
+    """Realm managers may have registers of 64 bytes, whatever the algorithm."""
+    padded = bytes(range(32)).ljust(64, b"\0")
+    token = FAKE.token(realm={44236: "sha-256", 44238: padded, 44239: [padded] * 4})
+    assert check(token).value.token.realm.initial_measurement == padded
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,7 +137,6 @@ def test_the_hash_of_the_measurements_is_not_that_of_the_key() -> None:
         ({"platform": {2396: bytes(32)}}, "not a trusted platform"),
         ({"realm": {44240: "md5"}}, "key's hash algorithm: unknown hash algorithm"),
         ({"realm": {44236: "md5"}}, "hash algorithm: unknown hash algorithm"),
-        ({"realm": {44236: "sha-512"}}, "not of the realm's hash algorithm"),
     ],
 )
 def test_unverified(arguments: dict[str, Any], message: str) -> None:

@@ -237,6 +237,9 @@ def test_chains() -> None:
     ders = [each.public_bytes(Encoding.DER) for each in load_chain(pem + b"\0", "chain")]
     assert len(ders) == 3
     assert len(load_chain(pem.replace(b"\n", b"\r\n"), "chain")) == 3
+    # Some provisioning services put the leaf before its issuers without a line break.
+    joined = pem.replace(b"-----END CERTIFICATE-----\n", b"-----END CERTIFICATE-----", 1)
+    assert [each.public_bytes(Encoding.DER) for each in load_chain(joined, "chain")] == ders
     for wrong in (
         b"",
         b"\0",

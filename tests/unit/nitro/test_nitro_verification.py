@@ -36,9 +36,12 @@ def policy(text: str) -> NitroPolicy:
     return NitroPolicy.from_table(Table.parse(text, source="policy"))
 
 
+@pytest.mark.parametrize("indefinite", [True, False])
 @pytest.mark.parametrize("tagged", [True, False])
-def test_genuine(tagged: bool) -> None:
-    verified = check(FAKE.document(tagged=tagged))
+def test_genuine(tagged: bool, indefinite: bool) -> None:
+    document = FAKE.document(tagged=tagged, indefinite=indefinite)
+    verified = check(document)
+    assert verified.value.document.to_bytes() == document
     assert verified.value.anchor.simulated
     result = appraise(verified, policy('[pcrs]\nothers = "any"'), REPORT_DATA, NOW)
     result.require()
@@ -259,6 +262,46 @@ def test_cbor_that_parses_has_one_encoding(data: bytes) -> None:
 def test_cbor_in_another_encoding(data: str) -> None:
     with pytest.raises(Malformed):
         _cbor.decode(bytes.fromhex(data), "value", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        ("9fff", []),
+        ("bfff", {}),
+        ("9f019f02ff8103ff", [1, [2], [3]]),
+        ("bf0182020361619f04ffff", {1: [2, 3], "a": [4]}),
+        ("a101bf02f6ff", {1: {2: None}}),
+    ],
+)
+def test_cbor_of_indefinite_length_where_it_is_asked_for(data: str, value: object) -> None:
+    octets = bytes.fromhex(data)
+    assert _cbor.decode(octets, "value", 1 << 20, indefinite=True) == value
+    with pytest.raises(Malformed, match="not CBOR in its one encoding"):
+        _cbor.decode(octets, "value", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "9f",
+        "9f01",
+        "bf",
+        "bf01ff",  # a key without a value
+        "bf010201ff",
+        "bf01020103ff",  # a key twice
+        "ff",
+        "81ff",
+        "5f40ff",  # strings have a length
+        "7f60ff",
+        "df00ff",
+        "9fffff",
+        "9f" * 18 + "ff" * 18,  # too deep
+    ],
+)
+def test_cbor_of_indefinite_length_that_is_none(data: str) -> None:
+    with pytest.raises(Malformed):
+        _cbor.decode(bytes.fromhex(data), "value", 1 << 20, indefinite=True)
 
 
 def test_cbor_that_is_too_long() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.cli.verify import command
@@ -22,6 +27,13 @@ from garrison.formats.snp_report_json import report_from_json
 from garrison.steward.offline_forms import unwrap
 from garrison.testing.azure import FakeAzure
 from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
+from garrison.testing.guest_messages import (
+    attestation_fields,
+    binary,
+    quote_fields,
+    report_fields,
+    text,
+)
 from garrison.testing.nitro import FakeNitro
 from garrison.testing.snp import FakePlatform
 
@@ -356,8 +368,6 @@ def bundle(made: DcapCollateral, **changes: str) -> bytes:
 
 
 def forms_of_collateral(made: DcapCollateral) -> dict[str, bytes]:
-    from urllib.parse import quote
-
     inner = json.loads(made.tcb_info)
     text = made.tcb_info.decode()
     signed = text[len('{"tcbInfo":') : text.rindex(',"signature"')]
@@ -399,24 +409,31 @@ def test_collateral_in_every_form(policy: Path, tmp_path: Path, form: str) -> No
 def test_collateral_in_parts_as_intel_serves_them(policy: Path, tmp_path: Path) -> None:
     made = INTEL.collateral(TeeType.TDX)
     other = INTEL.collateral(TeeType.SGX)
+    elsewhere = INTEL.collateral(TeeType.TDX, {"fmspc": "0123456789AB"})
     parts = tmp_path / "parts"
     parts.mkdir()
     for name, data in (
         ("root.crl", made.root_crl),
         ("pck.crl.hex", made.pck_crl.hex().encode()),
         ("tcb", made.tcb_info),
-        ("tcb of SGX", other.tcb_info),
+        ("a tcb of another platform", elsewhere.tcb_info),
+        ("a tcb of SGX", other.tcb_info),
         ("identity", made.qe_identity or b""),
-        ("chain.pem", made.tcb_info_chain),
+        # As it stands in a header.
+        ("chain.txt", quote(made.tcb_info_chain).encode()),
         ("README", b"nothing of the kind"),
     ):
         (parts / name).write_bytes(data)
     file = put(tmp_path / "quote.bin", FakeQuoter(INTEL).quote(td_report(), 5))
     admitted(verify(file, "--endorsements", parts, "--policy", policy))
-    (parts / "root.crl").unlink()
-    done = verify(file, "--endorsements", parts, "--policy", policy)
-    assert isinstance(done.exception, Unavailable)
-    assert "revocation lists, TCB info and QE identity" in str(done.exception)
+    for name, expected in (
+        ("root.crl", "revocation list of Intel SGX Root CA"),
+        ("chain.txt", "revocation list of Intel SGX Root CA, certificate of Intel SGX TCB Signing"),
+    ):
+        (parts / name).unlink()
+        done = verify(file, "--endorsements", parts, "--policy", policy)
+        assert isinstance(done.exception, Unavailable)
+        assert done.exception.expected == expected
     assert isinstance(
         verify(file, "--endorsements", parts / "README", "--policy", policy).exception, Malformed
     )
@@ -445,7 +462,152 @@ def test_signatures_alone_are_enough_only_if_the_user_says_so(policy: Path, tmp_
     assert isinstance(refused.exception, Unverified)
 
 
+# Messages, compression, certificates with a quote in them, and directories of tools.
+
+
+@pytest.mark.parametrize("form", [binary, text])
+def test_messages_of_googles_guest_libraries(policy: Path, tmp_path: Path, form: Any) -> None:
+    fields = attestation_fields(PLATFORM.report(), PLATFORM.endorsements())
+    file = put(tmp_path / "attestation", form(fields))
+    taken_for = admitted(verify(file, "--policy", policy))["taken_for"]
+    assert "with 1 certificates, out of the message sevsnp.Attestation" in taken_for
+    changed = [(1, "report", report_fields(PLATFORM.report(guest_svn=7)[:-1] + b"\0")), fields[1]]
+    changed[0][2][1] = (2, "guest_svn", 8)
+    wrong = verify(put(tmp_path / "changed", form(changed)), "--policy", policy)
+    assert isinstance(wrong.exception, Unverified)
+    quote = form(quote_fields(FakeQuoter(INTEL).quote(td_report(), 4), 4))
+    given = put(tmp_path / "collateral.json", bundle(INTEL.collateral(TeeType.TDX)))
+    for data in (quote, b64encode(quote)):
+        done = verify(put(tmp_path / "quote", data), "--collateral", given, "--policy", policy)
+        assert "out of the message tdx.QuoteV4" in admitted(done)["taken_for"]
+
+
+def test_compressed_evidence(policy: Path, tmp_path: Path) -> None:
+    document = gzip.compress(FakeNitro().document())
+    for data in (document, b64encode(document), json.dumps({"body": b64encode(document).decode()})):
+        file = put(tmp_path / "evidence", data if isinstance(data, bytes) else data.encode())
+        assert "out of gzip" in admitted(verify(file, "--policy", policy))["taken_for"]
+    for wrong, message in (
+        (document[:-1], "not one whole file of gzip"),
+        (document + b"x", "not one whole file of gzip"),
+        (document[:20] + b"\xff" * 20 + document[40:], "gzip"),
+        (gzip.compress(bytes(64 << 20)), "not one whole file of gzip"),
+    ):
+        done = verify(put(tmp_path / "wrong", wrong), "--policy", policy)
+        assert isinstance(done.exception, Malformed)
+        assert message in str(done.exception)
+
+
+def with_quote(quote: bytes, oid: str = "1.2.840.113741.1337.6") -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an enclave")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), quote), False)  # noqa: FBT003 - not critical
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("armour", [bytes, pem])
+def test_a_certificate_with_a_quote_in_it(policy: Path, tmp_path: Path, armour: Any) -> None:
+    made = with_quote(FakeQuoter(INTEL).quote(sgx_report(), 3))
+    file = put(tmp_path / "server", armour(made))
+    given = put(tmp_path / "collateral.json", bundle(INTEL.collateral(TeeType.SGX)))
+    document = admitted(verify(file, "--collateral", given, "--policy", policy))
+    assert "out of an RA-TLS certificate" in document["taken_for"]
+    assert "nobody said what" in document["not_looked_at"][0]
+    none = put(tmp_path / "none", armour(with_quote(b"", "1.2.3.4")))
+    with pytest.raises(Malformed, match="a certificate, and no evidence"):
+        raise verify(none, "--policy", policy).exception or AssertionError
+
+
+def test_certificates_in_json(policy: Path, tmp_path: Path) -> None:
+    """As the host agent of Azure's virtual machines gives them."""
+    chain = PLATFORM.endorsements()
+    given = {
+        "vcekCert": pem(chain.leaf).decode(),
+        "tcbm": "DB18000000000004",
+        "certificateChain": (pem(chain.issuer) + pem(chain.root)).decode(),
+    }
+    file = put(tmp_path / "thim.json", json.dumps(given).encode())
+    report = put(tmp_path / "report.bin", PLATFORM.report())
+    admitted(verify(report, "--certificate", file, "--policy", policy))
+    with pytest.raises(Malformed, match="certificates in JSON, and no evidence"):
+        raise verify(file, "--policy", policy).exception or AssertionError
+
+
+@pytest.mark.parametrize("name", ["report.bin", "attestation-report.bin", "attestation.bin"])
+@pytest.mark.parametrize("beside", ["", "certs", "endorsements"])
+def test_a_directory_as_tools_leave_it(
+    policy: Path, tmp_path: Path, name: str, beside: str
+) -> None:
+    chain, directory = PLATFORM.endorsements(), tmp_path / "found"
+    (directory / beside).mkdir(parents=True)
+    put(directory / name, PLATFORM.report())
+    put(directory / "request-file.bin", bytes(64))
+    for each, der in (("vcek", chain.leaf), ("ask", chain.issuer), ("ark", chain.root)):
+        put(directory / beside / f"{each}.pem", pem(der))
+    admitted(verify(directory, "--policy", policy))
+
+
+def test_the_kernels_report_interface_in_json(policy: Path, tmp_path: Path) -> None:
+    """As configfs-tsm has it, alone and in a collection; the certificates may be PEM."""
+    chain = PLATFORM.endorsements()
+    entries = ((VCEK, pem(chain.leaf)), (ASK, pem(chain.issuer)), (ARK, pem(chain.root)))
+    table = CertificateTable(entries).to_bytes()
+    report = {
+        "auxblob": urlsafe_b64encode(table).decode(),
+        "outblob": urlsafe_b64encode(PLATFORM.report()).decode(),
+        "provider": "sev_guest\n",
+    }
+    record = ["application/x", b64encode(json.dumps(report).encode()).decode()]
+    collection = {"__cmwc_t": "tag:x", "tsm-report": record}
+    wrapped = {"cmw": b64encode(json.dumps(collection).encode()).decode(), "eat_nonce": "x"}
+    for value in (report, collection, wrapped):
+        file = put(tmp_path / "evidence.json", json.dumps(value).encode())
+        admitted(verify(file, "--policy", policy))
+    both = put(tmp_path / "extended.bin", PLATFORM.report() + table)
+    admitted(verify(both, "--policy", policy))
+
+
+def test_a_request_to_verify_one(policy: Path, tmp_path: Path) -> None:
+    value = {"tee": "nitro", "evidence": urlsafe_b64encode(FakeNitro().document()).decode()}
+    for requests, fits in (([value], True), ([value, value], False)):
+        data = json.dumps({"verification_requests": requests, "policy_ids": []}).encode()
+        done = verify(put(tmp_path / "request.json", data), "--policy", policy)
+        if fits:
+            admitted(done)
+        else:
+            assert isinstance(done.exception, Malformed)
+
+
 # What is none.
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (PLATFORM.endorsements().issuer, "a certificate, and no evidence"),
+        (pem(PLATFORM.endorsements().root) * 2, "certificates or revocation lists, and no"),
+        (INTEL.collateral(TeeType.SGX).root_crl, "a revocation list, and no evidence"),
+        (INTEL.collateral(TeeType.SGX).tcb_info, "Intel's collateral, and no evidence"),
+        (b'[{"pkey": {}}]', "keys of CCA platforms, and no evidence"),
+        (b"\x81\0" + bytes(1022), "a TDREPORT, and no evidence"),
+        (b"eyJhbGciOiJFUzI1NiJ9.e30.c2ln", "a JSON web token, and no evidence"),
+        (bytes(32) + b"Spec ID Event03\0" + bytes(100), "an event log, and no evidence"),
+        (b"CCEL" + bytes(52), "the ACPI table of an event log, and no evidence"),
+        (b"\xff\x54\x43\x47\x80\x18" + bytes(90), "a TPM's quote by itself, and no evidence"),
+        (b"\x02\0\x01\0" + bytes(1112), "a quote of EPID's, and no evidence"),
+        (PLATFORM.report() + b"\x01" * 20, "neither a host's certificate table nor zeros"),
+    ],
+)
+def test_what_is_taken_for_evidence(
+    policy: Path, tmp_path: Path, data: bytes, message: str
+) -> None:
+    with pytest.raises(Malformed, match=message) as caught:
+        raise verify(put(tmp_path / "file", data), "--policy", policy).exception or AssertionError
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

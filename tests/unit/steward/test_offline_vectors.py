@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64encode
+from base64 import encodebytes, urlsafe_b64encode
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,20 @@ def test_the_verdict_of_every_vector_without_a_policy() -> None:
         else:
             assert verdict == "unverified", (name, done.exception)
     assert seen >= 70
+
+
+def test_a_chips_certificate_in_pem(tmp_path: Path) -> None:
+    """AMD's have serial number 0, of which a library would warn."""
+    directory = vectors("snp") / "microsoft-genoa-v3-vcek"
+    text = encodebytes((directory / "vek.der").read_bytes()).decode()
+    chip = tmp_path / "vcek.pem"
+    chip.write_text(f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n")
+    chain = [
+        word for name in ("ask", "ark") for word in ("--endorsements", directory / f"{name}.der")
+    ]
+    done = verify(directory / "report.bin", "--certificate", chip, *chain, *at(directory))
+    assert done.exception is None
+    assert "Genuine" in done.stdout
 
 
 def test_an_event_log_beside_a_quote() -> None:

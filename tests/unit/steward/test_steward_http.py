@@ -166,6 +166,25 @@ def test_bundle_of_requests_is_answered_in_order(ask: Ask, steward: Steward, kee
     ]
 
 
+def test_pem_for_who_accepts_it(ask: Ask, steward: Steward, keep: Keep) -> None:
+    """Leaf first, as other certificate authorities give chains; a bundle's leaves in order."""
+    accept = "application/pem-certificate-chain, */*;q=0.1"
+    other = Keep()
+    bundle = encode_bundle([keep.request(steward), other.request(steward)])
+    for body, media_type, keys in (
+        (keep.request(steward, WORKLOAD), PKCS10_MEDIA_TYPE, [keep.key]),
+        (bundle, BUNDLE_MEDIA_TYPE, [keep.key, other.key]),
+    ):
+        answer = certify(ask, body, media_type, accept)
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "application/pem-certificate-chain"
+        *leaves, root = x509.load_pem_x509_certificates(answer.body)
+        assert root == steward.authority.certificate
+        assert [leaf.public_key() for leaf in leaves] == [key.public_key() for key in keys]
+        for leaf in leaves:
+            leaf.verify_directly_issued_by(root)
+
+
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_bundle_is_all_or_nothing(ask: Ask, steward: Steward, keep: Keep, wrong: int) -> None:
     requests = [keep.request(steward), keep.request(steward)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from garrison.errors import Misuse
+from garrison.errors import Misuse, Unverified
 from garrison.formats.snp_certificate import load_certificate
 from garrison.testing.snp import FakePlatform
-from garrison.verification.roots import Anchor, Roots
+from garrison.verification.roots import Anchor, Pin, Roots
+from garrison.verification.snp import verify
 
 
 def test_pins() -> None:
@@ -30,6 +33,32 @@ def test_a_simulated_root_says_that_it_is_one() -> None:
     platform = FakePlatform()
     ark = load_certificate(platform.endorsements().root, "ARK")
     assert platform.roots().anchor(ark, "amd", "ARK") == Anchor("test", simulated=True)
+
+
+def test_another_certificate_of_a_pinned_key() -> None:
+    """Intel's root has two certificates with one key; older quotes bring the first."""
+    platform = FakePlatform()
+    ark = load_certificate(platform.endorsements().root, "ARK")
+    key = next(iter(platform.roots().simulated))
+    roots = Roots((Pin("Root", "amd", "0" * 64, key, "https://vendor.invalid"),), {})
+    assert roots.anchor(ark, "amd", "ARK") == Anchor("Root", simulated=False)
+    with pytest.raises(Unverified, match="not a trusted root"):
+        roots.anchor(ark, "intel", "ARK")
+
+
+def test_a_root_that_its_key_did_not_sign() -> None:
+    """The key alone does not make a root: anybody can write a certificate for it."""
+    platform = FakePlatform()
+    endorsements = platform.endorsements()
+    forged = bytearray(endorsements.root)
+    forged[-1] ^= 1
+    with pytest.raises(Unverified, match="ARK certificate: the signature is wrong"):
+        verify(
+            platform.report(),
+            replace(endorsements, root=bytes(forged)),
+            platform.roots(),
+            datetime(2026, 7, 1, tzinfo=UTC),
+        )
 
 
 def test_no_simulated_root_without_a_name() -> None:
