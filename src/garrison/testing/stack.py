@@ -154,7 +154,7 @@ class Stack:
 
     `steward_init` and `steward_serve` are further options of these commands. With an `image` keeps
     run in machines that boot it, and the policy has the measurement that is predicted for it. The
-    policy names `oci_registries`, host to CA, and the keys that tags must be signed with.
+    policy names `oci_registries`, host to CA, and the keys that tags of both must be signed with.
     """
 
     directory: Path
@@ -317,7 +317,8 @@ class Stack:
         spki = json.loads((self.simulator / "simulator.json").read_text())["key_sha256"]
         keys = "" if self.tag_keys is None else f'tag_keys = "{self.tag_keys}"'
         registries = "\n".join(
-            f'[oci_registries."{host}"]\nca = "{ca}"' for host, ca in self.oci_registries.items()
+            f'[oci_registries."{host}"]\nca = "{ca}"\n{keys}'
+            for host, ca in self.oci_registries.items()
         )
         return f"""
 trust_domain = "demo.test"
