@@ -28,6 +28,8 @@ _LONGEST_KEPT = 4096
 # By what a file that was read is known to be the same still: inode, size, and both times.
 Mark = tuple[int, int, int, int]
 _PIECE = 512 * 1024
+# What `preadv2` answers where a file system, or the kernel, cannot tell what it has in memory.
+_NO_NOWAIT = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class _Open:
@@ -92,7 +94,7 @@ class Folder:
 
     async def content(
         self, key: str, part: tuple[int, int] | None
-    ) -> tuple[int, AsyncIterator[bytes]] | None:
+    ) -> tuple[int, AsyncIterator[bytes | memoryview]] | None:
         """The length of the content under `key`, and its pieces, or those of a part of it.
 
         Raises:
@@ -133,14 +135,31 @@ class Folder:
         return True
 
 
-async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
     while start < end:
         wanted = min(_PIECE, end - start)
         try:
-            piece = await asyncio.to_thread(os.pread, file.descriptor, wanted, start)
+            piece: bytes | memoryview | None = _read_at_once(file.descriptor, wanted, start)
+            if piece is None:
+                piece = await asyncio.to_thread(os.pread, file.descriptor, wanted, start)
         except OSError as error:
             raise failed(error) from error
         if not piece:
             raise damaged(f"{key}: it became shorter")
         start += len(piece)
         yield piece
+
+
+def _read_at_once(descriptor: int, wanted: int, start: int) -> memoryview | None:
+    """What can be read without waiting for a disk, perhaps not all; None if that is nothing.
+
+    A thread for what the kernel has in memory costs more than reading it.
+    """
+    buffer = bytearray(wanted)
+    try:
+        length = os.preadv(descriptor, [buffer], start, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in _NO_NOWAIT:
+            return None
+        raise
+    return memoryview(buffer)[:length]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
@@ -21,7 +23,6 @@ from garrison.testing.drawbridge import MemoryDrawbridge
 
 if TYPE_CHECKING:
     import io
-    from pathlib import Path
 
     from garrison.formats.slug import Slug
     from garrison.formats.tree import Package
@@ -55,6 +56,40 @@ def _put(store: Store, file: io.BufferedRandom) -> None:
     with file:
         file.write(DATA)
         asyncio.run(store.put_content(KEY, file))
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_what_is_not_in_memory_is_read_in_a_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    _put(store, _unnamed(Path(store.spool or "")))
+    asked: list[int] = []
+
+    def short_then_nothing(descriptor: int, buffers: list[bytearray], start: int, _: int) -> int:
+        """Some of it is in memory, and then none."""
+        asked.append(start)
+        if start:
+            raise OSError(number, "not now")
+        return real(descriptor, [memoryview(buffers[0])[:1000]], start)
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", short_then_nothing)
+    assert _read(store) == DATA
+    assert _read(store, (5, len(DATA) - 5)) == DATA[5:-5]
+    assert asked[:2] == [0, 1000]
+
+
+def test_a_disk_that_fails_is_a_failure_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(store, _unnamed(Path(store.spool or "")))
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(StorageFailure):
+        _read(store)
 
 
 def test_an_upload_is_not_copied(
