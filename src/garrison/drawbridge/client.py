@@ -221,7 +221,9 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        answer = self._wire.get(url, where, limit=entry.length, progress=progress, resume=True)
+        answer = self._wire.get(
+            url, where, limit=entry.length, progress=progress, resume=True, pinned=True
+        )
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -231,7 +233,8 @@ class Client:
             )
         if "sha-256" not in entry.digest.values:
             raise Malformed("no sha-256", field=f"{where}: digest")
-        entry.digest.check(answer.digest, where)
+        pinned = ContentDigest({"sha-256": entry.workload_digest})
+        pinned.check(answer.digest, where)
         answer.check_digest_header(where)
         kind = answer.headers.get("Content-Type")
         if kind != entry.type:

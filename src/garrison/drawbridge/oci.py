@@ -255,6 +255,7 @@ class OciClient:
             limit=layer.size,
             progress=progress,
             resume=True,
+            pinned=True,
         )
         for _ in range(_MOST_REDIRECTS):
             if answer.status not in _REDIRECTS:
@@ -266,6 +267,7 @@ class OciClient:
                 limit=layer.size,
                 progress=progress,
                 resume=True,
+                pinned=True,
             )
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
@@ -325,6 +327,7 @@ class OciClient:
         extra: dict[str, str] | None = None,
         progress: Callable[[int], None] = lambda _count: None,
         resume: bool = False,
+        pinned: bool = False,
         writes: bool = False,
     ) -> Answer:
         """Send a request, and again with what the registry demands to see, if it does."""
@@ -347,6 +350,7 @@ class OciClient:
                 extra={**(extra or {}), **shown},
                 progress=progress,
                 resume=resume,
+                pinned=pinned,
             )
 
         used = known()
