@@ -433,6 +433,43 @@ endorsements = "{self.simulator}"
         return self.start(label, *self.deploy_arguments(name, tee=tee))
 
 
+def wait_until_listening(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until a program accepts connections at `port` of 127.0.0.1.
+
+    Args:
+        name: of the program, for errors.
+        process: the program.
+        port: where it is to listen; reserved for it.
+        log: the file in which it says what is wrong.
+
+    Raises:
+        StackError: it ends, or does not listen in time.
+    """
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                said = log.read_text(errors="replace")
+                raise StackError(f"{name} does not listen; it said:\n{said}") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def reserve_port() -> socket.socket:
+    """A socket whose port of 127.0.0.1 nobody is given while it is open.
+
+    A server that binds with SO_REUSEADDR, as almost all do, can listen there all the same, and
+    again after its end: nothing listens at this socket (socket(7)).
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
 def free_port() -> int:
     """A TCP port that nobody listened on a moment ago."""
     with socket.socket(socket.AF_INET6) as probe:

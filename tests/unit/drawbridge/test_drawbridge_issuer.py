@@ -127,7 +127,7 @@ def test_issuers_of_others(
         serve(server, jwks, {"keys": [*OTHER_KEYS, {**public, "kid": "theirs", "use": "sig"}]})
         now = int(time.time())
         claims = {
-            "iss": name, "aud": AUDIENCE, "sub": "idp|jane", "iat": now, "exp": now + 60,
+            "iss": name, "aud": AUDIENCE, "sub": "idp|jane", "iat": now, "exp": now + 600,
             "jti": "1", "scope": "openid manage:drawbridge_tags",
         } | quirks  # fmt: skip
         claims = {name: value for name, value in claims.items() if value is not None}
