@@ -221,8 +221,15 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
+        # The digest by which people know a workload is that of its root directory: of directories,
+        # which are short, no other may be false either. A file's is pinned by its directory.
         answer = self._wire.get(
-            url, where, limit=entry.length, progress=progress, resume=True, pinned=True
+            url,
+            where,
+            limit=entry.length,
+            progress=progress,
+            resume=True,
+            pinned=entry.type != DIRECTORY_TYPE,
         )
         if len(answer.body) != entry.length:
             raise Unverified(
@@ -233,8 +240,7 @@ class Client:
             )
         if "sha-256" not in entry.digest.values:
             raise Malformed("no sha-256", field=f"{where}: digest")
-        pinned = ContentDigest({"sha-256": entry.workload_digest})
-        pinned.check(answer.digest, where)
+        answer.check_digest(entry.digest, where)
         answer.check_digest_header(where)
         kind = answer.headers.get("Content-Type")
         if kind != entry.type:
