@@ -22,6 +22,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,7 +40,9 @@ _MEBIBYTE = 1 << 20
 _FILE_TYPE = "application/octet-stream"
 # The shapes: how many files of what size.
 _SHAPES = {"one file of 50 MiB": (1, 50 * _MEBIBYTE), "2,000 files of 4 KiB": (2000, 4096)}
-_RUNS = 2
+# Each of them so often, in turn at both registries.
+_RUNS = {1: 7, 2000: 2}
+_BOUND_RUNS = 2
 _CONNECTIONS = 8
 _LOAD_CONNECTIONS = 64
 _LOAD_SECONDS = 20
@@ -236,14 +239,18 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def measure(registry: Registry, make: Callable[[], dict[str, bytes]], first: int) -> Times:
-    """Publish and fetch new files, some times."""
-    published, fetched = [], []
-    for run in range(first, first + _RUNS):
-        files, name = make(), f"{run}.0.0"
-        published.append(timed(lambda: registry.publish(name, files)))  # noqa: B023  (called here)
-        fetched.append(timed(lambda: registry.fetch(name)))  # noqa: B023  (called here)
-    return Times(min(published), min(fetched))
+def measure(
+    registries: list[Registry], make: Callable[[], dict[str, bytes]], names: list[str]
+) -> list[Times]:
+    """Publish and fetch new files under each name, at one registry after the other."""
+    published: list[list[float]] = [[] for _ in registries]
+    fetched: list[list[float]] = [[] for _ in registries]
+    for name in names:
+        for index, registry in enumerate(registries):
+            files = make()
+            published[index].append(timed(partial(registry.publish, name, files)))
+            fetched[index].append(timed(partial(registry.fetch, name)))
+    return [Times(min(puts), min(gets)) for puts, gets in zip(published, fetched, strict=True)]
 
 
 def bound(files: dict[str, bytes], folder: Path) -> float:
@@ -254,7 +261,7 @@ def bound(files: dict[str, bytes], folder: Path) -> float:
         (source / path).write_bytes(data)
     names = [str(source / path) for path in files]
     seconds = []
-    for run in range(_RUNS):
+    for run in range(_BOUND_RUNS):
         target = folder / f"bound-{run}"
         commands = (
             ["sha256sum", *names],
@@ -416,8 +423,9 @@ def transfers(ours: Drawbridge, theirs: DockerRegistry | None, folder: Path) -> 
         def make(count: int = count, size: int = size) -> dict[str, bytes]:
             return {f"f{number:04}": chance.randbytes(size) for number in range(count)}
 
-        mine = measure(ours, make, 10 * first)
-        other = None if theirs is None else measure(theirs, make, 10 * first)
+        names = [f"{10 * first + run}.0.0" for run in range(_RUNS[count])]
+        mine, *others = measure([ours] if theirs is None else [ours, theirs], make, names)
+        other = others[0] if others else None
         best = bound(make(), folder / str(first)) if count == 1 else None
         for what in ("publish", "fetch"):
             seconds = getattr(mine, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,6 +90,43 @@ def test_a_workload_of_an_oci_registry_runs_as_itself(stack: Stack, tmp_path: Pa
         assert stack.run(*deploy).returncode == 8
 
 
+@pytest.mark.skipif(
+    oci.find() is None, reason="needs docker-registry: apt-get install docker-registry"
+)
+def test_workloads_of_an_oci_registry_must_be_signed_where_the_policy_says_so(
+    stack: Stack, tmp_path: Path
+) -> None:
+    trusted, other, public = _keys(tmp_path)
+    authority = Authority("Test Registry")
+    ca = tmp_path / "ca.pem"
+    ca.write_text(authority.root_pem)
+    source = package(tmp_path / "six", 6)
+    with oci.OciRegistry(tmp_path / "registry", authority) as registry:
+        options = ("--ca-bundle", str(ca))
+        names = [f"oci://{registry.host}/jane/six:v{number}" for number in range(3)]
+        for name, sign in zip(
+            names, ((), ("--sign", str(trusted)), ("--sign", str(other))), strict=True
+        ):
+            stack.command("package", "publish", *options, *sign, str(source), name)
+        stack.oci_registries[registry.host] = ca
+        stack.tag_keys = public
+        stack.deny("")
+        try:
+            for name, reason in zip(names, ("not signed", None, "not signed with a key"),
+                                    strict=True):  # fmt: skip
+                done = stack.run(
+                    "deploy", "--backend", "nil", "--steward", stack.steward_url,
+                    "--steward-root", str(stack.steward_root), *options,
+                    "--insecure-simulate", f"snp={stack.simulator}", name,
+                )  # fmt: skip
+                assert (done.returncode == 6) == (reason is None), (name, done.stderr)
+                assert reason is None or reason in done.stderr
+        finally:
+            stack.tag_keys = None
+            del stack.oci_registries[registry.host]
+            stack.deny("")
+
+
 def _keys(folder: Path) -> tuple[Path, Path, Path]:
     """Two private keys, and the public key of the first."""
     keys: list[SigningKey] = [
@@ -118,13 +156,22 @@ def test_tags_must_be_signed_where_the_policy_says_so(stack: Stack, tmp_path: Pa
                   stack.slug("five:0.0.2"))  # fmt: skip
     stack.command("package", "publish", *options, "--sign", str(other), str(source),
                   stack.slug("five:0.0.3"))  # fmt: skip
-    for name in ("five:0.0.1", "five:0.0.2", "five:0.0.3"):
+    # A registry that lies serves one tag as another; that it is the same workload changes nothing.
+    tags = stack.directory / "drawbridge/objects/tags/demo/five"
+    shutil.copy(tags / "0.0.2", tags / "0.0.4")
+    trees = stack.directory / "drawbridge/objects/trees/demo/five"
+    shutil.copytree(trees / "0.0.2", trees / "0.0.4")
+    for name in ("five:0.0.1", "five:0.0.2", "five:0.0.3", "five:0.0.4"):
         assert stack.run(*stack.deploy_arguments(name)).returncode == 5
     stack.tag_keys = public
     stack.deny("")
     try:
         assert stack.run(*stack.deploy_arguments("five:0.0.2")).returncode == 5
-        for name, reason in (("five:0.0.1", "not signed"), ("five:0.0.3", "not signed with a key")):
+        for name, reason in (
+            ("five:0.0.1", "not signed"),
+            ("five:0.0.3", "not signed with a key"),
+            ("five:0.0.4", "signed for another tag"),
+        ):
             done = stack.run(*stack.deploy_arguments(name))
             assert done.returncode != 5, name
             assert reason in done.stderr, done.stderr

@@ -20,7 +20,7 @@ from garrison.errors import GarrisonError
 from garrison.formats.slug import Slug
 from garrison.formats.tree import ENTRY_TYPE, Entry, Package
 from garrison.testing.drawbridge import MemoryDrawbridge
-from garrison.testing.stack import Process, Stack, free_port
+from garrison.testing.stack import Process, Stack, reserve_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,8 +60,8 @@ def _publish(client: Client, slug: Slug, package: Package) -> None:
 def test_killed_at_random_points_of_a_publish(tmp_path: Path, kills: int) -> None:
     chance = random.Random(_SEED)  # noqa: S311  (moments of a test)
     (tmp_path / "home").mkdir()
-    port = free_port()
-    with Stack(tmp_path) as stack:
+    with reserve_port() as holder, Stack(tmp_path) as stack:
+        port = holder.getsockname()[1]
         process = _serve(stack, port)
         stack.registry = f"localhost:{port}"
         client = _client(stack)

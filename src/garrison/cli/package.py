@@ -55,8 +55,8 @@ def command() -> None:
     "--sign",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="KEY",
-    help="Sign the tag with the private key in this PEM file, P-256 or Ed25519, for stewards whose"
-    " policy demands it.",
+    help="Sign the tag, as SLUG and no other, with the private key in this PEM file, P-256 or"
+    " Ed25519, for stewards whose policy demands it.",
 )
 @click.argument("first", metavar="PATH")
 @click.argument("second", metavar="SLUG")
@@ -78,11 +78,9 @@ def publish(
     total = sum(len(content) for _, content in package.nodes().values())
     key = None if sign is None else load_signing_key(sign.read_bytes(), field=str(sign))
     if isinstance(slug, OciName):
-        if key is not None:
-            raise Misuse("signs tags of drawbridges alone", field="--sign", found=slug)
         registry = open_oci_client(slug, ca_bundle)
         with ui.progress(f"publishing {slug}", total) as advance:
-            entry = registry.publish(slug, package, advance)
+            entry = registry.publish(slug, package, advance, key=key)
     else:
         client = open_client(slug.host, ca_bundle, insecure_auth_token)
         with ui.progress(f"publishing {slug}", total) as advance:

@@ -106,7 +106,7 @@ class Client:
         return self._tagged(slug)[1]
 
     def signed_tag_digest(self, slug: Slug, keys: tuple[TagKey, ...]) -> bytes:
-        """The digest of the workload that the tag names, if one of `keys` signed the tag.
+        """The digest of the workload that the tag names, if one of `keys` signed it for this slug.
 
         Raises:
             Unverified: none did, or the tag is not signed.
@@ -126,7 +126,7 @@ class Client:
             entry = (
                 signed_tag.payload_entry(answer.body, where)
                 if keys is None
-                else signed_tag.verify(answer.body, keys, where)
+                else signed_tag.verify(answer.body, slug, keys)
             )
         elif kind != ENTRY_TYPE:
             raise Malformed(
@@ -221,7 +221,16 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        answer = self._wire.get(url, where, limit=entry.length, progress=progress, resume=True)
+        # The digest by which people know a workload is that of its root directory: of directories,
+        # which are short, no other may be false either. A file's is pinned by its directory.
+        answer = self._wire.get(
+            url,
+            where,
+            limit=entry.length,
+            progress=progress,
+            resume=True,
+            pinned=entry.type != DIRECTORY_TYPE,
+        )
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -231,7 +240,7 @@ class Client:
             )
         if "sha-256" not in entry.digest.values:
             raise Malformed("no sha-256", field=f"{where}: digest")
-        entry.digest.check(answer.digest, where)
+        answer.check_digest(entry.digest, where)
         answer.check_digest_header(where)
         kind = answer.headers.get("Content-Type")
         if kind != entry.type:
@@ -339,7 +348,7 @@ class Client:
             content = root.to_bytes()
             self._put(_tag(slug), str(slug), content, ENTRY_TYPE, ContentDigest.of(content))
             return
-        content = signed_tag.sign(root, key)
+        content = signed_tag.sign(root, slug, key)
         try:
             self._put(_tag(slug), str(slug), content, JWS_TYPE, ContentDigest.of(content))
         except Rejected:
@@ -347,7 +356,7 @@ class Client:
             answer = self._wire.get(_tag(slug), str(slug), limit=MAX_SIGNED)
             if answer.headers.get("Content-Type") != JWS_TYPE:
                 raise
-            if signed_tag.verify(answer.body, (key.public_key(),), str(slug)) != root:
+            if signed_tag.verify(answer.body, slug, (key.public_key(),)) != root:
                 raise
 
     def yank(self, slug: Slug, reason: str) -> None:

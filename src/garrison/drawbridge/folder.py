@@ -12,12 +12,13 @@ import errno
 import os
 import secrets
 from collections import OrderedDict
+from contextlib import aclosing
 from typing import IO, TYPE_CHECKING
 
 from garrison.drawbridge.named import damaged, failed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
     from garrison.drawbridge.named import Named
@@ -27,7 +28,10 @@ _MOST_KEPT = 4096
 _LONGEST_KEPT = 4096
 # By what a file that was read is known to be the same still: inode, size, and both times.
 Mark = tuple[int, int, int, int]
-_PIECE = 512 * 1024
+_PIECE = 1 << 20
+_SHORT = 64 * 1024
+# What `preadv2` answers where a file system, or the kernel, cannot tell what it has in memory.
+_NO_NOWAIT = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class _Open:
@@ -92,7 +96,7 @@ class Folder:
 
     async def content(
         self, key: str, part: tuple[int, int] | None
-    ) -> tuple[int, AsyncIterator[bytes]] | None:
+    ) -> tuple[int, AsyncIterator[bytes | memoryview]] | None:
         """The length of the content under `key`, and its pieces, or those of a part of it.
 
         Raises:
@@ -133,14 +137,66 @@ class Folder:
         return True
 
 
-async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+    read = _in_turn if end - start <= _SHORT else _ahead
+    async with aclosing(read(file, start, end)) as pieces:
+        async for piece in pieces:
+            if not piece:
+                raise damaged(f"{key}: it became shorter")
+            yield piece
+
+
+async def _in_turn(file: _Open, start: int, end: int) -> AsyncGenerator[bytes | memoryview]:
+    """What is short: most often the kernel has it in memory."""
     while start < end:
-        wanted = min(_PIECE, end - start)
         try:
-            piece = await asyncio.to_thread(os.pread, file.descriptor, wanted, start)
+            piece: bytes | memoryview | None = _read_at_once(file.descriptor, end - start, start)
+            if piece is None:
+                piece = await asyncio.to_thread(_read, file, end - start, start)
         except OSError as error:
             raise failed(error) from error
-        if not piece:
-            raise damaged(f"{key}: it became shorter")
         start += len(piece)
         yield piece
+
+
+async def _ahead(file: _Open, start: int, end: int) -> AsyncGenerator[bytes | memoryview]:
+    """What is long: each piece is read while the one before is encrypted and sent."""
+    loop = asyncio.get_running_loop()
+
+    def begin(start: int) -> asyncio.Future[bytes]:
+        return loop.run_in_executor(None, _read, file, min(_PIECE, end - start), start)
+
+    under_way = begin(start)
+    try:
+        while start < end:
+            try:
+                piece = await under_way
+            except OSError as error:
+                raise failed(error) from error
+            start += len(piece)
+            if piece and start < end:
+                under_way = begin(start)
+            yield piece
+    finally:
+        # The client may have gone away; what is read meanwhile, and its error, is nobody's.
+        under_way.cancel()
+
+
+def _read(file: _Open, wanted: int, start: int) -> bytes:
+    # With the file, not its number: it stays open until it is read.
+    return os.pread(file.descriptor, wanted, start)
+
+
+def _read_at_once(descriptor: int, wanted: int, start: int) -> memoryview | None:
+    """What can be read without waiting for a disk, perhaps not all; None if that is nothing.
+
+    A thread for what the kernel has in memory costs more than reading it.
+    """
+    buffer = bytearray(wanted)
+    try:
+        length = os.preadv(descriptor, [buffer], start, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in _NO_NOWAIT:
+            return None
+        raise
+    return memoryview(buffer)[:length]

@@ -2,7 +2,7 @@
 
 The registry is not trusted with more than a drawbridge: each blob is checked against the digest in
 the manifest, and the files together against the workload's digest. Which manifest a tag names is
-the registry's word; a certificate names the digest that runs.
+the registry's word, unless it is signed; a certificate names the digest that runs.
 
 A registry may send its readers elsewhere for a blob. That is followed, over HTTPS, without
 showing there who asks, for the digest says whether it is the right one.
@@ -19,10 +19,17 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from garrison.drawbridge.client import Fetched
 from garrison.drawbridge.oci_auth import Challenge, Login
-from garrison.drawbridge.oci_manifest import MANIFEST_TYPE, MAX_MANIFEST, Artifact, build
+from garrison.drawbridge.oci_manifest import (
+    MANIFEST_TYPE,
+    MAX_MANIFEST,
+    SIGNATURE,
+    Artifact,
+    build,
+)
 from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Answer, Wire
 from garrison.errors import Malformed, Rejected, Unverified
+from garrison.formats import signed_tag
 from garrison.formats.tree import Package
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from garrison.drawbridge.oci_manifest import Layer
     from garrison.drawbridge.tls import ClientCertificate
     from garrison.formats.oci_name import OciName
+    from garrison.formats.signed_tag import SigningKey, TagKey
     from garrison.formats.tree import Entry
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -78,11 +86,37 @@ class OciClient:
 
     def tag_digest(self, name: OciName) -> bytes:
         """The digest (32 bytes) of the workload that the tag names; raises as `fetch`."""
-        artifact = self._artifact(name)
+        return self._digest(name, self._artifact(name))
+
+    def _digest(self, name: OciName, artifact: Artifact) -> bytes:
         if artifact.root is not None:
             return artifact.root.digest
         # Whoever made it did not say. The digest of all files is to be had from all of them.
         return self.fetch(name).digest
+
+    def signed_tag_digest(self, name: OciName, keys: tuple[TagKey, ...]) -> bytes:
+        """The digest of the workload that the tag names, if one of `keys` signed it for this name.
+
+        Raises:
+            Unverified: none did, or it is not signed, or the signature is of another workload.
+            Rejected: as `fetch`; and the others too.
+        """
+        artifact = self._artifact(name)
+        if artifact.signed is None:
+            raise Unverified(
+                "not signed", field=f"tag {name}", expected=f"the annotation {SIGNATURE}"
+            )
+        digest = signed_tag.verify(artifact.signed, name, keys).workload_digest
+        # Without a root directory nothing but all files tells which workload it is.
+        expected = "a root directory" if artifact.root is None else artifact.root.digest.hex()
+        if digest.hex() != expected:
+            raise Unverified(
+                "the signature is of another workload",
+                field=f"tag {name}",
+                found=digest.hex(),
+                expected=expected,
+            )
+        return digest
 
     def tag(self, name: OciName) -> Entry:
         """The entry of the workload's root; all of it is fetched. Raises as `fetch`."""
@@ -127,17 +161,26 @@ class OciClient:
         return Fetched(entry, entry.workload_digest, dict(package.files))
 
     def publish(
-        self, name: OciName, package: Package, progress: Callable[[int], None] = lambda _count: None
+        self,
+        name: OciName,
+        package: Package,
+        progress: Callable[[int], None] = lambda _count: None,
+        *,
+        key: SigningKey | None = None,
     ) -> Entry:
         """Publish `package` as `name`: its blobs, those that are not there, and then the manifest.
+
+        The manifest is signed if there is a `key`. Without one, a signature that is there already
+        stays.
 
         Raises:
             Rejected: the tag names another workload already, or the user may not write.
             Unavailable: the registry cannot be reached, or fails.
         """
-        manifest, blobs = build(package)
         entry = package.entry
-        self._check_is_free(name, entry)
+        there = self._check_is_free(name, entry)
+        signed = signed_tag.sign(entry, name, key) if key is not None else there
+        manifest, blobs = build(package, signed)
         lock = threading.Lock()
 
         def put(item: tuple[str, bytes]) -> None:
@@ -160,13 +203,18 @@ class OciClient:
             raise self._wire.refusal(answer, str(name))
         return entry
 
-    def _check_is_free(self, name: OciName, entry: Entry) -> None:
-        """Tags of registries can be moved; one of ours is not, by this client."""
+    def _check_is_free(self, name: OciName, entry: Entry) -> bytes | None:
+        """Tags of registries can be moved; one of ours is not, by this client.
+
+        Returns:
+            The signature of the same workload that is there already, if there is one.
+        """
         try:
-            there = self.tag_digest(name)
+            artifact = self._artifact(name)
+            there = self._digest(name, artifact)
         except Rejected:
             # Most likely there is none. Who may not read will hear it again, from the next request.
-            return
+            return None
         if there != entry.workload_digest:
             raise Rejected(
                 "the tag names another workload already",
@@ -175,6 +223,7 @@ class OciClient:
                 expected=entry.workload_digest.hex(),
                 hint="tags do not change: publish it under another one",
             )
+        return artifact.signed
 
     def _artifact(self, name: OciName) -> Artifact:
         where = str(name)
@@ -206,6 +255,7 @@ class OciClient:
             limit=layer.size,
             progress=progress,
             resume=True,
+            pinned=True,
         )
         for _ in range(_MOST_REDIRECTS):
             if answer.status not in _REDIRECTS:
@@ -217,6 +267,7 @@ class OciClient:
                 limit=layer.size,
                 progress=progress,
                 resume=True,
+                pinned=True,
             )
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
@@ -276,6 +327,7 @@ class OciClient:
         extra: dict[str, str] | None = None,
         progress: Callable[[int], None] = lambda _count: None,
         resume: bool = False,
+        pinned: bool = False,
         writes: bool = False,
     ) -> Answer:
         """Send a request, and again with what the registry demands to see, if it does."""
@@ -298,6 +350,7 @@ class OciClient:
                 extra={**(extra or {}), **shown},
                 progress=progress,
                 resume=resume,
+                pinned=pinned,
             )
 
         used = known()

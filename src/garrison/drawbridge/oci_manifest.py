@@ -4,7 +4,8 @@ The artifact is that of the CNCF ("Wasm OCI Artifact Layout", version 0): an ima
 config is `application/vnd.wasm.config.v0+json` and whose first layer is the module,
 `application/wasm`. Further layers, which that layout permits, are the other files, and last the
 content of the package's root directory, so that the manifest alone tells the workload's digest:
-it is that layer's. All names stand in `org.opencontainers.image.title`.
+it is that layer's. All names stand in `org.opencontainers.image.title`. A signature stands in an
+annotation of the manifest: that of a signed tag (`garrison.formats.signed_tag`).
 
 Artifacts that others made are read too: without a root directory, the module is the one layer of
 its type, whatever its title.
@@ -38,6 +39,8 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.wasm.config.v0+json"
 # OCI image specification 1.1, "Pre-Defined Annotation Keys".
 TITLE = "org.opencontainers.image.title"
+# Of the manifest; its text is a signed tag, of the package's root directory.
+SIGNATURE = "garrison.signed-tag"
 # Registries take 4 MiB at most (distribution specification 1.1, "Pushing Manifests").
 MAX_MANIFEST = 4 << 20
 _PREFIX = "sha256:"
@@ -66,10 +69,12 @@ class Artifact:
         files: path to layer; `main.wasm` is among them.
         root: the package's root directory, whose digest is the workload's; None where whoever
             made the artifact put none there.
+        signed: the annotation that signs it, not verified; None where there is none.
     """
 
     files: Mapping[str, Layer]
     root: Layer | None
+    signed: bytes | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Artifact:
@@ -122,11 +127,14 @@ class Artifact:
             files[path] = layer
         if MAIN not in files:
             raise Malformed("no layer of this type", field=where, expected=WASM_TYPE)
-        return cls(files, root)
+        return cls(files, root, _signature(document, where))
 
 
-def build(package: Package) -> tuple[bytes, dict[str, bytes]]:
-    """The manifest of a package, and its blobs by their digests as registries write them."""
+def build(package: Package, signed: bytes | None = None) -> tuple[bytes, dict[str, bytes]]:
+    """The manifest of a package, and its blobs by their digests as registries write them.
+
+    `signed` is the signed tag of the package, if it is to be signed.
+    """
     blobs: dict[str, bytes] = {}
 
     def descriptor(kind: str, content: bytes, title: str | None = None) -> dict[str, Any]:
@@ -153,6 +161,7 @@ def build(package: Package) -> tuple[bytes, dict[str, bytes]]:
         "mediaType": MANIFEST_TYPE,
         "config": descriptor(CONFIG_TYPE, _dump(config)),
         "layers": layers,
+        **({"annotations": {SIGNATURE: signed.decode()}} if signed is not None else {}),
     }
     return _dump(manifest), blobs
 
@@ -175,6 +184,19 @@ def _layer(item: Any, where: str) -> Layer:
     if type(size) is not int or not 0 <= size < 1 << 63:
         raise Malformed("not a size", field=f"{where}: layer", found=repr(size)[:40])
     return Layer(bytes.fromhex(text), size)
+
+
+def _signature(document: dict[str, Any], where: str) -> bytes | None:
+    annotations = document.get("annotations")
+    if not isinstance(annotations, dict) or SIGNATURE not in annotations:
+        return None
+    signed = annotations[SIGNATURE]
+    if not isinstance(signed, str) or not signed.isascii():
+        raise Malformed(
+            "not a signed tag", field=f"{where}: {SIGNATURE}", found=repr(signed)[:100],
+            expected="JWS JSON serialization",
+        )  # fmt: skip
+    return signed.encode()
 
 
 def _title(item: Any, where: str) -> str:

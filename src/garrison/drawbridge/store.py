@@ -205,7 +205,7 @@ class Store:
 
     async def content(
         self, key: str, length: int, part: tuple[int, int] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[bytes | memoryview]:
         """The content under `key`, in pieces, though it was put aside.
 
         Args:
@@ -233,7 +233,7 @@ class Store:
 
     async def _get(
         self, key: str, part: tuple[int, int] | None
-    ) -> tuple[int, AsyncIterator[bytes]] | None:
+    ) -> tuple[int, AsyncIterator[bytes | memoryview]] | None:
         """The size of an object, and its pieces, or those of a part of it."""
         if self._folder is not None:
             return await self._folder.content(key, part)
@@ -364,6 +364,6 @@ def _remove_staged(folder: Path, before: datetime) -> int:
     return count
 
 
-async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes]:
+async def _pieces(found: obstore.GetResult) -> AsyncIterator[bytes | memoryview]:
     async for piece in found.stream(min_chunk_size=_CHUNK):
         yield bytes(piece)

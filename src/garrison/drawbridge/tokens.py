@@ -3,8 +3,9 @@
 A token is a JWT signed with RS256, ES256 or EdDSA (Ed25519) by a key of the one issuer that the
 drawbridge trusts. All of this is checked: the signature, by the key that the token's `kid` names
 and with the algorithm that belongs to that key; `iss`, `aud`, `exp`, `iat`; and that `sub` and
-`scope` are there. Scopes are `{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage`
-stands for the other two.
+`scope` are there. Issuers that know no `scope` have `scp` in its place, a list or the same text:
+that is read where there is no `scope`. Scopes are
+`{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage` stands for the other two.
 
 The issuer's keys are fetched when the first token comes, kept for an hour, and fetched again
 when a token names an unknown one, but not more often than every ten seconds: tokens are made by
@@ -31,7 +32,7 @@ Level = Literal["read", "write"]
 # By a key's type; and the one curve of each (RFC 7518, 6.2.1.1; RFC 8037, 2).
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 _CURVES = {"ES256": "P-256", "EdDSA": "Ed25519"}
-_REQUIRED = ["exp", "iat", "iss", "aud", "sub", "scope"]
+_REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 # The clocks of an issuer and a drawbridge may differ by this much.
 _LEEWAY_SECONDS = 10
 _KEEP_SECONDS = 3600
@@ -90,12 +91,13 @@ class Verifier:
         """
         try:
             claims = self._claims(token)
+            scopes = _scopes(claims)
         except (jwt.PyJWTError, ValueError) as error:
             invalid = Unauthorized("Invalid token provided", hint="log in again")
             # The kind alone: the text may quote the token.
             invalid.add_note(type(error).__name__)
             raise invalid from None
-        return Identity(claims["sub"], frozenset(claims["scope"].split(" ")))
+        return Identity(claims["sub"], scopes)
 
     def _claims(self, token: str) -> dict[str, Any]:
         if len(token) > _MAX_TOKEN:
@@ -117,9 +119,29 @@ class Verifier:
             leeway=_LEEWAY_SECONDS,
             options={"require": _REQUIRED},
         )
-        if not isinstance(claims["sub"], str) or not isinstance(claims["scope"], str):
-            raise jwt.InvalidTokenError("sub or scope is not a string")
+        if not isinstance(claims["sub"], str):
+            raise jwt.InvalidTokenError("sub is not a string")
         return claims
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    """The scopes of a token whose signature was verified.
+
+    Raises:
+        jwt.PyJWTError: it has none, or they are neither text nor a list of texts.
+    """
+    if "scope" in claims:
+        # RFC 9068, section 2.2.3; RFC 8693, section 4.2.
+        found, may_be_list = claims["scope"], False
+    elif "scp" in claims:
+        found, may_be_list = claims["scp"], True
+    else:
+        raise jwt.MissingRequiredClaimError("scope")
+    if isinstance(found, str):
+        return frozenset(found.split(" "))
+    if may_be_list and isinstance(found, list) and all(isinstance(item, str) for item in found):
+        return frozenset(found)
+    raise jwt.InvalidTokenError("the scopes are not text")
 
 
 class FetchedKeys:

@@ -18,17 +18,22 @@ import urllib3
 from garrison.drawbridge.retry import TRIES, seconds_to_wait, wait_before_retry
 from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
-from garrison.formats.content_digest import ContentDigest, ContentHasher
+from garrison.formats.content_digest import ALGORITHMS, ContentDigest, ContentHasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 API_VERSION = "0.1.0"
 # How many requests of one client may be under way at once.
 CONNECTIONS = 6
 # A list of all tags of a repository, a user, a repository's configuration, an error.
 MAX_DOCUMENT = 1 << 20
-_PIECE = 1 << 18
+# Each read gives a record of TLS at most (RFC 8446, section 5.1); room for more costs much.
+_PIECE = 1 << 14
+# Progress is told for this much at once.
+_STEP = 1 << 18
+# The digest by which tags, directories and manifests pin what is below them.
+_PINNING = frozenset({"sha-256"})
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 # A body must come at this pace at least, bytes a second, once the patience is over.
 _PATIENCE_SECONDS = 60.0
@@ -47,26 +52,39 @@ class Answer:
     digest: ContentDigest
 
     def check_digest_header(self, where: str) -> None:
-        """Check the body against the digests in the headers; there must be some."""
+        """Check the body against the digests in the headers, as far as they were computed."""
         header = self.headers.get("Content-Digest")
         if header is None:
             raise Unverified(
                 "no Content-Digest header", field=where, expected=self.digest.to_header()
             )
         field = f"{where}: Content-Digest"
-        ContentDigest.from_header(header, field).check(self.digest, field)
+        self.check_digest(ContentDigest.from_header(header, field), field)
+
+    def check_digest(self, expected: ContentDigest, field: str) -> None:
+        """Check the body against the `expected` digests, as far as they were computed.
+
+        Raises:
+            Unverified: one differs.
+        """
+        stated = expected.values.items()
+        computed = {name: value for name, value in stated if name in self.digest.values}
+        ContentDigest(computed).check(self.digest, field)
 
 
 class _Body:
     """What came of a body so far, over one connection or several."""
 
-    def __init__(self, limit: int, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, limit: int, progress: Callable[[int], None], algorithms: Collection[str]
+    ) -> None:
         self.limit = limit
+        self._algorithms = algorithms
         self.tag: str | None = None
         self._progress = progress
         self._deadline = time.monotonic() + _PATIENCE_SECONDS + limit / _SLOWEST
         self._pieces: list[bytes] = []
-        self.hasher = ContentHasher()
+        self.hasher = ContentHasher(algorithms)
 
     @property
     def length(self) -> int:
@@ -75,23 +93,32 @@ class _Body:
     def begin_again(self) -> None:
         self._progress(-self.length)
         self._pieces = []
-        self.hasher = ContentHasher()
+        self.hasher = ContentHasher(self._algorithms)
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
         # As much as there is each time: a server that sends a byte a minute is noticed.
-        while piece := response.read1(_PIECE, decode_content=False):
-            self.hasher.update(piece)
-            if self.length > self.limit:
-                raise Unverified(
-                    "longer than it should be", field=where, expected=f"at most {self.limit} bytes"
-                )
-            if time.monotonic() > self._deadline:
-                raise Unavailable(
-                    f"the drawbridge does not answer: only {self.length} bytes came, too slowly",
-                    field=where,
-                )
-            self._progress(len(piece))
-            self._pieces.append(piece)
+        told = self.length
+        try:
+            while piece := response.read1(_PIECE, decode_content=False):
+                self.hasher.update(piece)
+                if self.length > self.limit:
+                    raise Unverified(
+                        "longer than it should be",
+                        field=where,
+                        expected=f"at most {self.limit} bytes",
+                    )
+                if time.monotonic() > self._deadline:
+                    raise Unavailable(
+                        f"the drawbridge does not answer: only {self.length} bytes came,"
+                        " too slowly",
+                        field=where,
+                    )
+                self._pieces.append(piece)
+                if self.length - told >= _STEP:
+                    self._progress(self.length - told)
+                    told = self.length
+        finally:
+            self._progress(self.length - told)
 
     def content(self) -> bytes:
         return b"".join(self._pieces)
@@ -137,6 +164,7 @@ class Wire:
         limit: int,
         progress: Callable[[int], None] = lambda _count: None,
         resume: bool = False,
+        pinned: bool = False,
     ) -> Answer:
         """GET what must be there, of at most `limit` bytes.
 
@@ -147,8 +175,13 @@ class Wire:
             progress: told of every number of bytes that came; of a negative one, where what came
                 must be asked for again.
             resume: whether to go on with a body that broke off. The caller must check the digest.
+            pinned: whether the caller knows the SHA-256 of what is to come. Of the answer's body
+                no other digest is computed then: they would say nothing more, and take most of
+                the time.
         """
-        answer = self.request("GET", path, where, limit=limit, progress=progress, resume=resume)
+        answer = self.request(
+            "GET", path, where, limit=limit, progress=progress, resume=resume, pinned=pinned
+        )
         if answer.status != 200:
             raise self.refusal(answer, where)
         return answer
@@ -164,9 +197,10 @@ class Wire:
         extra: dict[str, str] | None = None,
         progress: Callable[[int], None] = lambda _count: None,
         resume: bool = False,
+        pinned: bool = False,
     ) -> Answer:
         """Send a request, again if the server says "not now", and return the last answer."""
-        got = _Body(limit, progress)
+        got = _Body(limit, progress, _PINNING if pinned else ALGORITHMS)
         tried = 0
         while True:
             tried += 1
@@ -219,7 +253,7 @@ class Wire:
                 got.begin_again()
             else:
                 # What an error's body holds is no progress.
-                got = _Body(MAX_DOCUMENT, lambda _count: None)
+                got = _Body(MAX_DOCUMENT, lambda _count: None, _PINNING)
             got.tag = response.headers.get("ETag")
             got.read(response, where)
         except urllib3.exceptions.SSLError as error:

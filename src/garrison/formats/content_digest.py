@@ -142,7 +142,7 @@ class ContentHasher:
         }
         self.length = 0
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: bytes | memoryview) -> None:
         """Take the next piece."""
         self.length += len(piece)
         for value in self._hashes.values():

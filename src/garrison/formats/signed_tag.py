@@ -6,9 +6,10 @@ with the keys that whoever relies on them names; RS256 is verified besides. Whic
 found by trying: a `kid` is the signer's word. What is not in the protected header has no meaning,
 and a critical extension (`crit`) is refused, for none is known.
 
-A signature says that its key's owner published this content; in which repository and under which
-tag it does not say: the payload is the original's. Whoever may put tags there can put an older
-signed one under a new name, so keys should be one repository's.
+The payload is the original's, and does not say which tag it is of. So the protected header has a
+member of ours, `slug`, the whole name of the tag; the original's clients pass over it. Without it
+a registry could answer the signed tag of an old version, or of another repository, for any other.
+The same form signs workloads in OCI registries, where `slug` begins with `oci://`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -30,6 +31,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from garrison.errors import Malformed, Unverified
 from garrison.formats.tree import ENTRY_TYPE, Entry
 
+if TYPE_CHECKING:
+    from garrison.formats.oci_name import Name
+
 JWS_TYPE = "application/jose+json"
 
 TagKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
@@ -38,6 +42,8 @@ SigningKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 # A signed tag holds the entry in base64, and signatures with their certificates.
 MAX_SIGNED = 64 * 1024
 _MAX_SIGNATURES = 16
+# The member of the protected header (RFC 7515, section 4.3) that names the tag.
+_SLUG = "slug"
 _MIN_RSA_BITS = 2048
 # RFC 7518, section 3.4: R and S, 32 bytes each.
 _ES256_HALF = 32
@@ -55,17 +61,19 @@ def payload_entry(data: bytes, where: str = "signed tag") -> Entry:
     return Entry.from_bytes(_decode(_document(data, where).get("payload"), field), field)
 
 
-def verify(data: bytes, keys: tuple[TagKey, ...], where: str = "signed tag") -> Entry:
-    """The entry in a signed tag, if one of its signatures is by one of `keys`.
+def verify(data: bytes, name: Name, keys: tuple[TagKey, ...]) -> Entry:
+    """The entry in a signed tag, if one of its signatures is by one of `keys`, and for `name`.
 
     Raises:
         Malformed: `data` is not a signed tag.
         Unverified: none is.
     """
+    where = f"tag {name}"
     document = _document(data, where)
     signatures = document.get("signatures", [document])
     if not isinstance(signatures, list) or not 0 < len(signatures) <= _MAX_SIGNATURES:
         raise Malformed("not a list of signatures", field=where)
+    others: list[str] = []
     for item in signatures:
         if not isinstance(item, dict):
             raise Malformed("not an object", field=f"{where}: signature")
@@ -75,8 +83,19 @@ def verify(data: bytes, keys: tuple[TagKey, ...], where: str = "signed tag") -> 
             continue
         signature = _decode(item.get("signature"), f"{where}: signature")
         signed = f"{protected}.{document['payload']}".encode()
-        if any(_is_by(key, header.get("alg"), signature, signed) for key in keys):
+        if not any(_is_by(key, header.get("alg"), signature, signed) for key in keys):
+            continue
+        if header.get(_SLUG) == str(name):
             return payload_entry(data, where)
+        others.append(repr(header[_SLUG])[:300] if _SLUG in header else "none")
+    if others:
+        raise Unverified(
+            "signed for another tag",
+            field=f"{where}: {_SLUG} in the signature",
+            found=", ".join(others),
+            expected=str(name),
+            hint="whoever signed this did not sign it under this name",
+        )
     raise Unverified(
         "not signed with a key that is trusted for it",
         field=where,
@@ -85,10 +104,10 @@ def verify(data: bytes, keys: tuple[TagKey, ...], where: str = "signed tag") -> 
     )
 
 
-def sign(entry: Entry, key: SigningKey) -> bytes:
-    """The signed tag of `entry`."""
+def sign(entry: Entry, name: Name, key: SigningKey) -> bytes:
+    """The signed tag of `entry`, under this `name` and no other."""
     algorithm = "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else "ES256"
-    protected = _encode(_dump({"alg": algorithm, "cty": ENTRY_TYPE}))
+    protected = _encode(_dump({"alg": algorithm, "cty": ENTRY_TYPE, _SLUG: str(name)}))
     payload = _encode(entry.to_bytes())
     signed = f"{protected}.{payload}".encode()
     if isinstance(key, ed25519.Ed25519PrivateKey):

@@ -14,6 +14,7 @@
 
     [oci_registries."registry.example.com"]
     ca = "registry-ca.pem"            # absent: the web's roots
+    tag_keys = "publishers.pem"       # as of a drawbridge
 
     [snp]                             # see garrison.appraisal.snp
     [nitro]                           # see garrison.appraisal.nitro
@@ -157,6 +158,7 @@ class Policy:
             None for the web's roots.
         tag_keys: the drawbridges whose tags must be signed, and the keys of which one must have.
         oci_registries: the OCI registries whose names it certifies, as `drawbridges`.
+        oci_tag_keys: as `tag_keys`, for OCI registries.
         local_workloads: whether it certifies workloads by their digest alone.
         tees: what it admits of each TEE.
         endorsements: where vendors' certificates come from, beside directories and evidence.
@@ -174,6 +176,7 @@ class Policy:
     endorsements: Settings = field(default_factory=Settings)
     oci_registries: Mapping[str, str | None] = field(default_factory=dict)
     tag_keys: Mapping[str, tuple[TagKey, ...]] = field(default_factory=dict)
+    oci_tag_keys: Mapping[str, tuple[TagKey, ...]] = field(default_factory=dict)
 
     @property
     def simulated_roots(self) -> tuple[str, ...]:
@@ -213,8 +216,8 @@ class Policy:
                     "dns_names", "not a DNS name", expected="lower-case names without wildcards"
                 )
         certificates.done()
-        drawbridges, tag_keys = _drawbridges(table.table("drawbridges"), base)
-        oci_registries = _oci_registries(table.table("oci_registries"), base)
+        drawbridges, tag_keys = _registries(table.table("drawbridges"), base)
+        oci_registries, oci_tag_keys = _registries(table.table("oci_registries"), base)
         if not drawbridges and not oci_registries and not local_workloads:
             raise Malformed(
                 "no workload could have a certificate",
@@ -229,6 +232,7 @@ class Policy:
             drawbridges=drawbridges,
             tag_keys=tag_keys,
             oci_registries=oci_registries,
+            oci_tag_keys=oci_tag_keys,
             local_workloads=local_workloads,
             tees=TeePolicies.from_table(table, base),
             deny=Deny.from_table(table.table("deny")),
@@ -264,7 +268,7 @@ def _require(table: Table, key: str) -> None:
         raise Malformed("missing", field=table.where(key), expected="a table")
 
 
-def _drawbridges(
+def _registries(
     table: Table, base: Path
 ) -> tuple[dict[str, str | None], dict[str, tuple[TagKey, ...]]]:
     cas: dict[str, str | None] = {}
@@ -278,17 +282,6 @@ def _drawbridges(
         if tag_keys is not None:
             keys[host] = load_tag_keys(_read(base / tag_keys), field=str(base / tag_keys))
     return cas, keys
-
-
-def _oci_registries(table: Table, base: Path) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for host in table.keys():  # noqa: SIM118 - not a mapping
-        check_host(host, field=table.where(host))
-        entry = table.table(host)
-        ca = entry.optional_string("ca")
-        entry.done()
-        found[host] = None if ca is None else _ca_pem(base / ca)
-    return found
 
 
 def _read(path: Path) -> bytes:

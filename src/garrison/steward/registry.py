@@ -2,7 +2,7 @@
 
 A keep says what it runs. The steward does not take its word: it asks the drawbridge or registry
 that its policy names, over TLS under the CA that the policy names, as itself. Where the policy
-names keys for a drawbridge's tags, the tag must be signed with one of them.
+names keys for its tags, the tag must be signed with one of them, under this very name.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Drawbridges:
         *,
         oci_hosts: Mapping[str, str | None] = MappingProxyType({}),
         tag_keys: Mapping[str, tuple[TagKey, ...]] = MappingProxyType({}),
+        oci_tag_keys: Mapping[str, tuple[TagKey, ...]] = MappingProxyType({}),
     ) -> None:
         """Prepare to ask them; nothing is sent yet.
 
@@ -57,11 +58,13 @@ class Drawbridges:
             authority: under which the steward certifies itself.
             oci_hosts: likewise of OCI registries.
             tag_keys: drawbridge's host, and the keys of which one must have signed its tags.
+            oci_tag_keys: likewise of OCI registries.
         """
         self._hosts = hosts
         self._authority = authority
         self._oci_hosts = oci_hosts
         self._tag_keys = tag_keys
+        self._oci_tag_keys = oci_tag_keys
 
     def tag_digest(self, slug: Name) -> bytes:
         """See `Registry.tag_digest`."""
@@ -78,7 +81,12 @@ class Drawbridges:
             registry = OciClient(
                 slug.host, ca_pem=hosts[slug.host], certificate=certificate, tries=1
             )
-            return registry.tag_digest(slug)
+            keys = self._oci_tag_keys.get(slug.host)
+            return (
+                registry.tag_digest(slug)
+                if keys is None
+                else registry.signed_tag_digest(slug, keys)
+            )
         client = Client(slug.host, ca_pem=hosts[slug.host], certificate=certificate, tries=1)
         keys = self._tag_keys.get(slug.host)
         return client.tag_digest(slug) if keys is None else client.signed_tag_digest(slug, keys)

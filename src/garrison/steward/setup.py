@@ -88,7 +88,11 @@ def _assemble(
     challenges = Challenges(authority.challenge_key)
     steward = Steward(authority, policy, challenges, appraisers, server_names, source, directory)
     return steward, Drawbridges(
-        policy.drawbridges, authority, oci_hosts=policy.oci_registries, tag_keys=policy.tag_keys
+        policy.drawbridges,
+        authority,
+        oci_hosts=policy.oci_registries,
+        tag_keys=policy.tag_keys,
+        oci_tag_keys=policy.oci_tag_keys,
     )
 
 

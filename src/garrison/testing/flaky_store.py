@@ -50,7 +50,7 @@ class FlakyStore(Store):
 
     async def content(
         self, key: str, length: int, part: tuple[int, int] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[bytes | memoryview]:
         """See the base."""
         self._perhaps_fail()
         found = await super().content(key, length, part)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -25,9 +24,10 @@ import jwt
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.drawbridge.oci_auth import Login
-from garrison.testing.stack import READY_SECONDS, StackError, free_port
+from garrison.testing.stack import reserve_port, wait_until_listening
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from garrison.testing.tls import Authority, Leaf
@@ -61,6 +61,7 @@ class OciRegistry:
     auth: Literal["none", "basic", "token"] = "none"
     host: str = ""
     _process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _holder: socket.socket = field(init=False, repr=False)
     _tokens: _TokenServer | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Self:
@@ -73,7 +74,8 @@ class OciRegistry:
         files["issuers"] = self.authority.root_pem.encode()
         for name, content in files.items():
             (self.directory / name).write_bytes(content)
-        port = free_port()
+        self._holder = reserve_port()
+        port = self._holder.getsockname()[1]
         self.host = f"localhost:{port}"
         if self.auth == "token":
             self._tokens = _TokenServer(leaf)
@@ -102,7 +104,7 @@ class OciRegistry:
                 stderr=log,
             )
         try:
-            self._wait(port)
+            wait_until_listening(PROGRAM, self._process, port, self.directory / "log")
         except BaseException:
             self._stop()
             raise
@@ -129,22 +131,10 @@ class OciRegistry:
             }
         }
 
-    def _wait(self, port: int) -> None:
-        end = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > end:
-                    said = (self.directory / "log").read_text(errors="replace")
-                    raise StackError(f"{PROGRAM} does not listen; it said:\n{said}") from None
-                time.sleep(0.05)
-            else:
-                return
-
     def _stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._holder.close()
         if self._tokens is not None:
             self._tokens.stop()
 

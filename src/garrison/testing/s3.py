@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -19,9 +17,10 @@ from typing import TYPE_CHECKING, Self
 from obstore.store import S3Store
 
 from garrison.drawbridge.store import Store
-from garrison.testing.stack import READY_SECONDS, StackError, free_port
+from garrison.testing.stack import reserve_port, wait_until_listening
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
 PROGRAM = "versitygw"
@@ -47,6 +46,7 @@ class S3Server:
     directory: Path
     url: str = ""
     _process: subprocess.Popen[bytes] = field(init=False, repr=False)
+    _holder: socket.socket = field(init=False, repr=False)
 
     def __enter__(self) -> Self:
         program = find()
@@ -55,7 +55,8 @@ class S3Server:
         root, sidecar = self.directory / "root", self.directory / "sidecar"
         (root / _BUCKET).mkdir(parents=True)
         sidecar.mkdir()
-        port = free_port()
+        self._holder = reserve_port()
+        port = self._holder.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -68,7 +69,7 @@ class S3Server:
                 env={"ROOT_ACCESS_KEY": _KEY_ID, "ROOT_SECRET_KEY": _KEY},
             )  # fmt: skip
         try:
-            self._wait(port)
+            wait_until_listening(PROGRAM, self._process, port, self.directory / "log")
         except BaseException:
             self._stop()
             raise
@@ -82,22 +83,10 @@ class S3Server:
     ) -> None:
         self._stop()
 
-    def _wait(self, port: int) -> None:
-        end = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > end:
-                    said = (self.directory / "log").read_text(errors="replace")
-                    raise StackError(f"{PROGRAM} does not listen; it said:\n{said}") from None
-                time.sleep(0.05)
-            else:
-                return
-
     def _stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._holder.close()
 
     def store(self, prefix: str) -> Store:
         """A store of its own for each `prefix`."""

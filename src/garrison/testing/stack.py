@@ -156,7 +156,7 @@ class Stack:
 
     `steward_init` and `steward_serve` are further options of these commands. With an `image` keeps
     run in machines that boot it, and the policy has the measurement that is predicted for it. The
-    policy names `oci_registries`, host to CA, and the keys that tags must be signed with.
+    policy names `oci_registries`, host to CA, and the keys that tags of both must be signed with.
     """
 
     directory: Path
@@ -319,7 +319,8 @@ class Stack:
         spki = json.loads((self.simulator / "simulator.json").read_text())["key_sha256"]
         keys = "" if self.tag_keys is None else f'tag_keys = "{self.tag_keys}"'
         registries = "\n".join(
-            f'[oci_registries."{host}"]\nca = "{ca}"' for host, ca in self.oci_registries.items()
+            f'[oci_registries."{host}"]\nca = "{ca}"\n{keys}'
+            for host, ca in self.oci_registries.items()
         )
         return f"""
 trust_domain = "demo.test"
@@ -432,6 +433,43 @@ endorsements = "{self.simulator}"
     def deploy(self, name: str, label: str, tee: str = "snp") -> Process:
         """Start a keep for `repo:tag`, with simulated evidence of `tee`."""
         return self.start(label, *self.deploy_arguments(name, tee=tee))
+
+
+def wait_until_listening(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until a program accepts connections at `port` of 127.0.0.1.
+
+    Args:
+        name: of the program, for errors.
+        process: the program.
+        port: where it is to listen; reserved for it.
+        log: the file in which it says what is wrong.
+
+    Raises:
+        StackError: it ends, or does not listen in time.
+    """
+    end = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                said = log.read_text(errors="replace")
+                raise StackError(f"{name} does not listen; it said:\n{said}") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def reserve_port() -> socket.socket:
+    """A socket whose port of 127.0.0.1 nobody is given while it is open.
+
+    A server that binds with SO_REUSEADDR, as almost all do, can listen there all the same, and
+    again after its end: nothing listens at this socket (socket(7)).
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 def free_port() -> int:

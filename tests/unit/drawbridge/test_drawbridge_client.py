@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.drawbridge import client as client_module
@@ -16,6 +17,7 @@ from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.drawbridge.retry import TRIES
 from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.content_digest import ContentDigest
+from garrison.formats.signed_tag import JWS_TYPE, sign
 from garrison.formats.slug import Slug
 from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, MAX_DEPTH, Directory, Entry, Package
 from garrison.testing.drawbridge import Lie, LyingServer, served
@@ -111,6 +113,30 @@ def test_another_tag_with_its_own_tree_is_another_digest(
     server.tell_the_truth(NAME, other)
     assert client.fetch(published).digest == other.digest
     assert other.digest != package.digest
+
+
+def test_an_old_signed_tag_under_a_new_name_is_found(client: Client, server: LyingServer) -> None:
+    """The rollback: the registry serves all of 0.9.0, as it was signed, as 1.0.0."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    old = Package({"main.wasm": b"with a hole"})
+    slug = server.tell_the_truth(NAME, old)
+    signed = {name: sign(old.entry, Slug.parse(f"{server.host}/{name}"), key)
+              for name in (NAME, "jane/chat:0.9.0", "jane/other:1.0.0")}  # fmt: skip
+
+    def look(body: bytes) -> bytes:
+        server.answers[TAG] = Lie(200, {"Content-Type": JWS_TYPE}, b"")
+        spoil(server, TAG, body)
+        rehash(server, TAG)
+        return client.signed_tag_digest(slug, (key.public_key(),))
+
+    assert look(signed.pop(NAME)) == old.digest
+    for name, body in signed.items():
+        with pytest.raises(Unverified, match="signed for another tag") as caught:
+            look(body)
+        assert caught.value.found == repr(f"{server.host}/{name}")
+        assert caught.value.expected == str(slug)
+        # Whoever demands no signature takes it for an unsigned one.
+        assert client.tag_digest(slug) == old.digest
 
 
 def test_another_tag_alone_does_not_fit_the_tree(

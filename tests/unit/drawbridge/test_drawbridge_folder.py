@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import hashlib
 import os
 import tempfile
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
@@ -21,7 +25,6 @@ from garrison.testing.drawbridge import MemoryDrawbridge
 
 if TYPE_CHECKING:
     import io
-    from pathlib import Path
 
     from garrison.formats.slug import Slug
     from garrison.formats.tree import Package
@@ -55,6 +58,83 @@ def _put(store: Store, file: io.BufferedRandom) -> None:
     with file:
         file.write(DATA)
         asyncio.run(store.put_content(KEY, file))
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_what_is_not_in_memory_is_read_in_a_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    _put(store, _unnamed(Path(store.spool or "")))
+    asked: list[int] = []
+
+    def short_then_nothing(descriptor: int, buffers: list[bytearray], start: int, _: int) -> int:
+        """Some of it is in memory, and then none."""
+        asked.append(start)
+        if start:
+            raise OSError(number, "not now")
+        return real(descriptor, [memoryview(buffers[0])[:1000]], start)
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", short_then_nothing)
+    assert _read(store, (0, 60_000)) == DATA[:60_000]
+    assert asked == [0, 1000]
+    assert _read(store, (7, 10_000)) == DATA[7:10_000]
+    # What is long is not tried.
+    assert _read(store) == DATA
+    assert asked == [0, 1000, 7]
+
+
+def test_a_disk_that_fails_is_a_failure_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(store, _unnamed(Path(store.spool or "")))
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    for name in ("preadv", "pread"):
+        monkeypatch.setattr(os, name, broken)
+        with pytest.raises(StorageFailure):
+            _read(store, (0, 100) if name == "preadv" else None)
+
+
+def test_a_reader_that_leaves_in_the_middle(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read ahead then fails to nobody's notice, and the file is closed."""
+    _put(store, _unnamed(Path(store.spool or "")))
+    started, may_fail = threading.Event(), threading.Event()
+    real = os.pread
+
+    def pread(descriptor: int, wanted: int, start: int) -> bytes:
+        if not start:
+            return real(descriptor, wanted, start)
+        started.set()
+        assert may_fail.wait(60)
+        # It is open still, though nobody waits for it.
+        assert os.fstat(descriptor).st_size == len(DATA)
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "pread", pread)
+    complaints: list[dict[str, object]] = []
+
+    async def read() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        pieces = await store.content(KEY, len(DATA))
+        async for piece in pieces:
+            assert bytes(piece) == DATA[: len(piece)]
+            break
+        await asyncio.to_thread(started.wait, 60)
+        await pieces.aclose()  # type: ignore[attr-defined]  # it is a generator
+        may_fail.set()
+        await loop.shutdown_default_executor()
+
+    asyncio.run(read())
+    gc.collect()
+    assert complaints == []
+    opened = {path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    assert tmp_path / KEY not in opened
 
 
 def test_an_upload_is_not_copied(

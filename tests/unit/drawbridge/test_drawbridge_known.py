@@ -51,7 +51,7 @@ def exchange(stack: Stack, *requests: str) -> list[bytes]:
     """Send requests at once over one connection, the last of which ends it; the answers."""
     context = ssl.create_default_context(cafile=stack.registry_ca)
     with (
-        socket.create_connection(("localhost", int(stack.registry.rpartition(":")[2])), 20) as raw,
+        socket.create_connection(("localhost", int(stack.registry.rpartition(":")[2])), 60) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as connection,
     ):
         connection.sendall("".join(requests).encode())

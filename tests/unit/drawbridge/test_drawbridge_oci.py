@@ -8,18 +8,21 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from garrison.drawbridge.oci import OciClient
 from garrison.drawbridge.oci_auth import Challenge, Login, docker_login
 from garrison.drawbridge.oci_manifest import (
     CONFIG_TYPE,
     MANIFEST_TYPE,
+    SIGNATURE,
     TITLE,
     Artifact,
     build,
 )
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.oci_name import OciName, parse_name
+from garrison.formats.signed_tag import sign
 from garrison.formats.slug import Slug
 from garrison.formats.tree import DIRECTORY_TYPE, WASM_TYPE, Package
 from garrison.testing import oci
@@ -108,6 +111,26 @@ def test_an_artifact_of_others_has_the_digest_of_its_module_alone(tmp_path: Path
         assert ours.tag_digest(name) == ours.fetch(name).digest == package.digest
 
 
+KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@needs_registry
+def test_a_signature_is_there_for_its_name_and_stays(tmp_path: Path) -> None:
+    with oci.OciRegistry(tmp_path / "registry", AUTHORITY) as started:
+        name = OciName(started.host, "jane/chat", "v1")
+        ours, keys = client(started.host), (KEY.public_key(),)
+        ours.publish(name, PACKAGE)
+        with pytest.raises(Unverified, match="not signed"):
+            ours.signed_tag_digest(name, keys)
+        # What is there unsigned can be signed; and whoever publishes it again leaves that.
+        for key in (KEY, None, KEY):
+            ours.publish(name, PACKAGE, key=key)
+            assert ours.signed_tag_digest(name, keys) == PACKAGE.digest
+        with pytest.raises(Unverified, match="not signed with a key that is trusted"):
+            ours.signed_tag_digest(name, (ec.generate_private_key(ec.SECP256R1()).public_key(),))
+        assert ours.fetch(name).files == dict(PACKAGE.files)
+
+
 # A registry that lies.
 
 
@@ -175,6 +198,34 @@ def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer) -> None:
     liar.answers[path] = Lie(401, headers, b"")
     with pytest.raises(Malformed, match="realm"):
         client(liar.host).tag_digest(OciName(liar.host, "jane/chat", "v1"))
+
+
+def test_a_signed_manifest_under_another_name_or_with_other_layers_is_found(
+    liar: LyingServer,
+) -> None:
+    name, keys = OciName(liar.host, "jane/chat", "v1"), (KEY.public_key(),)
+
+    def look(package: Package, signed: bytes, **changes: Any) -> bytes:
+        body = json.dumps(json.loads(build(package, signed)[0]) | changes).encode()
+        liar.answers["/v2/jane/chat/manifests/v1"] = Lie(
+            200, {"Content-Length": str(len(body))}, body
+        )
+        return client(liar.host).signed_tag_digest(name, keys)
+
+    right = sign(PACKAGE.entry, name, KEY)
+    assert look(PACKAGE, right) == PACKAGE.digest
+    for other in (replace(name, tag="v0"), replace(name, path="jane/other")):
+        with pytest.raises(Unverified, match="signed for another tag") as caught:
+            look(PACKAGE, sign(PACKAGE.entry, other, KEY))
+        assert (caught.value.found, caught.value.expected) == (repr(str(other)), str(name))
+    with pytest.raises(Unverified, match="the signature is of another workload"):
+        look(Package({"main.wasm": b"evil"}), right)
+    with pytest.raises(Unverified, match="the signature is of another workload"):
+        # Of the module alone: nothing says then which digest it is.
+        look(PACKAGE, right, layers=json.loads(build(PACKAGE)[0])["layers"][:1])
+    for signed in (1, "\u00e9", "{}"):
+        with pytest.raises(Malformed):
+            look(PACKAGE, right, annotations={SIGNATURE: signed})
 
 
 # Manifests.

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garrison.errors import Malformed, Unverified
+from garrison.formats.oci_name import parse_name
 from garrison.formats.signed_tag import (
     SigningKey,
     load_signing_key,
@@ -27,8 +28,10 @@ from garrison.formats.signed_tag import (
     sign,
     verify,
 )
+from garrison.formats.slug import Slug
 from garrison.formats.tree import DIRECTORY_TYPE, Entry
 
+NAME = Slug.parse("d.test/jane/chat:1.0.0")
 ENTRY = Entry.of(b"{}", DIRECTORY_TYPE)
 P256 = ec.generate_private_key(ec.SECP256R1())
 ED25519 = ed25519.Ed25519PrivateKey.generate()
@@ -52,56 +55,96 @@ def encode(value: bytes) -> str:
 
 @pytest.mark.parametrize("key", [P256, ED25519])
 def test_what_is_signed_is_verified_with_that_key_alone(key: SigningKey) -> None:
-    data = sign(ENTRY, key)
-    assert verify(data, KEYS) == payload_entry(data) == ENTRY
+    data = sign(ENTRY, NAME, key)
+    assert verify(data, NAME, KEYS) == payload_entry(data) == ENTRY
     with pytest.raises(Unverified, match="not signed with a key that is trusted"):
-        verify(data, tuple(other for other in KEYS if other != key.public_key()))
+        verify(data, NAME, tuple(other for other in KEYS if other != key.public_key()))
     with pytest.raises(Unverified):
-        verify(data, ())
+        verify(data, NAME, ())
 
 
 @pytest.mark.parametrize(
     ("key", "algorithm"), [(P256, "ES256"), (ED25519, "EdDSA"), (RSA, "RS256")]
 )
 def test_another_library_agrees(key: Any, algorithm: str) -> None:
-    compact = jwt.PyJWS().encode(ENTRY.to_bytes(), key, algorithm, headers={"kid": "x"})
+    header = {"kid": "x", "slug": str(NAME)}
+    compact = jwt.PyJWS().encode(ENTRY.to_bytes(), key, algorithm, headers=header)
     protected, payload, signature = compact.split(".")
     item = {"protected": protected, "signature": signature, "header": {"kid": "any"}}
     other = {"protected": encode(b'{"alg":"none"}'), "signature": ""}
     for signatures in (item, {"signatures": [other, item]}):
         document = {"payload": payload, **signatures}
-        assert verify(json.dumps(document).encode(), KEYS) == ENTRY
-    document = json.loads(sign(ENTRY, P256))
+        assert verify(json.dumps(document).encode(), NAME, KEYS) == ENTRY
+    document = json.loads(sign(ENTRY, NAME, P256))
     compact = ".".join(document[name] for name in ("protected", "payload", "signature"))
     assert jwt.PyJWS().decode(compact, P256.public_key(), ["ES256"]) == ENTRY.to_bytes()
 
 
 def _with_header(**header: Any) -> bytes:
     """A tag with this protected header, signed by a key that is trusted."""
-    document = json.loads(sign(ENTRY, ED25519))
+    document = json.loads(sign(ENTRY, NAME, ED25519))
     document["protected"] = encode(json.dumps(header).encode())
     signed = f"{document['protected']}.{document['payload']}".encode()
     return json.dumps({**document, "signature": encode(ED25519.sign(signed))}).encode()
 
 
 def test_headers_that_change_what_a_signature_means_are_refused() -> None:
-    assert verify(_with_header(alg="EdDSA"), KEYS) == ENTRY
+    slug = str(NAME)
+    assert verify(_with_header(alg="EdDSA", slug=slug), NAME, KEYS) == ENTRY
     critical = {"alg": "EdDSA", "crit": ["b64"], "b64": False}
     for header in (critical, {"alg": "none"}, {"alg": "ES256"}, {}):
-        with pytest.raises(Unverified):
-            verify(_with_header(**header), KEYS)
+        with pytest.raises(Unverified, match="not signed with a key that is trusted"):
+            verify(_with_header(**header, slug=slug), NAME, KEYS)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "d.test/jane/chat:0.9.0", "d.test/jane/other:1.0.0", "d.test/eve/chat:1.0.0",
+        "other.test/jane/chat:1.0.0", "oci://d.test/jane/chat:1.0.0",
+    ],
+)  # fmt: skip
+def test_a_signature_for_another_name_is_refused(other: str) -> None:
+    signed = sign(ENTRY, parse_name(other), P256)
+    assert verify(signed, parse_name(other), KEYS) == ENTRY
+    with pytest.raises(Unverified, match="signed for another tag") as caught:
+        verify(signed, NAME, KEYS)
+    assert (caught.value.found, caught.value.expected) == (repr(other), str(NAME))
+
+
+def test_a_signature_that_names_nothing_is_refused() -> None:
+    """As the original's form has it: it would be as good for any tag."""
+    for header, found in (({}, "none"), ({"slug": None}, "None"), ({"slug": [str(NAME)]}, "[")):
+        with pytest.raises(Unverified, match="signed for another tag") as caught:
+            verify(_with_header(alg="EdDSA", **header), NAME, KEYS)
+        assert str(caught.value.found).startswith(found)
+
+
+def test_a_name_outside_of_what_is_signed_has_no_meaning() -> None:
+    document = json.loads(_with_header(alg="EdDSA"))
+    for place in (document, document.setdefault("header", {})):
+        place["slug"] = str(NAME)
+    with pytest.raises(Unverified, match="signed for another tag"):
+        verify(json.dumps(document).encode(), NAME, KEYS)
+
+
+def test_one_content_is_signed_for_two_names() -> None:
+    old = parse_name("d.test/jane/chat:0.9.0")
+    both = [json.loads(sign(ENTRY, name, P256)) for name in (old, NAME)]
+    data = json.dumps({"payload": both[0]["payload"], "signatures": both}).encode()
+    assert verify(data, old, KEYS) == verify(data, NAME, KEYS) == ENTRY
 
 
 @pytest.mark.parametrize("name", ["payload", "protected", "signature"])
 def test_a_changed_bit_anywhere_is_found(name: str) -> None:
-    document = json.loads(sign(ENTRY, P256))
+    document = json.loads(sign(ENTRY, NAME, P256))
     raw = bytearray(urlsafe_b64decode(document[name] + "=="))
     for place in range(len(raw)):
         raw[place] ^= 1
         document[name] = encode(bytes(raw))
         raw[place] ^= 1
         with pytest.raises((Unverified, Malformed)):
-            verify(json.dumps(document).encode(), KEYS)
+            verify(json.dumps(document).encode(), NAME, KEYS)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +158,13 @@ def test_a_changed_bit_anywhere_is_found(name: str) -> None:
 )  # fmt: skip
 def test_what_is_no_signed_tag_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
-        verify(data, KEYS)
+        verify(data, NAME, KEYS)
 
 
 @given(st.binary(max_size=300))
 def test_nothing_else_is_raised(data: bytes) -> None:
     with pytest.raises((Malformed, Unverified)):
-        verify(data, KEYS)
+        verify(data, NAME, KEYS)
 
 
 def test_keys_are_read_strictly() -> None:
