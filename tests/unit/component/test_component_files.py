@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import Host
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.waiting import Moment
 from garrison.keep.component.wasi import filesystem as fs
 from garrison.keep.component.wasi import streams as io

@@ -17,8 +17,8 @@ from garrison.keep.component import interfaces
 from garrison.keep.component import types as t
 from garrison.keep.component.abi import codec
 from garrison.keep.component.boundary import Boundary
+from garrison.keep.component.callbacks import lowered_signature
 from garrison.keep.component.handles import Handles
-from garrison.keep.component.instance import lowered_signature
 from garrison.keep.engine.failures import Trap
 from garrison.testing.component import command
 

@@ -15,10 +15,10 @@ import time
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unverified
 from garrison.formats.endpoint import Endpoint
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.exchange import peer_fields
 from garrison.keep.component.http.message import End, Head, ResponseReader, request_head
 from garrison.keep.component.http.wire import POLLIN, POLLOUT, Source, Wire
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.http_bodies import IncomingBody
 from garrison.keep.component.wasi.http_fields import code_of, shown
 from garrison.keep.component.wasi.http_messages import IncomingResponse

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from _blake2 import blake2b  # `hashlib` loads OpenSSL
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import CHUNK
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.streams import (
     FileInput,
     FileOutput,

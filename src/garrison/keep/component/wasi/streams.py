@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import CHUNK
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.waiting import Moment, Readiness, wait_for
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
