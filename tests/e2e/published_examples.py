@@ -1,7 +1,7 @@
 """The examples that the makers of `componentize-py` publish, as PyPI has them: none is copied here.
 
 The source distribution of the very release that `requirements.lock` names has them, under a digest
-that stands there too. It and what is built of it are kept in `build/published/`.
+that stands there too. It and what is built of it are kept beside the installed packages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 _ROOT = Path(__file__).parents[2]
-_KEPT = _ROOT / "build" / "published"
+_KEPT = Path(sys.prefix) / "published"
 _WORLDS = {"http": "wasi:http/proxy@0.2.0", "cli": "wasi:cli/command@0.2.0"}
 _LOCKED = re.compile(
     r"^componentize-py==(\S+)((?:\s*\\\s*--hash=sha256:[0-9a-f]{64})+)", re.MULTILINE

@@ -13,9 +13,10 @@ fn peer(event: &str) -> Option<&str> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = env::args().skip(1).collect();
-    let [target, text] = &given[..] else {
+    if given.len() != 2 {
         return Err("usage: client HOST:PORT TEXT".into());
-    };
+    }
+    let (target, text) = (&given[0], &given[1]);
     let path = format!("/net/con/{target}");
     let stream = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let event = fs::read_to_string("/net/peer/con")?;

@@ -79,10 +79,9 @@ def lowered_signature(kind: t.Function) -> tuple[str, str]:
 def lowered(state: State, boundary: Boundary, kind: t.Function, body: Body) -> HostFunction:
     """Make what the engine calls for an import of type `kind`, which `body` serves."""
     flat, returned = lowered_signature(kind)
-    run = _run(state, boundary, kind, body)
-    if any(isinstance(part, t.Own) for _, part in kind.parameters):
-        run = _noting(boundary, run)
-    return HostFunction(flat, returned, _callback(state, run, values(flat)))
+    return HostFunction(
+        flat, returned, _callback(state, runner(state, boundary, kind, body), values(flat))
+    )
 
 
 def handle_function(
@@ -116,8 +115,14 @@ def handle_function(
     return HostFunction("I", "" if ref.kind == "drop" else "I", _callback(state, run, one))
 
 
-def _run(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run:
+def runner(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run:
     """Make what lifts the parameters, calls the `body` and lowers the result."""
+    run = _run(state, boundary, kind, body)
+    owns = any(isinstance(part, t.Own) for _, part in kind.parameters)
+    return _noting(boundary, run) if owns else run
+
+
+def _run(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run:
     parameters = fields([part for _, part in kind.parameters])
     flat, returned = lowered_signature(kind)
     result = None if kind.result is None else codec(kind.result)

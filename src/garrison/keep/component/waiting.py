@@ -141,6 +141,8 @@ def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> l
                 happened.append(index)
         if happened or not block:
             return sorted(happened)
+        # What comes again and again without being what is waited for must not outlast the run.
+        host.interrupts.check()
 
 
 def _behind(host: Host) -> list[tuple[int, Pollable, tuple[int, int]]]:

@@ -176,7 +176,8 @@ class Outbound:
     def drop(self) -> None:
         """End it: what was not answered is given up."""
         if not self.taken:
-            self._release()
+            # Whoever still waits for it shall not wait for ever.
+            self._fail(self.failure or ("connection-terminated", None))
 
     def response(self) -> Any:
         """The response or the failure, once it is there; None before."""
@@ -189,7 +190,7 @@ class Outbound:
             return "ok", ("err", self.failure)
         headers = [*shown(self.head.headers), *peer_fields(self._wire.stream.peer)]
         source = Source(self._wire, self.head)
-        body = IncomingBody(source, self._between, self._release)
+        body = IncomingBody(source, self._between, self.abandon)
         return "ok", ("ok", IncomingResponse(self.head.status, headers, body))
 
     def _advance(self) -> None:
@@ -290,9 +291,9 @@ class Outbound:
 
     def _fail(self, code: Code) -> None:
         self.failure = code
-        self._release()
+        self.abandon()
 
-    def _release(self) -> None:
+    def abandon(self) -> None:
         """Give the connection back, and no longer go on with it."""
         if self in self._host.background:
             self._host.background.remove(self)

@@ -146,11 +146,11 @@ _CODES = {
     "SPIPE": "invalid-seek", "TXTBSY": "text-file-busy", "XDEV": "cross-device",
     "NOTCAPABLE": "not-permitted", "MFILE": "quota",
 }  # fmt: skip
+# Connections and listeners are `unknown`: asked for a `socket`, the adapter from preview 1 traps.
 _TYPES = {
     d.CHARACTER: "character-device",
     d.FOLDER: "directory",
     d.REGULAR: "regular-file",
-    d.STREAM: "socket",
     d.SYMLINK: "symbolic-link",
 }
 # The files' offsets are signed on every host.

@@ -290,11 +290,13 @@ def outgoing_body_write(host: Host, body: OutgoingBody) -> BodyOutput:
 
 def outgoing_body_finish(_host: Host, body: OutgoingBody, trailers: Fields | None) -> None:
     """End it."""
+    # First of all: they are given away, whatever comes of it.
+    entries = [] if trailers is None else trailers.taken()
     body.check_childless("a body")
     failure = body.sink.broken()
     if failure is not None:
         raise Failed(code_of(failure))
-    if not body.sink.finish([] if trailers is None else trailers.taken()):
+    if not body.sink.finish(entries):
         size = body.sink.taken
         body.sink.abort()
         raise Failed((body.wrong_size, size))
