@@ -20,6 +20,7 @@ from garrison.keep.component.boundary import Boundary
 from garrison.keep.component.callbacks import lowered_signature
 from garrison.keep.component.handles import Handles
 from garrison.keep.engine.failures import Trap
+from garrison.keep.net import dial  # noqa: F401  (a thread of the host imports it when it likes)
 from garrison.testing.component import command
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ sys.addaudithook(_hook)
 
 
 # What a command never has a handle of: what comes with a request or an answer, which the calls of
-# `test_http_fuzz.py` have and make, UDP, and terminals. Their functions, if there are any, are tried
-# with another's handle.
+# `test_http_fuzz.py` have and make; UDP; and terminals. Their functions, if there are any, are
+# tried with another's handle.
 _UNMADE = {
     "wasi:cli/terminal-input terminal-input", "wasi:cli/terminal-output terminal-output",
     "wasi:http/types future-trailers", "wasi:http/types incoming-body",
