@@ -1,6 +1,6 @@
 """wasi:filesystem: the keep's virtual file system, by the nodes that preview 1 uses too.
 
-Opening a path under `/net` gives a descriptor of the type `socket`, whose streams are the
+Opening a path under `/net` gives a descriptor of the type `unknown`, whose streams are the
 connection's.
 """
 
