@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,6 +80,7 @@ from garrison.measure import sev_keys, sgx_keys
 from garrison.steward import ear, enarx_policy, issuance_log, offline_read, policy, revocation
 from garrison.steward.challenge import Challenges
 from garrison.steward.offline_endorsements import Endorsements
+from garrison.testing import http_fuzzer
 from garrison.testing.azure import FakeAzure, runtime
 from garrison.testing.azure import key as azure_key
 from garrison.testing.cca import FakeCca
@@ -653,6 +655,11 @@ TARGETS: dict[str, Target] = {
                 guest_request.Local(("a",)), {"a.test": "127.0.0.1"}
             ).to_json(),
         ],
+    ),
+    # Not a parser: what a component calls with these bytes for choices (`testing.http_fuzzer`).
+    "wasi_http": Target(
+        http_fuzzer.run,
+        lambda: [random.Random(seed).randbytes(1024) for seed in range(16)],  # noqa: S311
     ),
     "workload_identity": Target(
         exact(identity.WorkloadIdentity.from_der, identity.WorkloadIdentity.to_der),

@@ -81,9 +81,9 @@ def _run(*command: str | Path, environment: dict[str, str] | None = None, folder
         raise RuntimeError(f"{command[0]} failed:\n{done.stderr or done.stdout}")
 
 
-def _c(program: str, out: Path) -> None:
+def _c(program: str, out: Path, folder: Path = HERE / "c") -> None:
     target = ("-target", "wasm32-wasi", "-O2", "-s", "-Wall", "-Wextra", "-Werror")
-    _run(*_ZIG, "cc", *target, f"{program}.c", "-o", out, folder=HERE / "c")
+    _run(*_ZIG, "cc", *target, f"{program}.c", "-o", out, folder=folder)
 
 
 def _zig(program: str, out: Path) -> None:
@@ -105,7 +105,7 @@ def _go(program: str, out: Path) -> None:
     )  # fmt: skip
 
 
-def _rust(program: str, out: Path) -> None:
+def _rust(program: str, out: Path, folder: Path = HERE / "rust") -> None:
     # A compiler of rustup's may lack the target that the system's own has.
     for rustc in dict.fromkeys(filter(None, (shutil.which("rustc"), "/usr/bin/rustc"))):
         if not Path(rustc).exists():
@@ -117,12 +117,31 @@ def _rust(program: str, out: Path) -> None:
             if (Path(root) / "lib/rustlib" / target / "lib").is_dir():
                 options = ("--edition", "2021", "-C", "opt-level=2", "-C", "strip=symbols")
                 source = f"{program}.rs"
-                _run(rustc, "--target", target, *options, source, "-o", out, folder=HERE / "rust")
+                _run(rustc, "--target", target, *options, source, "-o", out, folder=folder)
                 return
     raise MissingError(
         "no rustc with the library of wasm32-wasip1 or wasm32-wasi "
         "(Debian: rustc libstd-rust-dev-wasm32 lld)"
     )
+
+
+def _adapted(module: Path, out: Path) -> None:
+    """Make a component of a program for preview 1, by the Bytecode Alliance's adapter."""
+    if not (_MODULES / "@bytecodealliance/jco").exists() or not shutil.which("node"):
+        raise MissingError("no jco: npm install --prefix examples/languages")
+    _run("node", HERE / "adapted" / "build.mjs", module, out, folder=HERE)
+
+
+def _c_component(program: str, out: Path) -> None:
+    module = out.with_suffix(".module")
+    _c(program, module, folder=HERE / "adapted")
+    _adapted(module, out)
+
+
+def _rust_component(program: str, out: Path) -> None:
+    module = out.with_suffix(".module")
+    _rust(program, module, folder=HERE / "adapted")
+    _adapted(module, out)
 
 
 def _assemblyscript(program: str, out: Path) -> None:
@@ -293,6 +312,22 @@ LANGUAGES = {
         slow=True,
         component=True,
         server="python-component",
+    ),
+    "c-component": Language(
+        "C, component",
+        "`zig cc -target wasm32-wasi` (PyPI `ziglang`), adapted by `@bytecodealliance/jco` (npm)",
+        _c_component,
+        slow=True,
+        component=True,
+        server="c",
+    ),
+    "rust-component": Language(
+        "Rust, component",
+        "`rustc --target wasm32-wasi`, adapted by `@bytecodealliance/jco` (npm)",
+        _rust_component,
+        slow=True,
+        component=True,
+        server="c",
     ),
     "python-http": Language(
         "Python, `wasi:http`",

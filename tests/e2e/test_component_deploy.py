@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from garrison.testing.component import command, write_wit
+from garrison.testing.component import command
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from garrison.testing.stack import Stack
 
 pytestmark = [pytest.mark.xdist_group("stack")]
@@ -55,37 +54,3 @@ def test_a_component_is_deployed_by_its_slug_with_its_package(published: Stack) 
     done = published.run(*published.deploy_arguments("greeter:0.1.0"))
     assert done.stdout == "good morning\n", done.stderr
     assert done.returncode == 7, done.stderr
-
-
-# The example `cli` of componentize-py, as its makers publish it.
-_PYTHON = """
-from wit_world import exports
-class Run(exports.Run):
-    def run(self) -> None:
-        print("Hello, world!")
-"""
-
-
-@pytest.mark.slow
-def test_a_foreign_toolchains_own_example_is_deployed_by_its_slug(
-    stack: Stack, tmp_path: Path
-) -> None:
-    compiler = Path(sys.executable).parent / "componentize-py"
-    if not compiler.exists():
-        pytest.skip("no componentize-py (dependency group `guests`)")
-    (tmp_path / "app.py").write_text(_PYTHON)
-    (tmp_path / "wit").mkdir()
-    write_wit(tmp_path / "wit", "export wasi:cli/run@0.2.0;")
-    package = tmp_path / "package"
-    package.mkdir()
-    subprocess.run(
-        [compiler, "-d", "wit", "-w", "guest", "componentize", "app", "-o", "package/main.wasm"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    (package / "Enarx.toml").write_text('[stdout]\nkind = "host"\n')
-    stack.register_repo("python", "--private", "--keep", "tee=snp")
-    stack.publish(package, "python:0.1.0")
-    done = stack.run(*stack.deploy_arguments("python:0.1.0"))
-    assert (done.returncode, done.stdout) == (0, "Hello, world!\n"), done.stderr

@@ -97,6 +97,9 @@ Not in the table:
 - A server in Ruby: its build for WASI has no sockets, and so none to accept. As npm has it, it is
   a library that imports functions of JavaScript, which no keep has;
   `examples/languages/ruby/command.wat` makes a command of it.
+- A server in C or Rust as an adapted component: the adapter from preview 1 has no `sock_accept`.
+- Go as an adapted component: it begins to run, and ends by an assertion of the adapter's once Go's
+  heap has grown, for the two do not seem to know of each other's memory.
 - A server for many clients in Python as a core module: in that build `select` does nothing.
 - JavaScript with sockets as a component has no server: see
   `examples/languages/javascript-component/client.js`.

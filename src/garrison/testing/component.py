@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from garrison.keep.component import interfaces
 from garrison.keep.component import types as t
 from garrison.keep.component.binary import PRIMITIVES
-from garrison.keep.component.instance import lowered_signature
+from garrison.keep.component.callbacks import lowered_signature
 from garrison.keep.engine.library import wat2wasm
 
 if TYPE_CHECKING:

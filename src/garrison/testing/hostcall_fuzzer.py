@@ -286,6 +286,7 @@ class _FakeNetwork:
 
 class _FakeListener:
     port = 1
+    protocols = ()
     restless = True
 
     def __init__(self, network: _FakeNetwork) -> None:

@@ -146,7 +146,7 @@ def served(
                 env={},
                 network=network,
                 limits=Limits(**(limits or {})),
-                interrupts=interrupts,  # type: ignore[arg-type]  # (all that a proxy asks of it)
+                interrupts=interrupts,  # all that a proxy asks of it
                 root=lambda _: Directory(None, []).open(read=True, write=False),
             )
         except BaseException as error:  # noqa: BLE001  (looked at below)

@@ -279,3 +279,20 @@ def test_layout_is_that_of_the_specification() -> None:
     assert codec(t.Flags(tuple(map(str, range(9))))).size == 2
     assert codec(t.Enum(tuple(map(str, range(257))))).size == 2
     assert math.isnan(codec(t.Primitive("f64")).lift(_boundary(_Memory()), [math.nan], 0))
+
+
+@pytest.mark.parametrize("wrong", [0, 3, 1 << 31])
+def test_each_handle_of_a_list_is_looked_at(wrong: int) -> None:
+    memory = _Memory()
+    handles = Handles()
+    mine, other = t.Resource("mine"), t.Resource("other")
+    numbers = [handles.add(mine, "a"), handles.add(mine, "b"), handles.add(other, "c")]
+    listed = codec(t.Listed(t.Borrow(mine)))
+    boundary = Boundary(memory, handles, memory.allocate)
+    memory.view(0, 8)[:] = struct.pack("<II", *numbers[:2])
+    assert listed.lift(boundary, [0, 2], 0) == ["a", "b"]
+    memory.view(0, 8)[:] = struct.pack("<II", numbers[0], wrong)
+    with pytest.raises(Trap, match="handle"):
+        listed.lift(boundary, [0, 2], 0)
+    with pytest.raises(Trap, match="multiple of 4"):
+        listed.lift(boundary, [2, 1], 0)

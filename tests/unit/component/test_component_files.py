@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import Host
-from garrison.keep.component.instance import Failed
-from garrison.keep.component.waiting import Moment
+from garrison.keep.component.waiting import Connection, Moment
 from garrison.keep.component.wasi import filesystem as fs
 from garrison.keep.component.wasi import streams as io
 from garrison.keep.engine.failures import Trap
+from garrison.keep.net.policy import ANONYMOUS
+from garrison.keep.net.stream import Stream
 from garrison.keep.vfs.descriptor import Descriptor
 from garrison.keep.vfs.nodes import Directory, File, Quota
+from garrison.keep.vfs.streams import Socket
 from garrison.keep.wasi.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -228,3 +232,18 @@ def test_a_stream_that_only_waits_is_not_ready_and_a_time_comes(host: Host) -> N
     assert io.pollable_ready(host, over)
     assert not io.pollable_ready(host, late)
     assert io.poll_poll(host, [late, over, late, over]) == [1, 3]
+
+
+def test_who_waits_for_a_connection_that_was_closed_is_told(host: Host) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    connection = Socket(Stream(ours, ANONYMOUS))
+    stream = io.InputStream(io.Shared(connection))
+    waiting = io.input_stream_subscribe(host, stream)
+    assert isinstance(waiting, Connection)
+    assert not io.pollable_ready(host, waiting)
+    theirs.send(b"x")
+    assert io.poll_poll(host, [Moment(1 << 63), waiting]) == [1]
+    stream.drop()
+    assert io.poll_poll(host, [waiting]) == [0]
+    theirs.close()

@@ -356,7 +356,10 @@ def test_an_instance_answers_as_many_requests_as_it_may(wasm: bytes) -> None:
     with served(wasm, limits={"http_requests": 1}) as keep:
         assert [_got(keep, "/count")[1] for _ in range(3)] == [b"1"] * 3
     with served(wasm, limits={"http_requests": 1, "http_instance_requests": 3}) as keep:
-        assert sorted(_got(keep, "/count")[1] for _ in range(6)) == sorted([b"1", b"2", b"3"] * 2)
+        # Which thread answers is the machine's business, and each has an instance of its own.
+        counts = [int(_got(keep, "/count")[1]) for _ in range(30)]
+    assert set(counts) == {1, 2, 3}
+    assert counts.count(1) >= counts.count(2) >= counts.count(3)
 
 
 def test_what_is_under_way_ends_well_when_the_keep_ends(wasm: bytes) -> None:
@@ -470,9 +473,9 @@ def test_a_server_may_take_as_long_as_the_component_says(keep: Served) -> None:
         assert time.monotonic() - began < 5
 
 
-def _networks(port: int) -> tuple[Network, Network]:
+def _networks(port: int, alpn: tuple[str, ...] = ()) -> tuple[Network, Network]:
     """A keep's, which demands a peer and listens on `port`; and that peer's."""
-    rule = Rule("tls", peers=(PeerRule.parse(_CLIENT, field="peers"),))
+    rule = Rule("tls", peers=(PeerRule.parse(_CLIENT, field="peers"),), alpn=alpn)
     ours = identity(_AUTHORITY.issue(workload("drawbridge.test/jane/server:1.2.3")))
     theirs = identity(_AUTHORITY.issue(workload(_CLIENT)))
     keep = Network(Config(incoming={str(port): rule}, files=None), ours, [_AUTHORITY.root])
@@ -517,6 +520,32 @@ def test_a_component_without_a_port_is_told_so(wasm: bytes) -> None:
             files={},
             network=Network(Config(files=None), None, []),
         )
+
+
+@pytest.mark.parametrize("alpn", [("h2",), ("h2", "http/1.1"), ("http/1.1", "h2")])
+def test_a_port_where_http_2_could_be_agreed_on_is_refused(
+    wasm: bytes, alpn: tuple[str, ...]
+) -> None:
+    network, _ = _networks(port := free_port(), alpn=alpn)
+    with pytest.raises(Misuse, match=r"the component serves HTTP/1\.1") as caught:
+        execute(
+            wasm,
+            args=["main.wasm"],
+            env={},
+            descriptors=[("", None), ("", None), ("", None)],
+            files={},
+            network=network,
+        )
+    assert caught.value.field == f"alpn of port {port}"
+    assert caught.value.found == "h2"
+    # It was given back.
+    network.listen(str(port)).close()
+
+
+def test_a_port_may_say_what_the_keep_speaks(wasm: bytes) -> None:
+    network, _ = _networks(port := free_port(), alpn=("http/1.1",))
+    with served(wasm, network=network, port=port):
+        pass
 
 
 def test_a_component_of_no_world_is_refused() -> None:

@@ -5,6 +5,7 @@ Every access to linear memory goes through `Boundary.at`, which checks alignment
 
 from __future__ import annotations
 
+from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from garrison.keep.component.handles import Handle, Handles
+    from garrison.keep.engine.store import Extern, Store
 
     class Memory(Protocol):
         """The linear memory of a component."""
@@ -101,3 +103,40 @@ class Boundary:
         """
         address = self.allocate(size, align)
         return address, self.at(address, size, align)
+
+
+class LinearMemory:
+    """The memory of a component.
+
+    The engine never moves it, so one view of it all is kept, and made again only when a component
+    points beyond it: it may have grown.
+    """
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._memory: Extern | None = None
+        self._size = 0
+        self._all = memoryview(b"")
+
+    def bind(self, store: Store | None, memory: Extern | None) -> None:
+        """Be the memory of another instance, or of none."""
+        self._store, self._memory = store, memory
+        self._size = 0
+        self._all = memoryview(b"")
+
+    def view(self, address: int, size: int) -> memoryview:
+        """The `size` bytes at `address`. The view must not outlive the call.
+
+        Raises:
+            Trap: the memory does not reach that far.
+        """
+        end = address + size
+        if end > self._size and self._store is not None and self._memory is not None:
+            start, self._size = self._store.memory(self._memory)
+            self._all = c.memory_at(start, self._size)
+        if end > self._size:
+            raise Trap(
+                f"the guest failed: {size} bytes at {address:#x} are not all in its memory,"
+                f" which has {self._size:#x}"
+            )
+        return self._all[address:end]

@@ -11,6 +11,8 @@ from garrison.keep.engine.failures import Trap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from garrison.keep.component.types import Resource
 
 # Streams, sockets and pollables of one guest; each costs us some hundred bytes and perhaps a
@@ -79,6 +81,20 @@ class Handles:
                 f" {resource.name}"
             )
         return entry
+
+    def things(self, numbers: Iterable[int], resource: Resource) -> list[object]:
+        """What several handles stand for.
+
+        Raises:
+            Trap: as `get`.
+        """
+        entries, found = self._entries, []
+        for number in numbers:
+            entry = entries.get(number)
+            if entry is None or entry.resource is not resource:
+                entry = self.get(number, resource)
+            found.append(entry.thing)
+        return found
 
     def take(self, number: int, resource: Resource) -> object:
         """Take what a handle stands for; the handle is free then.

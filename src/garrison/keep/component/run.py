@@ -5,24 +5,20 @@ from __future__ import annotations
 from garrison.errors import Malformed
 from garrison.keep.component import interfaces
 from garrison.keep.component.binary import parse
+from garrison.keep.component.given import Given
 from garrison.keep.component.host import Host
 from garrison.keep.component.instance import Ended, Instance
 from garrison.keep.component.link import link
 from garrison.keep.engine.failures import Trap
-from garrison.keep.vfs.descriptor import FOLDER
-from garrison.keep.vfs.streams import ListeningSocket, Null
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
+    from typing import Any
 
-    from garrison.formats.limits import Limits
     from garrison.keep.component.http.proxy import Proxy
     from garrison.keep.component.link import Lifted, Program
     from garrison.keep.engine.runtime import Engine, Module
-    from garrison.keep.vfs.descriptor import Descriptor
-    from garrison.keep.vfs.network import Network, Wait
-    from garrison.keep.wasi.interrupts import Interrupts
 
 _RUN = "wasi:cli/run"
 _HANDLER = "wasi:http/incoming-handler"
@@ -61,10 +57,10 @@ class Component:
         Raises:
             Malformed: it is of no world that a keep runs.
         """
-        main = program.exports.get(_RUN, {}).get("run")
+        main = _main(program, _RUN, "run")
         if main is not None:
             return Command(self._engine, program, main)
-        handle = program.exports.get(_HANDLER, {}).get("handle")
+        handle = _main(program, _HANDLER, "handle")
         if handle is not None:
             from garrison.keep.component.http.proxy import Proxy  # late: a command needs none of it
 
@@ -81,50 +77,36 @@ class Component:
         while self._modules:
             self._modules.pop().close()
 
-    def run(
-        self,
-        *,
-        descriptors: Mapping[int, Descriptor],
-        args: Sequence[str],
-        env: Mapping[str, str],
-        network: Network | None,
-        limits: Limits,
-        interrupts: Interrupts,
-        root: Callable[[Wait], Descriptor],
-    ) -> int:
+    def run(self, **given: Any) -> int:
         """Run it until it ends.
 
         Args:
-            descriptors: what a core module would have open from the start, by number: the first
-                three are the standard streams, and the directories and listeners among them its
-                own.
-            args: its arguments, the program's name first.
-            env: its environment.
-            network: what it can reach; None if nothing.
-            limits: how much it may take.
-            interrupts: what ends it from outside; they are watched already.
-            root: makes a root directory of its own for each instance that answers requests, of
-                what waits there.
+            given: the fields of `Given`.
 
         Returns:
             Its exit code: 0 or 1 as it says, or the one that it ended itself with.
 
         Raises:
             Malformed: a core module is not as the component says.
+            Misuse: it serves, and has no port, or one where something else is spoken.
             Trap: it did what WebAssembly or the canonical ABI forbid.
             Interrupted: SIGINT or SIGTERM came.
             OutOfTime: it ran for longer than it may.
             Unavailable: it wants more memory than it may have.
         """
-        return self._world.run(
-            descriptors=descriptors,
-            args=args,
-            env=env,
-            network=network,
-            limits=limits,
-            interrupts=interrupts,
-            root=root,
-        )
+        return self._world.run(Given(**given))
+
+
+def _main(program: Program, interface: str, name: str) -> Lifted | None:
+    """The function that a component of a world begins with, None if it has none.
+
+    Raises:
+        Malformed: it has another type than it should.
+    """
+    found = program.exports.get(interface, {}).get(name)
+    if found is not None and found.kind != interfaces.exported(interface).functions[name]:
+        raise Malformed("has another type than it should", field=f"{interface} {name}")
+    return found
 
 
 class Command:
@@ -134,58 +116,36 @@ class Command:
         engine: what runs it.
         program: the component.
         main: the function that it begins with.
-
-    Raises:
-        Malformed: that has another type than it should.
     """
 
     def __init__(self, engine: Engine, program: Program, main: Lifted) -> None:
-        wanted = interfaces.exported(_RUN).functions["run"]
-        if main.kind != wanted:
-            raise Malformed("has another type than it should", field=f"{_RUN} run")
         self._engine = engine
         self._program = program
         self._main = main
 
-    def run(
-        self,
-        *,
-        descriptors: Mapping[int, Descriptor],
-        args: Sequence[str],
-        env: Mapping[str, str],
-        network: Network | None,
-        limits: Limits,
-        interrupts: Interrupts,
-        root: Callable[[Wait], Descriptor],  # noqa: ARG002  (it is among the descriptors)
-    ) -> int:
+    def run(self, given: Given) -> int:
         """Run it until it ends, as `Component.run` does."""
-        streams = [descriptors.get(number) or Null() for number in range(3)]
-        directories = [
-            (found.preopened, found)
-            for found in descriptors.values()
-            if found.filetype == FOLDER and found.preopened is not None
-        ]
-        listeners = [found for found in descriptors.values() if isinstance(found, ListeningSocket)]
         host = Host(
-            args, env, streams, directories, network, interrupts, limits.descriptors, listeners
+            given.args,
+            given.env,
+            given.streams(),
+            given.directories(),
+            given.network,
+            given.interrupts,
+            given.limits.descriptors,
+            given.listeners(),
         )
-        instance = Instance(
-            self._engine,
-            self._program,
-            interfaces.function,
-            memory=limits.memory,
-            table_elements=limits.table_elements,
-        )
+        instance = Instance(self._engine, self._program, interfaces.function, given.limits)
         try:
             # What came before the instance knew of its deadline.
-            interrupts.check()
-            interrupts.start_clock()
+            given.interrupts.check()
+            given.interrupts.start_clock()
             instance.start(host)
             result, _ = instance.call(self._main)
         except Ended as ended:
             return ended.code
         except Trap:
-            interrupts.check()
+            given.interrupts.check()
             raise
         finally:
             instance.end()

@@ -53,6 +53,7 @@ class Listener:
 
     Attributes:
         port: the port that it listens on.
+        protocols: what its connections may have agreed to speak (ALPN); none if that is open.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Listener:
         places: Places,
         handshake_seconds: float,
         max_handshakes: int,
+        protocols: tuple[str, ...] = (),
     ) -> None:
         """Take over `sock`, which listens and does not block.
 
@@ -75,8 +77,10 @@ class Listener:
             places: what a connection takes one of before it is accepted.
             handshake_seconds: how long a handshake may take.
             max_handshakes: how many may be under way.
+            protocols: what the rule has connections agree to speak.
         """
         self.port: int = sock.getsockname()[1]
+        self.protocols = protocols
         self._socket = sock
         self._start = start
         self._accepted = accepted

@@ -279,6 +279,7 @@ class Network:
             places=self._places,
             handshake_seconds=self._limits.handshake_seconds,
             max_handshakes=self._limits.handshakes,
+            protocols=policy.alpn if policy.rule.prot == "tls" else (),
         )
 
 

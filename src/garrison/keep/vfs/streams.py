@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         port: int
 
         @property
+        def protocols(self) -> tuple[str, ...]: ...  # noqa: D102
+        @property
         def restless(self) -> bool: ...  # noqa: D102
         def fileno(self) -> int: ...  # noqa: D102
         def ready(self) -> bool: ...  # noqa: D102

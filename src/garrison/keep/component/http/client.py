@@ -15,10 +15,10 @@ import time
 
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unverified
 from garrison.formats.endpoint import Endpoint
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.exchange import peer_fields
 from garrison.keep.component.http.message import End, Head, ResponseReader, request_head
 from garrison.keep.component.http.wire import POLLIN, POLLOUT, Source, Wire
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.http_bodies import IncomingBody
 from garrison.keep.component.wasi.http_fields import code_of, shown
 from garrison.keep.component.wasi.http_messages import IncomingResponse
@@ -176,7 +176,8 @@ class Outbound:
     def drop(self) -> None:
         """End it: what was not answered is given up."""
         if not self.taken:
-            self._release()
+            # Whoever still waits for it shall not wait for ever.
+            self._fail(self.failure or ("connection-terminated", None))
 
     def response(self) -> Any:
         """The response or the failure, once it is there; None before."""
@@ -189,7 +190,7 @@ class Outbound:
             return "ok", ("err", self.failure)
         headers = [*shown(self.head.headers), *peer_fields(self._wire.stream.peer)]
         source = Source(self._wire, self.head)
-        body = IncomingBody(source, self._between, self._release)
+        body = IncomingBody(source, self._between, self.abandon)
         return "ok", ("ok", IncomingResponse(self.head.status, headers, body))
 
     def _advance(self) -> None:
@@ -290,9 +291,9 @@ class Outbound:
 
     def _fail(self, code: Code) -> None:
         self.failure = code
-        self._release()
+        self.abandon()
 
-    def _release(self) -> None:
+    def abandon(self) -> None:
         """Give the connection back, and no longer go on with it."""
         if self in self._host.background:
             self._host.background.remove(self)

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import logging
 
-from garrison.errors import Malformed, Misuse
+from garrison.errors import Misuse
 from garrison.keep.component import interfaces
 from garrison.keep.component.host import Host
 from garrison.keep.component.http.crew import Crew
 from garrison.keep.component.http.server import Server
 from garrison.keep.component.instance import Instance
 from garrison.keep.component.wasi.http_messages import ResponseOutparam
-from garrison.keep.vfs.descriptor import FOLDER, Late
-from garrison.keep.vfs.streams import ListeningSocket, Null
+from garrison.keep.vfs.descriptor import Late
+from garrison.keep.vfs.streams import ListeningSocket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from garrison.formats.limits import Limits
+    from garrison.keep.component.given import Given
     from garrison.keep.component.http.crew import Member
     from garrison.keep.component.http.exchange import Exchange
     from garrison.keep.component.link import Lifted, Program
     from garrison.keep.engine.runtime import Engine
-    from garrison.keep.vfs.descriptor import Descriptor
-    from garrison.keep.vfs.network import Network, Wait
-    from garrison.keep.wasi.interrupts import Interrupts
 
 log = logging.getLogger("garrison.keep")
 
-HANDLER = "wasi:http/incoming-handler"
+# RFC 7301's registry: what the keep can speak for a component.
+_SPOKEN = frozenset(("http/1.1", "http/1.0"))
 # How long requests that are under way may take when the keep is told to end.
 _GRACE_SECONDS = 10.0
 
@@ -40,15 +39,25 @@ class Handler:
     Args:
         proxy: what to run.
         member: the thread.
-        host: what it runs on.
+        given: what each instance is given; a root directory is made for each.
     """
 
-    def __init__(self, proxy: Proxy, member: Member, limits: Limits) -> None:
+    def __init__(self, proxy: Proxy, member: Member, given: Given) -> None:
         self._proxy = proxy
+        self._member = member
+        self._given = given
+        self._streams = given.streams()
+        self._directories = [pair for pair in given.directories() if pair[0] != "/"]
         self._left = 0
-        self._reuses = limits.http_instance_requests
-        self._instance = proxy.instance(member)
-        self._host = proxy.host(member)
+        self._instance = proxy.instance(member, given.limits)
+
+    def _host(self) -> Host:
+        given, member = self._given, self._member
+        # Two requests share no files: what one writes is gone with its instance.
+        own = ("/", Late("/", lambda: given.root(member.wait)))
+        directories = [own, *self._directories]
+        most = given.limits.descriptors
+        return Host(given.args, given.env, self._streams, directories, given.network, member, most)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -56,7 +65,7 @@ class Handler:
         instance = self._instance
         try:
             if not self._left:
-                self._left = self._reuses
+                self._left = self._given.limits.http_instance_requests
                 instance.start(self._host())
             self._left -= 1
             instance.call(self._proxy.handle, request, ResponseOutparam(exchange))
@@ -82,88 +91,36 @@ class Proxy:
     """
 
     def __init__(self, engine: Engine, program: Program, handle: Lifted) -> None:
-        wanted = interfaces.exported(HANDLER).functions["handle"]
-        if handle.kind != wanted:
-            raise Malformed("has another type than it should", field=f"{HANDLER} handle")
         self._engine = engine
         self._program = program
         self.handle = handle
 
-    def run(
-        self,
-        *,
-        descriptors: Mapping[int, Descriptor],
-        args: Sequence[str],
-        env: Mapping[str, str],
-        network: Network | None,
-        limits: Limits,
-        interrupts: Interrupts,
-        root: Callable[[Wait], Descriptor],
-    ) -> int:
+    def run(self, given: Given) -> int:
         """Serve it until the keep is told to end.
 
-        Args:
-            descriptors: what a core module would have open from the start, by number: the first
-                three are the standard streams, and the listeners among them its ports.
-            args: its arguments, the program's name first.
-            env: its environment.
-            network: what it can reach, and its ports if no listener is among the descriptors.
-            limits: how much it may take.
-            interrupts: what ends it from outside; they are watched already.
-            root: makes the root directory of one instance, of what waits there.
+        Its ports are the listeners that it is given, or else all that the network has a rule for.
 
         Raises:
-            Misuse: it has no port.
+            Misuse: it has no port, or one where something else than HTTP/1 is spoken.
             Interrupted: SIGINT or SIGTERM came.
             OutOfTime: its time is over.
         """
-        streams = [descriptors.get(number) or Null() for number in range(3)]
-        listeners = [found for found in descriptors.values() if isinstance(found, ListeningSocket)]
-        if not listeners and network is not None:
-            listeners = [ListeningSocket(opened) for opened in network.listen_all()]
-        if not listeners:
-            raise Misuse(
-                "the component serves HTTP, and has no port",
-                field="network.incoming",
-                expected='a port: [network.incoming.443], or [[files]] with kind = "listen"',
-            )
-
-        others = [
-            (found.preopened, found)
-            for found in descriptors.values()
-            if found.filetype == FOLDER and found.preopened not in (None, "/")
-        ]
-
-        def host(member: Member) -> Callable[[], Host]:
-            return lambda: fresh(member)
-
-        def fresh(member: Member) -> Host:
-            # Two requests share no files: what one writes is gone with its instance.
-            own = ("/", Late("/", lambda: root(member.wait)))
-            return Host(args, env, streams, [own, *others], network, member, limits.descriptors)
-
-        def instance(member: Member) -> Instance:
-            return Instance(
-                self._engine,
-                self._program,
-                interfaces.function,
-                memory=limits.memory,
-                table_elements=limits.table_elements,
-                late=member.late,
-            )
-
-        self.instance, self.host = instance, host
+        limits, interrupts = given.limits, given.interrupts
+        listeners = given.listeners()
+        if not listeners and given.network is not None:
+            listeners = [ListeningSocket(opened) for opened in given.network.listen_all()]
         server = Server(listeners, limits)
         crew = Crew(
             server,
             self._engine,
-            lambda member: Handler(self, member, limits),
+            lambda member: Handler(self, member, given),
             most=limits.http_requests,
             seconds=float(limits.http_seconds),
             stack=limits.stack,
             ended=interrupts.ended,
         )
         try:
+            _check_ports(listeners)
             interrupts.check()
             interrupts.start_clock()
             ports = ", ".join(str(listener.port()) for listener in listeners)
@@ -172,3 +129,31 @@ class Proxy:
         finally:
             server.close()
         return 0
+
+    def instance(self, member: Member, limits: Limits) -> Instance:
+        """An instance for the requests of one thread."""
+        return Instance(self._engine, self._program, interfaces.function, limits, member.late)
+
+
+def _check_ports(listeners: Sequence[ListeningSocket]) -> None:
+    """Refuse to serve where no request could be answered.
+
+    Raises:
+        Misuse: there is no port, or the clients of one may agree to speak another protocol.
+    """
+    if not listeners:
+        raise Misuse(
+            "the component serves HTTP, and has no port",
+            field="network.incoming",
+            expected='a port: [network.incoming.443], or [[files]] with kind = "listen"',
+        )
+    for listener in listeners:
+        other = [name for name in listener.source().protocols if name not in _SPOKEN]
+        if other:
+            raise Misuse(
+                "the component serves HTTP/1.1, and its port is to speak something else",
+                field=f"alpn of port {listener.port()}",
+                found=", ".join(other),
+                expected='alpn = ["http/1.1"], or none',
+                hint="HTTP/2 is for modules that have it themselves, on their own sockets",
+            )

@@ -1,6 +1,6 @@
 """wasi:filesystem: the keep's virtual file system, by the nodes that preview 1 uses too.
 
-Opening a path under `/net` gives a descriptor of the type `socket`, whose streams are the
+Opening a path under `/net` gives a descriptor of the type `unknown`, whose streams are the
 connection's.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from _blake2 import blake2b  # `hashlib` loads OpenSSL
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import CHUNK
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.streams import (
     FileInput,
     FileOutput,
@@ -146,11 +146,11 @@ _CODES = {
     "SPIPE": "invalid-seek", "TXTBSY": "text-file-busy", "XDEV": "cross-device",
     "NOTCAPABLE": "not-permitted", "MFILE": "quota",
 }  # fmt: skip
+# Connections and listeners are `unknown`: asked for a `socket`, the adapter from preview 1 traps.
 _TYPES = {
     d.CHARACTER: "character-device",
     d.FOLDER: "directory",
     d.REGULAR: "regular-file",
-    d.STREAM: "socket",
     d.SYMLINK: "symbolic-link",
 }
 # The files' offsets are signed on every host.

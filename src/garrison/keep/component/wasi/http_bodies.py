@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.message import Refused
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.http_fields import Fields, Parent, code_of, failed, shown
 from garrison.keep.component.wasi.streams import InputStream, OutputStream
 
@@ -290,11 +290,13 @@ def outgoing_body_write(host: Host, body: OutgoingBody) -> BodyOutput:
 
 def outgoing_body_finish(_host: Host, body: OutgoingBody, trailers: Fields | None) -> None:
     """End it."""
+    # First of all: they are given away, whatever comes of it.
+    entries = [] if trailers is None else trailers.taken()
     body.check_childless("a body")
     failure = body.sink.broken()
     if failure is not None:
         raise Failed(code_of(failure))
-    if not body.sink.finish([] if trailers is None else trailers.entries):
+    if not body.sink.finish(entries):
         size = body.sink.taken
         body.sink.abort()
         raise Failed((body.wrong_size, size))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.message import TOKEN, VALUE, Refused
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.streams import Error
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs import errno
@@ -102,6 +102,11 @@ class Fields:
         """Remove all values of a field."""
         name = name.lower()
         self.entries = [entry for entry in self.entries if entry[0].lower() != name]
+
+    def taken(self) -> Headers:
+        """What they are, for a message that they are given to: they are nobody else's then."""
+        self.drop()
+        return self.entries
 
     def drop(self) -> None:
         """End them."""

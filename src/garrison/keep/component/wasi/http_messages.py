@@ -6,9 +6,9 @@ import re
 
 from garrison.errors import Malformed
 from garrison.formats.endpoint import Endpoint
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.message import TOKEN
 from garrison.keep.component.http.wire import Sink
-from garrison.keep.component.instance import Failed
 from garrison.keep.component.wasi.http_bodies import IncomingBody, OutgoingBody
 from garrison.keep.component.wasi.http_fields import Fields, Parent
 
@@ -158,7 +158,7 @@ class Outgoing(Parent):
 
     def __init__(self, headers: Fields) -> None:
         super().__init__()
-        self.headers = headers.entries
+        self.headers = headers.taken()
         self.sink: Sink | None = None
 
     def body(self) -> OutgoingBody:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import CHUNK
-from garrison.keep.component.instance import Failed
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.paths import resolve
 from garrison.keep.vfs.streams import Socket

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from garrison.errors import Malformed
 from garrison.formats.endpoint import is_address, parse_host
-from garrison.keep.component.instance import Failed
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.waiting import Moment
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
 

@@ -13,7 +13,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from garrison.formats.endpoint import bracketed
-from garrison.keep.component.instance import Failed
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.waiting import Moment, Readiness
 from garrison.keep.component.wasi.names import (
     Network,

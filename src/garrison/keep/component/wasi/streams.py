@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import CHUNK
-from garrison.keep.component.instance import Failed
-from garrison.keep.component.waiting import Moment, Readiness, wait_for
+from garrison.keep.component.waiting import Connection, Moment, Readiness, wait_for
 from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.errno import NAMES, Errno, of_host
+from garrison.keep.vfs.streams import Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ class InputStream:
 
     def pollable(self) -> Pollable:
         """What to wait for before reading."""
+        if isinstance(self.descriptor, Socket):
+            return Connection(self.descriptor)
         return Readiness(self.descriptor)
 
     def drop(self) -> None:
