@@ -53,6 +53,7 @@ WHEELS = {
     "certifi": "the roots of the public web, for workloads that name them",
     "cffi": "cryptography is bound to Python with it",
     "cryptography": "keys, certificates, signatures",
+    "httptools": "HTTP of components that serve it or ask for it",
     "pyopenssl": "TLS under a workload's sockets",
     "urllib3": "HTTP to the steward and to the registry",
     "wasmtime": "the WebAssembly engine",

@@ -9,18 +9,6 @@ import gc
 import posix  # the part of `os` that is used here, and no file to load
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, Literal
-
-    from garrison.keep.net.dial import Wait
-    from garrison.keep.net.network import Network
-    from garrison.keep.vfs.streams import Listener, Stream
-
-# `garrison.formats.enarx_toml`: what a workload without a configuration gets.
-_STREAMS = (("stdin", 0), ("stdout", 1), ("stderr", 2))
-_ENV = {"FD_COUNT": "3", "FD_NAMES": "stdin:stdout:stderr"}
-_MAIN = "main.wasm"
 # `garrison.formats.tree`: what a module may have. What is larger, or no file, is not read at once.
 _MAX_FILE = 100_000_000
 
@@ -69,74 +57,30 @@ def _command_line() -> int:
 
 
 def _run(wasm: bytes, args: list[str]) -> int:
-    network = _LateNetwork()
+    used = False
     try:
         # What is imported here lives to the end: looking for garbage in it is lost time.
         gc.disable()
-        from garrison.keep.execute import execute
+        from garrison.keep.bare import LateNetwork, run
 
         gc.freeze()
         gc.enable()
-        code = execute(
-            wasm,
-            args=[_MAIN, *args],
-            env=_ENV,
-            descriptors=_STREAMS,
-            files={_MAIN: wasm},
-            network=network,
-            cached=True,
-            last=True,
-        )
+        network = LateNetwork()
+        try:
+            code = run(wasm, args, network, cached=True)
+        finally:
+            used = network.used()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (no traceback to users)
         from garrison.terminal import report
 
         code = report(error)
-    if network.used():
+    if used:
         # Connections may still have their end to announce.
         return code
     # Nothing is left to be written: the guest's output goes around these streams, and `report`
     # writes to standard error, which keeps no line back. The rest of the interpreter's end is
     # memory given back piece by piece, which the kernel does at once.
     posix._exit(code)  # noqa: SLF001  (as `os._exit`)
-
-
-class _LateNetwork:
-    """The network of a workload without configuration and identity, made at its first use."""
-
-    def __init__(self) -> None:
-        self._network: Network | None = None
-
-    def used(self) -> bool:
-        """Whether the guest used it."""
-        return self._network is not None
-
-    def _made(self) -> "Network":
-        if self._network is None:
-            from garrison.formats.enarx_toml import Config
-            from garrison.keep.net.network import Network
-
-            self._network = Network(Config.default(), None, [])
-        return self._network
-
-    def connect(self, target: str, wait: "Wait") -> "Stream":
-        """Connect to `host[:port]`."""
-        return self._made().connect(target, wait)
-
-    def listen(self, target: str) -> "Listener":
-        """Listen on `port` or `addr:port`."""
-        return self._made().listen(target)
-
-    def listen_all(self) -> "list[Listener]":
-        """Listen on all ports that are configured: none."""
-        return []
-
-    def check_outgoing(self, target: str) -> None:
-        """Refuse what `connect` would refuse before anything is sent."""
-        self._made().check_outgoing(target)
-
-    def next_event(self, direction: 'Literal["con", "lis"]') -> "dict[str, Any] | None":
-        """Take the next connected or accepted event."""
-        return self._made().next_event(direction)
 
 
 if __name__ == "__main__":

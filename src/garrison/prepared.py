@@ -33,7 +33,7 @@ machinery: "Any" = _frozen_importlib
 # What `garrison run FILE` imports, whatever the guest does; what these import comes with them.
 _NEEDED = (
     "garrison.__main__",
-    "garrison.keep.execute",
+    "garrison.keep.bare",
     "garrison.keep.wasi.descriptors",
     "garrison.keep.wasi.process",
 )

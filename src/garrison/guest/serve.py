@@ -36,7 +36,7 @@ from garrison.formats.channel import (
     Phase,
     Reachable,
 )
-from garrison.formats.guest_request import GuestRequest
+from garrison.formats.guest_request import GuestRequest, Local
 from garrison.image import init
 from garrison.keep.start import start
 from garrison.relay import Flow, Messages, Watched, carry, closed
@@ -262,6 +262,13 @@ def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -
     local = request.what
     if _MAIN not in files:
         raise Misuse("the host gave none", field=_MAIN)
+    # With its default stack, memory and files; without a name or a root to check anybody by.
+    if local == Local(local.arguments) and files.keys() == {_MAIN}:
+        from garrison.keep import bare
+
+        _settled()
+        network = bare.LateNetwork(listening)
+        return bare.run(files[_MAIN], local.arguments, network, cached=False)
     if local.steward is None:
         from garrison.keep import workload
 

@@ -72,7 +72,7 @@ ENCLAVE_MODULES = {
 }
 
 # Imported by name at run time, from C or from Rust.
-_DYNAMIC = ("cryptography", "garrison.keep", "garrison.attesters")
+_DYNAMIC = ("cryptography", "httptools", "garrison.keep", "garrison.attesters")
 _ROOTS = (
     init.__name__,
     "_cffi_backend",

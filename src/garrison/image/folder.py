@@ -1,7 +1,7 @@
 """An image as it lies in a folder: `vmlinuz`, `initrd`, `cmdline`, and `image.json` about them.
 
-Beside these, which every machine boots, lie what starts them under UEFI, and firmware of machines
-that are measured.
+Beside these, which every machine boots, lie what starts them under UEFI, firmware of machines that
+are measured, and the kernel unpacked, for machines that nobody measures.
 
 `image.json` is for people, programs and caches, and nothing is believed because it stands there:
 what a TEE measures are the parts. So `load` does not compare them with it; `check` does.
@@ -24,11 +24,13 @@ INITRD = "initrd"
 COMMAND_LINE = "cmdline"
 #: What starts all three as one file under UEFI; no part of a direct boot.
 STUB = "stub.efi"
+#: The kernel without what unpacks it, which takes an emulated machine a second.
+UNPACKED = "vmlinux"
 ABOUT = "image.json"
 SBOM = "sbom.spdx.json"
 #: Of a machine that is measured, by its TEE: it is measured too, and boots the other parts.
 FIRMWARE = {"snp": "ovmf.snp.fd", "tdx": "ovmf.tdx.fd"}
-_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB, *FIRMWARE.values()}
+_PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB, UNPACKED, *FIRMWARE.values()}
 FORMAT = 1
 #: With a line for each package.
 _MAX_ABOUT = 1 << 20
@@ -59,6 +61,11 @@ class Image:
     def kernel(self) -> Path:
         """The kernel's file."""
         return self.folder / KERNEL
+
+    @property
+    def unpacked_kernel(self) -> Path:
+        """The file of the kernel that boots fastest: unpacked, if it was built with that."""
+        return self.folder / UNPACKED if UNPACKED in self.about["parts"] else self.kernel
 
     @property
     def initrd(self) -> Path:

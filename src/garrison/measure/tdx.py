@@ -21,7 +21,7 @@ from garrison.errors import Misuse
 from garrison.formats.ccel import extend, read_log, replay
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import PAGE_SIZE, Firmware
-from garrison.formats.pe import authenticode
+from garrison.formats.pe import authenticode, sections
 from garrison.measure.prediction import Prediction, toml_list
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _ACTIONS = (
     b"Exit Boot Services Invocation",
     b"Exit Boot Services Returned with Success",
 )
+# What a unified kernel image has its kernel in.
+_UNIFIED = ".linux"
 _RTMR1_NOTE = "for EDK II from 2025.05 and QEMU from 10.1"
 _START = b"Calling EFI Application from Boot Option"
 
@@ -104,9 +106,18 @@ def predict(
     """Tell what can be known; `event_log` is that of a guest with the same machine.
 
     Raises:
-        Misuse: the firmware cannot launch a TD.
+        Misuse: the firmware cannot launch a TD; or the kernel is a unified image, whose registers
+            are those of another boot.
         Malformed: an input is not what it should be.
     """
+    if kernel is not None and _UNIFIED in sections(kernel):
+        raise Misuse(
+            "RTMR2 cannot be predicted of a unified kernel image",
+            field="--kernel",
+            found=f"a section {_UNIFIED}",
+            expected="a kernel, which boots directly",
+            hint="what its stub and its kernel measure, a guest's event log says",
+        )
     registers = {"mrtd": mrtd(firmware)}
     unknown = {}
     if event_log is None:

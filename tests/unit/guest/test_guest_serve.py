@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from garrison.formats.channel import (
     File,
     Frame,
     Kind,
+    Reachable,
 )
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.keep.engine.library import wat2wasm
@@ -68,6 +70,59 @@ def test_streams_and_the_exit_code_are_carried() -> None:
         assert keep.stream(STDERR) == b""
         assert keep.exit_code() == 7
         assert keep.ended() == (7, "")
+
+
+# preview 1, `errno`.
+_WASI_EACCES = 2
+# Listens where the host says whether it can be reached, and ends with what opening it gave.
+_LISTEN = """
+(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 64) "net/lis/7890")
+  (func (export "_start")
+    (call $exit
+      (call $open (i32.const 3) (i32.const 1) (i32.const 64) (i32.const 12) (i32.const 0)
+        (i64.const 0x3fffffff) (i64.const 0x3fffffff) (i32.const 0) (i32.const 0)))))
+"""
+
+
+def test_a_module_alone_is_carried_as_well() -> None:
+    """It is run by `keep.bare`, without what the configuration of a package would need."""
+    with Played() as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_CAT)).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        keep.send(STDIN, Kind.DATA, b"here\n")
+        keep.send(STDIN, Kind.DATA)
+        assert keep.stream(STDOUT) == b"here\n"
+        assert keep.exit_code() == 7
+
+
+@pytest.mark.parametrize("configuration", [None, b""], ids=["alone", "configured"])
+def test_a_module_alone_may_what_an_empty_configuration_allows(configuration: bytes | None) -> None:
+    """Listening is by TLS, for which it has no certificate."""
+    with Played() as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        if configuration is not None:
+            keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        assert keep.exit_code() == _WASI_EACCES
+
+
+@pytest.mark.parametrize("error", [0, errno.EADDRINUSE])
+def test_a_host_says_whether_a_port_is_reached(error: int) -> None:
+    configuration = b'[network.incoming.7890]\nprot = "tcp"\n'
+    with Played() as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        while (frame := keep.next(CONTROL)).kind is not Kind.LISTENING:
+            assert frame.kind is Kind.PHASE
+        assert int.from_bytes(frame.body, "little") == 7890
+        keep.send(CONTROL, Kind.REACHABLE, Reachable(7890, error).to_bytes())
+        assert (keep.exit_code() == 0) == (error == 0)
 
 
 def test_a_signal_of_the_host_ends_the_workload() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.image.test_image_uki import _stub
 from tests.vectors import vectors
 
 from garrison.cli.main import main
@@ -19,6 +20,7 @@ from garrison.formats.dcap_quote import Quote
 from garrison.formats.ovmf import Firmware
 from garrison.formats.pe import authenticode
 from garrison.formats.tdx_report import TdReport
+from garrison.image.uki import extended
 from garrison.measure import tdx
 from garrison.testing.firmware import fake_firmware
 
@@ -219,3 +221,12 @@ def test_a_firmware_that_launches_no_td_has_no_mrtd() -> None:
     endless = [*SECTIONS, (0, 0, 0x1000000, 0x8000000, 3, 0)]
     with pytest.raises(Misuse, match="too large"):
         tdx.mrtd(Firmware.from_bytes(fake_firmware(tdx=endless)))
+
+
+def test_a_unified_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its stub measures more than a direct boot does: RTMR2 would be wrong."""
+    command = _command(tmp_path)
+    unified = extended(_stub(), {".linux": b"kernel", ".cmdline": b"quiet"})
+    (tmp_path / "kernel").write_bytes(unified)
+    assert main(command) == 2
+    assert "RTMR2 cannot be predicted of a unified kernel image" in capsys.readouterr().err

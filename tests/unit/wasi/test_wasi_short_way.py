@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import garrison.__main__ as short
 from garrison.formats.enarx_toml import Config
+from garrison.keep import bare
 from garrison.keep.net.network import Network
 from garrison.keep.workload import descriptors
 
@@ -36,8 +36,8 @@ print("loaded", *sorted(set(sys.modules) - before))
 
 def test_it_gives_what_an_empty_configuration_gives() -> None:
     config = Config.default()
-    assert tuple(descriptors(config, Network(config, None, []))) == short._STREAMS
-    assert config.environment() == short._ENV
+    assert tuple(descriptors(config, Network(config, None, []))) == bare.STREAMS
+    assert config.environment() == bare.ENV
 
 
 def test_it_imports_next_to_nothing(

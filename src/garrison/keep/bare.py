@@ -1,0 +1,86 @@
+"""A workload that is one module and nothing else: no configuration, no identity, no roots.
+
+It gets what a package without an `Enarx.toml` gets, and runs with next to nothing imported: the
+network is loaded when the guest uses it. `garrison.keep.workload` is for all others.
+"""
+
+from garrison.keep.execute import execute
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
+
+    from garrison.keep.net.dial import Wait
+    from garrison.keep.net.network import Listening, Network
+    from garrison.keep.vfs.streams import Listener, Stream
+
+# `garrison.formats.enarx_toml`: what a workload without a configuration gets.
+STREAMS = (("stdin", 0), ("stdout", 1), ("stderr", 2))
+ENV = {"FD_COUNT": "3", "FD_NAMES": "stdin:stdout:stderr"}
+MAIN = "main.wasm"
+
+
+def run(wasm: bytes, args: "Sequence[str]", network: "LateNetwork", *, cached: bool) -> int:
+    """Run a module and return the guest's exit code; this process ends after it.
+
+    Args:
+        wasm: the module or component.
+        args: its arguments, after the program's name.
+        network: its network, for this guest alone.
+        cached: use this user's cache of compiled modules.
+
+    Raises:
+        GarrisonError: as `execute` does.
+    """
+    return execute(
+        wasm,
+        args=[MAIN, *args],
+        env=ENV,
+        descriptors=STREAMS,
+        files={MAIN: wasm},
+        network=network,
+        cached=cached,
+        last=True,
+    )
+
+
+class LateNetwork:
+    """The network of a workload without configuration and identity, made at its first use."""
+
+    def __init__(self, listening: "Listening | None" = None) -> None:
+        """Make nothing yet; `listening` is told of each port that the workload listens on."""
+        self._listening = listening
+        self._network: Network | None = None
+
+    def used(self) -> bool:
+        """Whether the guest used it."""
+        return self._network is not None
+
+    def _made(self) -> "Network":
+        if self._network is None:
+            from garrison.formats.enarx_toml import Config
+            from garrison.keep.net.network import Network
+
+            self._network = Network(Config.default(), None, [], listening=self._listening)
+        return self._network
+
+    def connect(self, target: str, wait: "Wait") -> "Stream":
+        """Connect to `host[:port]`."""
+        return self._made().connect(target, wait)
+
+    def listen(self, target: str) -> "Listener":
+        """Listen on `port` or `addr:port`."""
+        return self._made().listen(target)
+
+    def listen_all(self) -> "list[Listener]":
+        """Listen on all ports that are configured: none."""
+        return []
+
+    def check_outgoing(self, target: str) -> None:
+        """Refuse what `connect` would refuse before anything is sent."""
+        self._made().check_outgoing(target)
+
+    def next_event(self, direction: 'Literal["con", "lis"]') -> "dict[str, Any] | None":
+        """Take the next connected or accepted event."""
+        return self._made().next_event(direction)
