@@ -26,7 +26,7 @@ if file:
     exec(code, names := {"__name__": "garrison.prepared"})
     loaded = names["load"](entries)
 made = sorted(set(sys.modules) - before)
-import garrison.__main__, garrison.keep.execute
+import garrison.__main__, garrison.keep.bare
 import garrison.keep.wasi.descriptors, garrison.keep.wasi.process
 names = ("__name__", "__file__", "__package__", "__path__")
 shown = {
