@@ -37,9 +37,14 @@ def ruby(folder: Path) -> Path | None:
     )
     if done.returncode:
         return None
+    module = folder / "ruby.wasm"
     with tarfile.open(folder / done.stdout.strip()) as archive:
-        archive.extract(_MEMBER, folder, filter="data")
-    return folder / _MEMBER
+        member = archive.extractfile(_MEMBER)
+        if member is None:
+            return None
+        with member, module.open("wb") as file:
+            shutil.copyfileobj(member, file)
+    return module
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> float:

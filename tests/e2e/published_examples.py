@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -80,8 +79,7 @@ def _sources() -> Path:
     unpacked.mkdir(parents=True)
     archive = unpacked / "sources.tar.gz"
     archive.write_bytes(data)
-    with tarfile.open(archive) as files:
-        files.extractall(unpacked, filter="data")
+    subprocess.run(["tar", "-xzf", archive, "-C", unpacked], check=True)
     (unpacked / name).rename(folder)
     archive.unlink()
     unpacked.rmdir()
