@@ -468,7 +468,7 @@ def transfers(
         best = bound(make(), folder / str(first)) if count == 1 else None
         for what in ("publish", "fetch"):
             for by, mine in (("bare client, one stream a file", bare), ("our client", own)):
-                # The others are shown, without a goal: that a tree has four digests is the format's,
+                # The others are shown, without a goal: the format has four digests of each file,
                 # and of a fetch in one stream most is the client's work, the same at both.
                 has_goal = mine is (own if what == "fetch" else bare)
                 seconds = getattr(mine, what)
