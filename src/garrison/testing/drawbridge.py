@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from garrison.testing.tls import Leaf
 
 JSON = "application/json"
+# Seconds for which a lying server holds a connection at most; reads wait for as long.
+HOLD = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ class LyingServer:
                 self.end_headers()
                 self.wfile.write(lie.body)
                 if lie.hold is not None:
-                    lie.hold.wait(60)
+                    lie.hold.wait(HOLD)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
