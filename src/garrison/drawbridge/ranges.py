@@ -177,9 +177,9 @@ class _Download:
             elif response.status == 200 or tag != self.tag:
                 raise Unverified(
                     "the drawbridge serves other content than it began with",
-                    field=f"{where}: ETag",
-                    found=repr(tag)[:100],
-                    expected=repr(self.tag)[:100],
+                    field=f"{where}: status and ETag",
+                    found=f"{response.status} {tag!r}"[:100],
+                    expected=f"206 {self.tag!r}"[:100],
                 )
 
     @contextlib.contextmanager
