@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 from typing import TYPE_CHECKING
 
 import pytest
+
+from garrison.drawbridge import ranges
+from garrison.drawbridge.wire import Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +72,39 @@ def test_fetched_files_are_the_published_ones(published: Stack, tmp_path: Path) 
     again = published.run("package", "fetch", *published.registry_options, slug, str(out))
     assert again.returncode == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_long_file_comes_in_ranges(
+    published: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = random.Random(1).randbytes(2 * ranges.LEAST + 12_345)  # noqa: S311  (content)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/main.wasm").write_bytes(content)
+    published.register_repo("long")
+    published.publish(tmp_path / "package", "long:1.0.0")
+    slug = published.slug("long:1.0.0")
+    published.command("package", "fetch", *published.registry_options, slug, str(tmp_path / "out"))
+    assert (tmp_path / "out/main.wasm").read_bytes() == content
+    # Not in one stream, as it would come too.
+    monkeypatch.delattr("garrison.drawbridge.wire.Wire.get", raising=True)
+    wire = Wire(
+        published.registry,
+        ca_pem=published.registry_ca.read_text(),
+        token=None,
+        certificate=None,
+    )
+    told: list[int] = []
+    answer = ranges.get(
+        wire,
+        "demo/long/_tag/1.0.0/tree/main.wasm",
+        slug,
+        length=len(content),
+        progress=told.append,
+    )
+    assert answer.body == content
+    assert answer.digest.values == {"sha-256": hashlib.sha256(content).digest()}
+    assert sum(told) == len(content)
+    answer.check_digest_header(slug)
 
 
 def test_a_tree_is_listed_and_a_file_fetched(published: Stack, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
+from garrison.drawbridge import ranges
 from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.tls import ClientCertificate
 from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Wire, plain
@@ -87,6 +88,8 @@ class Client:
         """
         self.host = host
         self._wire = Wire(host, ca_pem=ca_pem, token=token, certificate=certificate, tries=tries)
+        # Held for a long file, whose ranges take what there is.
+        self._long = threading.Lock()
 
     # Reading.
 
@@ -221,16 +224,21 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        # The digest by which people know a workload is that of its root directory: of directories,
-        # which are short, no other may be false either. A file's is pinned by its directory.
-        answer = self._wire.get(
-            url,
-            where,
-            limit=entry.length,
-            progress=progress,
-            resume=True,
-            pinned=entry.type != DIRECTORY_TYPE,
-        )
+        if entry.length >= ranges.LEAST:
+            with self._long:
+                answer = ranges.get(self._wire, url, where, length=entry.length, progress=progress)
+        else:
+            # The digest by which people know a workload is that of its root directory: of
+            # directories, which are short, no other may be false either. A file's is pinned by
+            # its directory.
+            answer = self._wire.get(
+                url,
+                where,
+                limit=entry.length,
+                progress=progress,
+                resume=True,
+                pinned=entry.type != DIRECTORY_TYPE,
+            )
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",

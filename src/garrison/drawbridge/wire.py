@@ -11,7 +11,8 @@ import random
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from io import BytesIO
+from typing import TYPE_CHECKING, Protocol
 
 import urllib3
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 API_VERSION = "0.1.0"
 # How many requests of one client may be under way at once.
 CONNECTIONS = 6
+# One of them may be for a long file, which is asked for in so many ranges at once.
+RANGES_AT_ONCE = 2
 # A list of all tags of a repository, a user, a repository's configuration, an error.
 MAX_DOCUMENT = 1 << 20
 # Each read gives a record of TLS at most (RFC 8446, section 5.1); room for more costs much.
@@ -33,13 +36,13 @@ _PIECE = 1 << 14
 # Progress is told for this much at once.
 _STEP = 1 << 18
 # The digest by which tags, directories and manifests pin what is below them.
-_PINNING = frozenset({"sha-256"})
+PINNING = frozenset({"sha-256"})
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 # A body must come at this pace at least, bytes a second, once the patience is over.
 _PATIENCE_SECONDS = 60.0
 _SLOWEST = 50_000
 # RFC 9110, section 14.4: first-last/complete-length.
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +75,69 @@ class Answer:
         ContentDigest(computed).check(self.digest, field)
 
 
-class _Body:
-    """What came of a body so far, over one connection or several."""
+class Body(Protocol):
+    """Where the body of an answer goes, which may come over several connections in turn."""
+
+    def asks(self) -> dict[str, str]:
+        """The headers that ask for what did not come yet."""
+
+    def begin(self, response: urllib3.BaseHTTPResponse, where: str) -> int | None:
+        """The status that an answer stands for; None if its body is not for this."""
+
+    def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
+        """Take the answer's body as it comes."""
+
+    def answer(self, status: int, headers: urllib3.HTTPHeaderDict) -> Answer:
+        """The answer, of which the whole body came."""
+
+
+class _Whole:
+    """What came of a body so far, from its first byte on."""
 
     def __init__(
         self, limit: int, progress: Callable[[int], None], algorithms: Collection[str]
     ) -> None:
         self.limit = limit
         self._algorithms = algorithms
-        self.tag: str | None = None
+        self._tag: str | None = None
         self._progress = progress
-        self._deadline = time.monotonic() + _PATIENCE_SECONDS + limit / _SLOWEST
-        self._pieces: list[bytes] = []
-        self.hasher = ContentHasher(algorithms)
+        self._deadline = deadline(limit)
+        self._begin_again()
 
     @property
     def length(self) -> int:
-        return self.hasher.length
+        return self._hasher.length
 
-    def begin_again(self) -> None:
-        self._progress(-self.length)
-        self._pieces = []
-        self.hasher = ContentHasher(self._algorithms)
+    def _begin_again(self) -> None:
+        # It grows where it is, and gives its bytes without a copy: a file is in memory once.
+        self._content = BytesIO()
+        self._hasher = ContentHasher(self._algorithms)
+
+    def asks(self) -> dict[str, str]:
+        if self._tag is None or not self.length:
+            return {}
+        # If-Range: of anything else than what was begun, all is to come.
+        return {"Range": f"bytes={self.length}-", "If-Range": self._tag}
+
+    def begin(self, response: urllib3.BaseHTTPResponse, where: str) -> int | None:
+        status = response.status
+        if status == 206 and "Range" in self.asks():
+            _check_range(response.headers.get("Content-Range"), self.length, where)
+            status = 200
+        elif status < 300:
+            self._progress(-self.length)
+            self._begin_again()
+        else:
+            return None
+        self._tag = response.headers.get("ETag")
+        return status
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
         # As much as there is each time: a server that sends a byte a minute is noticed.
         told = self.length
         try:
             while piece := response.read1(_PIECE, decode_content=False):
-                self.hasher.update(piece)
+                self._hasher.update(piece)
                 if self.length > self.limit:
                     raise Unverified(
                         "longer than it should be",
@@ -108,20 +145,16 @@ class _Body:
                         expected=f"at most {self.limit} bytes",
                     )
                 if time.monotonic() > self._deadline:
-                    raise Unavailable(
-                        f"the drawbridge does not answer: only {self.length} bytes came,"
-                        " too slowly",
-                        field=where,
-                    )
-                self._pieces.append(piece)
+                    raise too_slow(self.length, where)
+                self._content.write(piece)
                 if self.length - told >= _STEP:
                     self._progress(self.length - told)
                     told = self.length
         finally:
             self._progress(self.length - told)
 
-    def content(self) -> bytes:
-        return b"".join(self._pieces)
+    def answer(self, status: int, headers: urllib3.HTTPHeaderDict) -> Answer:
+        return Answer(status, headers, self._content.getvalue(), self._hasher.digest())
 
 
 class Wire:
@@ -153,7 +186,7 @@ class Wire:
             ssl_context=client_context(host, ca_pem, certificate),
             retries=False,
             timeout=_TIMEOUT,
-            maxsize=CONNECTIONS,
+            maxsize=CONNECTIONS - 1 + RANGES_AT_ONCE,
         )
 
     def get(
@@ -186,6 +219,13 @@ class Wire:
             raise self.refusal(answer, where)
         return answer
 
+    def get_into(self, got: Body, path: str, where: str) -> Answer:
+        """GET what must be there into `got`, and go on with it where it breaks off."""
+        answer = self._exchange("GET", path, where, got, resume=True)
+        if answer.status != 200:
+            raise self.refusal(answer, where)
+        return answer
+
     def request(
         self,
         method: str,
@@ -200,7 +240,20 @@ class Wire:
         pinned: bool = False,
     ) -> Answer:
         """Send a request, again if the server says "not now", and return the last answer."""
-        got = _Body(limit, progress, _PINNING if pinned else ALGORITHMS)
+        got = _Whole(limit, progress, PINNING if pinned else ALGORITHMS)
+        return self._exchange(method, path, where, got, resume=resume, body=body, extra=extra)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        where: str,
+        got: Body,
+        *,
+        resume: bool,
+        body: bytes | None = None,
+        extra: dict[str, str] | None = None,
+    ) -> Answer:
         tried = 0
         while True:
             tried += 1
@@ -223,18 +276,14 @@ class Wire:
         method: str,
         path: str,
         where: str,
-        got: _Body,
+        got: Body,
         *,
         body: bytes | None,
         extra: dict[str, str],
     ) -> Answer:
         """Send a request once, and read on where `got` ends."""
         # The original's clients ask for no encoding: digests are over the bytes as sent.
-        headers = {**self._headers, "Accept-Encoding": "identity", **extra}
-        asked = got.length if got.tag is not None else 0
-        if asked:
-            # If-Range: of anything else than what was begun, all is to come.
-            headers |= {"Range": f"bytes={asked}-", "If-Range": str(got.tag)}
+        headers = {**self._headers, "Accept-Encoding": "identity", **extra, **got.asks()}
         url = path if path.startswith("https://") else f"https://{self.host}/{self._api}/{path}"
         try:
             response = self._pool.request(
@@ -245,16 +294,10 @@ class Wire:
         except urllib3.exceptions.HTTPError as error:
             raise self._silence(error, where) from error
         try:
-            status = response.status
-            if status == 206 and asked:
-                _check_range(response.headers.get("Content-Range"), asked, where)
-                status = 200
-            elif status < 300:
-                got.begin_again()
-            else:
+            status = got.begin(response, where)
+            if status is None:
                 # What an error's body holds is no progress.
-                got = _Body(MAX_DOCUMENT, lambda _count: None, _PINNING)
-            got.tag = response.headers.get("ETag")
+                status, got = response.status, _Whole(MAX_DOCUMENT, lambda _count: None, PINNING)
             got.read(response, where)
         except urllib3.exceptions.SSLError as error:
             raise tls_failure(error, self.host) from error
@@ -262,7 +305,7 @@ class Wire:
             raise _BrokenOffError(error) from error
         finally:
             response.close()
-        return Answer(status, response.headers, got.content(), got.hasher.digest())
+        return got.answer(status, response.headers)
 
     def _silence(self, error: Exception, where: str) -> Unavailable:
         # A server may close a connection without saying that it is for the certificate.
@@ -298,9 +341,21 @@ class _BrokenOffError(Exception):
         self.cause = cause
 
 
+def deadline(length: int) -> float:
+    """When a body of at most `length` bytes must be there, by the monotonic clock in seconds."""
+    return time.monotonic() + _PATIENCE_SECONDS + length / _SLOWEST
+
+
+def too_slow(length: int, where: str) -> Unavailable:
+    """The error that only `length` bytes came until the deadline."""
+    return Unavailable(
+        f"the drawbridge does not answer: only {length} bytes came, too slowly", field=where
+    )
+
+
 def _check_range(header: str | None, first: int, where: str) -> None:
     """Check that a partial answer is what was asked for: all from `first` on."""
-    match = _CONTENT_RANGE.fullmatch(header or "")
+    match = CONTENT_RANGE.fullmatch(header or "")
     if match is not None:
         start, last, total = map(int, match.groups())
         if start == first and last + 1 == total:

@@ -25,7 +25,7 @@ from garrison.formats.slug import Slug
 from garrison.formats.tree import ENTRY_TYPE, Entry, Package, parse_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from starlette.types import Message
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from garrison.testing.tls import Leaf
 
 JSON = "application/json"
+# Seconds for which a lying server holds a connection at most; reads wait for as long.
+HOLD = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,12 @@ def served(slug: Slug, package: Package) -> dict[str, tuple[Entry, bytes]]:
 
 @dataclass
 class Lie:
-    """One answer of a `LyingServer`, to be spoilt by a test."""
+    """One answer of a `LyingServer`, to be spoilt by a test; after it the server may hold."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -202,6 +205,7 @@ class LyingServer:
     Attributes:
         answers: to every request for a path.
         turns: what is answered before that, once each, in turn.
+        by_range: what is answered in place of both, from `Range`.
         requested: the paths that were asked for.
         ranges: of each of these requests, `Range` and `If-Range`.
     """
@@ -209,6 +213,7 @@ class LyingServer:
     leaf: Leaf
     answers: dict[str, Lie] = field(default_factory=dict)
     turns: dict[str, list[Lie]] = field(default_factory=dict)
+    by_range: dict[str, Callable[[str | None], Lie]] = field(default_factory=dict)
     requested: list[str] = field(default_factory=list)
     ranges: list[tuple[str | None, str | None]] = field(default_factory=list)
     host: str = ""
@@ -226,12 +231,16 @@ class LyingServer:
                 lie = lying.answers.get(self.path, Lie(404, {"Content-Length": "0"}, b""))
                 if lying.turns.get(self.path):
                     lie = lying.turns[self.path].pop(0)
+                if self.path in lying.by_range:
+                    lie = lying.by_range[self.path](self.headers.get("Range"))
                 self.send_response(lie.status)
                 for name, value in lie.headers.items():
                     self.send_header(name, value)
                 self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(lie.body)
+                if lie.hold is not None:
+                    lie.hold.wait(HOLD)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
