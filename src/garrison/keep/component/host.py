@@ -34,7 +34,6 @@ class Host:
     Attributes:
         listeners: those that nobody listens on yet, by port.
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
-        scratch: room for what is on its way into the component; used within one call.
         background: what goes on while the component waits for something else.
     """
 
@@ -59,9 +58,16 @@ class Host:
         self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.scratch = memoryview(bytearray(CHUNK))
         self.background: list[Outbound] = []
+        self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
+
+    @property
+    def scratch(self) -> memoryview:
+        """Room for what is on its way into the component; used within one call."""
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(CHUNK))
+        return self._scratch
 
     @property
     def arrivals(self) -> memoryview:
