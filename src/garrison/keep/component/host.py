@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from garrison.keep.component.http.client import Outbound
-    from garrison.keep.component.waiting import Watch
+    from garrison.keep.component.waiting import Waited, Watch
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import ListeningSocket
@@ -35,6 +35,7 @@ class Host:
         listeners: those that nobody listens on yet, by port.
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
         background: what goes on while the component waits for something else.
+        waited: what it waited for last.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Host:
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
         self.background: list[Outbound] = []
+        self.waited: Waited | None = None
         self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
 
