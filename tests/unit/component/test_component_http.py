@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -207,6 +209,32 @@ def test_a_body_that_breaks_off_is_an_error_of_its_stream(keep: Served) -> None:
     assert b"broken" in keep.raw(request, end=True)
     request = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX"
     assert b"broken" in keep.raw(request)
+
+
+class _SlowEpoll:
+    """Takes its time to be changed, in which another thread sees what there is to see."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def modify(self, number: int, events: int) -> None:
+        time.sleep(0.02)
+        self._epoll.modify(number, events)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+
+def test_a_client_that_ended_is_not_ended_twice(
+    wasm: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The thread that waits sees its end while another one gives it back.
+    names = {name: getattr(select, name) for name in dir(select) if name.isupper()}
+    monkeypatch.setattr(servers, "select", SimpleNamespace(**names, epoll=_SlowEpoll))
+    request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"
+    with served(wasm) as keep:
+        for _ in range(20):
+            assert b"broken" in keep.raw(request, end=True)
 
 
 @pytest.mark.parametrize(

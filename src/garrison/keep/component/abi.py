@@ -230,7 +230,7 @@ class _Borrows(_List):
             return super().read(cx, address, count, inner=inner)
         cx.spend(count * _ELEMENT_COST)
         view = cx.at(address, count * 4, 4)
-        return cx.handles.things(view.cast("I"), self._resource)
+        return cx.handles.things(view, self._resource)
 
 
 class _Fields(Codec):

@@ -11,13 +11,13 @@ from garrison.keep.engine.failures import Trap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from garrison.keep.component.types import Resource
 
 # Streams, sockets and pollables of one guest; each costs us some hundred bytes and perhaps a
 # descriptor.
 MAX_HANDLES = 1 << 16
+# How many bytes of handles are kept to see whether the same ones come again.
+_MAX_KNOWN = 1 << 14
 
 
 class Handle:
@@ -47,6 +47,8 @@ class Handles:
         self._limit = limit
         self._entries: dict[int, Handle] = {}
         self._free: list[int] = []
+        # What `things` said last, as long as that is still so.
+        self._known: tuple[bytes, Resource, list[object]] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -82,18 +84,32 @@ class Handles:
             )
         return entry
 
-    def things(self, numbers: Iterable[int], resource: Resource) -> list[object]:
+    def things(self, view: memoryview, resource: Resource) -> list[object]:
         """What several handles stand for.
+
+        Args:
+            view: their numbers, of 4 bytes each.
+            resource: their kind.
+
+        Returns:
+            A list not to be changed: the same one again, as long as the same handles come and none
+            of the table has been given away.
 
         Raises:
             Trap: as `get`.
         """
+        wanted = bytes(view[:_MAX_KNOWN])
+        known = self._known
+        if known is not None and known[0] == wanted and known[1] is resource:
+            return known[2]
         entries, found = self._entries, []
-        for number in numbers:
+        for number in view.cast("I"):
             entry = entries.get(number)
             if entry is None or entry.resource is not resource:
                 entry = self.get(number, resource)
             found.append(entry.thing)
+        if len(view) < _MAX_KNOWN:
+            self._known = (wanted, resource, found)
         return found
 
     def take(self, number: int, resource: Resource) -> object:
@@ -105,12 +121,14 @@ class Handles:
         entry = self.get(number, resource)
         if entry.lent:
             raise Trap(f"the guest failed: it gives handle {number} away while it is lent")
+        self._known = None
         del self._entries[number]
         self._free.append(number)
         return entry.thing
 
     def close(self) -> None:
         """Drop all that is left, the last first: the guest has ended."""
+        self._known = None
         self._free.clear()
         while self._entries:
             _, entry = self._entries.popitem()

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from garrison.keep.component.http.client import Outbound
-    from garrison.keep.component.waiting import Watch
+    from garrison.keep.component.waiting import Waited, Watch
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import ListeningSocket
@@ -34,8 +34,8 @@ class Host:
     Attributes:
         listeners: those that nobody listens on yet, by port.
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
-        scratch: room for what is on its way into the component; used within one call.
         background: what goes on while the component waits for something else.
+        waited: what it waited for last.
     """
 
     def __init__(
@@ -59,9 +59,17 @@ class Host:
         self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.scratch = memoryview(bytearray(CHUNK))
         self.background: list[Outbound] = []
+        self.waited: Waited | None = None
+        self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
+
+    @property
+    def scratch(self) -> memoryview:
+        """Room for what is on its way into the component; used within one call."""
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(CHUNK))
+        return self._scratch
 
     @property
     def arrivals(self) -> memoryview:

@@ -19,7 +19,17 @@ from garrison.keep.component.callbacks import (
 )
 from garrison.keep.component.handles import Handles
 from garrison.keep.component.link import CoreExport, HandleFunction, Lowered
-from garrison.keep.engine.store import Extern, HostFunction, Store, deadline, values
+from garrison.keep.engine.store import (
+    Extern,
+    HostFunction,
+    Imports,
+    Store,
+    caller,
+    deadline,
+    instance_words,
+    kind_of,
+    values,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +40,9 @@ if TYPE_CHECKING:
     from garrison.keep.component.callbacks import Body
     from garrison.keep.component.link import CoreRef, Lifted, Program
     from garrison.keep.engine.runtime import Engine
+
+    # What to ask for: an export by the instance and its name, or else a function of ours.
+    _Asked = tuple[CoreRef, Extern, Any, bytes]
 
 
 class Ended(BaseException):
@@ -53,7 +66,11 @@ class _Call:
         result: likewise, None if there is none.
         flat: the core types that it takes.
         returned: the core types that it returns.
+        core: calls the core function, and `post` what is called after it, if there is such.
     """
+
+    core: Callable[..., tuple[Any, ...]]
+    post: Callable[..., tuple[Any, ...]] | None = None
 
     def __init__(self, function: Lifted, boundary: Boundary) -> None:
         self.boundary = boundary
@@ -70,8 +87,8 @@ class _Call:
 class Instance:
     """One instance of a component; after `close` it can be started anew, as another one.
 
-    What the engine calls us by is made once, so that a new start costs little. All starts are for
-    one thread.
+    What the engine calls us by is made once, and so is what to ask it for in which order, so that
+    a new start costs little. All starts are for one thread.
 
     Args:
         engine: what compiled its modules.
@@ -100,11 +117,15 @@ class Instance:
         self._most = {"memory": limits.memory, "table_elements": limits.table_elements}
         self._deadline = None if late is None else deadline(late)
         self._store: Store | None = None
-        self._instances: list[Any] = []
-        self._externs: dict[CoreRef, Extern] = {}
         self._memories: dict[CoreRef, LinearMemory] = {}
+        # Of all starts: where the engine puts what it makes, and what of that is asked for once so
+        # many core instances are there; what the engine calls, and what was found to have its type.
+        self._stage = 0
+        self._instances = [instance_words() for _ in program.steps]
+        self._imports: dict[int, Imports] = {}
+        self._externs: dict[CoreRef, Extern] = {}
+        self._asked: list[list[_Asked]] = [[] for _ in range(len(program.steps) + 1)]
         self._allocators: dict[CoreRef, Callable[..., tuple[Any, ...]]] = {}
-        # Of all starts: what the engine calls, and what was found to have its type.
         self._functions: dict[CoreRef, HostFunction] = {}
         self._typed_refs: set[tuple[CoreRef, str, str]] = set()
         self._calls: dict[Lifted, _Call] = {}
@@ -121,11 +142,39 @@ class Instance:
             GarrisonError: it cannot be made, or it failed.
         """
         self.state.begin(host)
-        self._store = Store(self._engine, **self._most, deadline=self._deadline)
+        store = self._store = Store(self._engine, **self._most, deadline=self._deadline)
         with _Failures(self):
-            for step in self._program.steps:
-                imports = [self._extern(ref) for ref in step.imports]
-                self._instances.append(self._store.instantiate(step.module, imports))
+            for stage, step in enumerate(self._program.steps):
+                self._ask_again(stage)
+                imports = self._imports.get(stage) or self._gathered(stage)
+                store.instantiate(step.module, imports, self._instances[stage])
+            self._ask_again(len(self._program.steps))
+
+    def _ask_again(self, stage: int) -> None:
+        """Ask a new store for what an earlier one was asked for when it was as far."""
+        store = self._running
+        self._stage = stage
+        for ref, extern, instance, name in self._asked[stage]:
+            if instance is None:
+                store.function(self._functions[ref], extern)
+                continue
+            if not store.export(instance, name, extern):
+                raise RuntimeError("two instances of a module export different things")
+            if extern.kind == "memory" and ref in self._memories:
+                self._memories[ref].bind(store, extern)
+
+    def _gathered(self, stage: int) -> Imports:
+        """Where the imports of a step are put, and these there."""
+        refs = self._program.steps[stage].imports
+        imports = Imports(len(refs))
+        for index, ref in enumerate(refs):
+            found = self._externs.get(ref)
+            if found is None:
+                self._made(ref, imports.extern(index))
+            else:
+                imports.more(index, found)
+        self._imports[stage] = imports
+        return imports
 
     def close(self) -> None:
         """Give all that it has back."""
@@ -134,9 +183,6 @@ class Instance:
         finally:
             for memory in self._memories.values():
                 memory.bind(None, None)
-            self._allocators.clear()
-            self._externs.clear()
-            self._instances.clear()
             self.state.host = None
             if self._store is not None:
                 self._store.close()
@@ -166,26 +212,19 @@ class Instance:
             return self._call(function, arguments)
 
     def _call(self, function: Lifted, arguments: tuple[Any, ...]) -> Any:
-        known = self._calls.get(function)
-        if known is None:
-            boundary = self._boundary(function.memory, function.realloc)
-            known = self._calls[function] = _Call(function, boundary)
+        known = self._calls.get(function) or self._known(function)
         boundary, parameters, result = known.boundary, known.parameters, known.result
-        flat, returned = known.flat, known.returned
-        self._bind(function.memory, function.realloc)
-        store, state = self._running, self.state
-        core = self._typed(function.core, flat, returned)
-        post = function.post_return and self._typed(function.post_return, returned, "")
+        context, state = self._running.context, self.state
         boundary.begin()
         state.may_leave = False
-        if flat is parameters.flat:
+        if known.flat is parameters.flat:
             given = parameters.lower(boundary, arguments)
         else:
             address, view = boundary.room(parameters.size, parameters.align)
             parameters.store(boundary, arguments, view, 0)
             given = [address]
         state.may_leave = True
-        found = store.call(core, values(flat), given, values(returned))
+        found = known.core(context, *given)
         value = None
         if result is not None:
             state.may_leave = False
@@ -195,29 +234,52 @@ class Instance:
                 view = boundary.at(found[0], result.size, result.align)
                 value = _kept(result.load(boundary, view, 0))
             state.may_leave = True
-        if post:
+        if known.post is not None:
             state.may_leave = False
-            store.call(post, values(returned), found, values(""))
+            known.post(context, *found)
             state.may_leave = True
         return value
 
-    def _extern(self, ref: CoreRef) -> Extern:
-        found = self._externs.get(ref)
-        if found is None:
-            found = self._externs[ref] = self._made(ref)
-        return found
+    def _known(self, function: Lifted) -> _Call:
+        """How a function is called; all of it is there and has its type."""
+        known = _Call(function, self._boundary(function.memory, function.realloc))
+        self._bind(function.memory, function.realloc)
+        core = self._typed(function.core, known.flat, known.returned)
+        known.core = caller(core, values(known.flat), values(known.returned))
+        if function.post_return is not None:
+            post = self._typed(function.post_return, known.returned, "")
+            known.post = caller(post, values(known.returned), values(""))
+        self._calls[function] = known
+        return known
 
-    def _made(self, ref: CoreRef) -> Extern:
+    def _extern(self, ref: CoreRef) -> Extern:
+        return self._externs.get(ref) or self._made(ref, Extern())
+
+    def _made(self, ref: CoreRef, extern: Extern) -> Extern:
+        """Ask for something for the first time, and have each later start ask for it too."""
+        instance, name = None, b""
         if isinstance(ref, CoreExport):
-            found = self._running.export(self._instances[ref.instance], ref.name)
-            if found is None or (ref.sort or found.kind) != found.kind:
+            if ref.instance >= self._stage:
+                raise RuntimeError("an export of an instance that is not there is used")
+            instance, name = self._instances[ref.instance], ref.name.encode()
+            if self._running.export(instance, name, extern):
+                extern.kind = kind_of(extern)
+            if not extern.kind or (ref.sort or extern.kind) != extern.kind:
                 raise Malformed(
                     "a core module does not export what the component says",
                     field="component",
-                    found=None if found is None else found.kind,
+                    found=extern.kind or None,
                     expected=f"{ref.sort or 'something'} {ref.name}",
                 )
-            return found
+        else:
+            self._running.function(self._function(ref), extern)
+            extern.kind = "func"
+        self._externs[ref] = extern
+        self._asked[self._stage].append((ref, extern, instance, name))
+        return extern
+
+    def _function(self, ref: Lowered | HandleFunction) -> HostFunction:
+        """What the engine calls for a function of ours; all that it uses is there."""
         function = self._functions.get(ref)
         if function is None:
             function = self._functions[ref] = self._host_function(ref)
@@ -225,7 +287,7 @@ class Instance:
             self._bind(ref.memory, ref.realloc)
         elif ref.destructor is not None:
             self._typed(ref.destructor, "I", "")
-        return self._running.function(function)
+        return function
 
     def _host_function(self, ref: Lowered | HandleFunction) -> HostFunction:
         """What the engine calls for a function that is ours."""
@@ -279,10 +341,9 @@ class Instance:
                 call = self._allocators.get(realloc)
                 if call is None:
                     extern = self._typed(realloc, "IIII", "I")
-                    call = self._running.caller(extern, values("IIII"), values("I"))
-                    self._allocators[realloc] = call
+                    call = self._allocators[realloc] = caller(extern, values("IIII"), values("I"))
                 # Lowering holds `may_leave`: the allocator may not call us back.
-                return int(call(0, 0, align, size)[0])
+                return int(call(self._running.context, 0, 0, align, size)[0])
 
         return Boundary(view, self.handles, allocate)
 

@@ -9,8 +9,8 @@ from garrison.keep.vfs.streams import POLLIN, POLLOUT, Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Protocol
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Protocol
 
     from garrison.keep.component.host import Host
     from garrison.keep.vfs.descriptor import Descriptor
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         def drop(self) -> None:
             """End it."""
             ...
+
+    # Its index, what it is, and what the kernel is asked for.
+    _Asked = tuple[int, Pollable, tuple[int, int]]
 
 
 # poll(2), asm-generic/poll.h: what comes without having been asked for.
@@ -118,20 +121,24 @@ class Connection:
 
     Args:
         connection: its descriptor.
+
+    Attributes:
+        ready: whether decrypted bytes wait that the kernel knows nothing of.
+        number: the number of its socket, -1 once it is closed.
+        stream: the connection.
     """
 
-    __slots__ = ("_number", "_wants_write", "ready")
+    __slots__ = ("_wants_write", "number", "ready", "stream")
 
     def __init__(self, connection: Socket) -> None:
-        stream = connection.stream
-        # Whether decrypted bytes wait that the kernel knows nothing of.
+        self.stream = stream = connection.stream
         self.ready: Callable[[], bool] = stream.pending
-        self._number = stream.fileno
+        self.number: Callable[[], int] = stream.fileno
         self._wants_write = stream.wants_write
 
     def events(self) -> tuple[int, int]:
         """Its socket, which a TLS stream may have to write to before it can read."""
-        return self._number(), POLLIN | POLLOUT if self._wants_write() else POLLIN
+        return self.number(), POLLIN | POLLOUT if self._wants_write() else POLLIN
 
     def timeout(self) -> None:
         """It is never late."""
@@ -145,6 +152,90 @@ class Connection:
         """End it."""
 
 
+class Waited:
+    """What a component waits for, again and again maybe.
+
+    Of connections with nothing decrypted left and nothing to send, the kernel alone is asked, which
+    is told of them once. Everything else is asked each time.
+
+    Args:
+        wanted: a list that stays as it is; none of it is dropped as long as it comes again.
+    """
+
+    def __init__(self, wanted: Sequence[Pollable]) -> None:
+        self.wanted = wanted
+        self._streams: list[Any] = []
+        self._events: list[tuple[int, int]] = []
+        self._indices: dict[int, list[int]] = {}
+        self._others: list[tuple[int, Pollable]] = []
+        self._sorted = False
+
+    def _sort(self) -> None:
+        self._sorted = True
+        for index, pollable in enumerate(self.wanted):
+            number = pollable.number() if isinstance(pollable, Connection) else -1
+            if isinstance(pollable, Connection) and number >= 0:
+                self._streams.append(pollable.stream)
+                self._events.append((number, POLLIN))
+                self._indices.setdefault(number, []).append(index)
+            else:
+                self._others.append((index, pollable))
+
+    def wait(self, host: Host) -> list[int] | None:
+        """Wait once; None if it has to be looked at more closely.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if not self._sorted:
+            self._sort()
+        for stream in self._streams:
+            if stream.restless:
+                return None
+        happened, asked, seconds = _look(self._others)
+        events = [*self._events, *[events for *_, events in asked]]
+        found = host.interrupts.wait(events, 0 if happened else seconds)
+        for number, seen in found.items():
+            if seen & (POLLIN | _POLL_ENDED):
+                happened += self._indices.get(number, ())
+        return sorted(happened + _settled(asked, found))
+
+
+def _look(
+    wanted: Iterable[tuple[int, Pollable]],
+) -> tuple[list[int], list[_Asked], float | None]:
+    """What has happened without asking the kernel, what to ask it for, and for how long."""
+    happened: list[int] = []
+    asked: list[_Asked] = []
+    seconds: float | None = None
+    for index, pollable in wanted:
+        # First `ready`, after which there may be other events to wait for.
+        if pollable.ready():
+            happened.append(index)
+            continue
+        if events := pollable.events():
+            if events[0] < 0:
+                # It was closed: whoever reads is told so.
+                happened.append(index)
+                continue
+            asked.append((index, pollable, events))
+        # Who serves many waits for connections mostly, which are never late.
+        if pollable.__class__ is Connection:
+            continue
+        if (late := pollable.timeout()) is not None:
+            seconds = late if seconds is None else min(seconds, late)
+    return happened, asked, seconds
+
+
+def _settled(asked: list[_Asked], found: Mapping[int, int]) -> list[int]:
+    """What of `asked` the kernel says has happened."""
+    return [
+        index
+        for index, pollable, (number, mask) in (asked if found else ())
+        if index >= 0 and found.get(number, 0) & (mask | _POLL_ENDED) and pollable.settled()
+    ]
+
+
 def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> list[int]:
     """Wait until something of `wanted` happens, and say which have; all at once, if not `block`.
 
@@ -152,40 +243,31 @@ def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> l
         Interrupted: a signal came.
     """
     while True:
-        happened: list[int] = []
-        asked: list[tuple[int, Pollable, tuple[int, int]]] = []
-        seconds: float | None = None
-        for index, pollable in enumerate(wanted):
-            # First `ready`, after which there may be other events to wait for.
-            if pollable.ready():
-                happened.append(index)
-                continue
-            if events := pollable.events():
-                if events[0] < 0:
-                    # It was closed: whoever reads is told so.
-                    happened.append(index)
-                    continue
-                asked.append((index, pollable, events))
-            # Who serves many waits for connections mostly, which are never late.
-            if pollable.__class__ is Connection:
-                continue
-            if (late := pollable.timeout()) is not None:
-                seconds = late if seconds is None else min(seconds, late)
+        happened = None
+        if block and not host.background:
+            if host.waited is not None and host.waited.wanted is wanted:
+                happened = host.waited.wait(host)
+            else:
+                host.waited = Waited(wanted)
+        if happened is None:
+            happened = _wait(host, wanted, block=block)
         if happened or not block:
-            seconds = 0
-        elif host.background:
-            asked += _behind(host)
-        found = host.interrupts.wait([events for *_, events in asked], seconds)
-        for index, pollable, (number, mask) in asked if found else ():
-            if index >= 0 and found.get(number, 0) & (mask | _POLL_ENDED) and pollable.settled():
-                happened.append(index)
-        if happened or not block:
-            return sorted(happened)
+            return happened
         # What comes again and again without being what is waited for must not outlast the run.
         host.interrupts.check()
 
 
-def _behind(host: Host) -> list[tuple[int, Pollable, tuple[int, int]]]:
+def _wait(host: Host, wanted: Sequence[Pollable], *, block: bool) -> list[int]:
+    happened, asked, seconds = _look(enumerate(wanted))
+    if happened or not block:
+        seconds = 0
+    elif host.background:
+        asked += _behind(host)
+    found = host.interrupts.wait([events for *_, events in asked], seconds)
+    return sorted(happened + _settled(asked, found))
+
+
+def _behind(host: Host) -> list[_Asked]:
     """What goes on while something else is waited for; asked for under no index."""
     return [
         (-1, outbound, events)

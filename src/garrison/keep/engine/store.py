@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # wasmtime/extern.h, wasmtime_extern_t: 32 bytes, a kind and, at 8, what it is.
 _Words = c.Size * 4
 _EXTERN_VALUE = 8
+_EXTERN_SIZE = 32
 # wasmtime/extern.h, wasmtime_extern_kind_t.
 KINDS = {0: "func", 1: "global", 2: "table", 3: "memory"}
 _FUNCTION = 0
@@ -44,22 +45,55 @@ def values(letters: str) -> Struct:
 
 
 class Extern:
-    """Something that an instance imports or exports.
+    """Something that an instance imports or exports; in one store after the other, if need be.
+
+    Args:
+        words: where the engine's `wasmtime_extern_t` is to be, if that is not new memory.
 
     Attributes:
-        kind: "func", "global", "table" or "memory"; empty for anything else.
+        kind: "func", "global", "table" or "memory"; empty for anything else, and before there is
+            something.
+        words: the memory.
+        at: its address.
+        address: where in it the engine's value is.
     """
 
-    __slots__ = ("kind", "words")
+    __slots__ = ("address", "at", "kind", "words")
 
-    def __init__(self, words: Any) -> None:
-        self.words = words
-        self.kind = KINDS.get(words[0] & 0xFF, "")
+    def __init__(self, words: Any = None) -> None:
+        self.words = _Words() if words is None else words
+        self.at: int = c.addressof(self.words)
+        self.address = self.at + _EXTERN_VALUE
+        self.kind = ""
 
-    @property
-    def address(self) -> int:
-        """Where the engine's value is."""
-        return c.addressof(self.words) + _EXTERN_VALUE
+
+class Imports:
+    """What a module is given, one after the other, for any number of its instances.
+
+    What stays in place is written there by the engine itself; `more` is copied each time.
+
+    Args:
+        count: how many there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._words = (c.Size * (4 * count))()
+        self._more: list[tuple[slice, Extern]] = []
+        self.count = count
+        self.at: int = c.addressof(self._words)
+
+    def extern(self, index: int) -> Extern:
+        """What is to be at a place, of which nothing is known yet."""
+        return Extern(_Words.from_buffer(self._words, index * _EXTERN_SIZE))
+
+    def more(self, index: int, extern: Extern) -> None:
+        """Have what is elsewhere be at a place."""
+        self._more.append((slice(4 * index, 4 * index + 4), extern))
+
+    def gather(self) -> None:
+        """Copy what is elsewhere."""
+        for place, extern in self._more:
+            self._words[place] = extern.words[:]
 
 
 class HostFunction:
@@ -104,6 +138,9 @@ def deadline(late: Callable[[], bool]) -> Any:
 class Store:
     """Instances that live and end together.
 
+    Attributes:
+        context: the engine's own name for it.
+
     Args:
         engine: what compiled their modules.
         memory: how many bytes of linear memory they may have. There is one memory: what shares
@@ -123,46 +160,36 @@ class Store:
     ) -> None:
         lib = library()
         self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
-        self._context: int = lib.wasmtime_store_context(self._store)
+        self.context: int = lib.wasmtime_store_context(self._store)
         lib.wasmtime_store_limiter(self._store, memory, table_elements, -1, -1, 1)
         # One tick of `Engine.interrupt` ends it.
-        lib.wasmtime_context_set_epoch_deadline(self._context, 1)
+        lib.wasmtime_context_set_epoch_deadline(self.context, 1)
         if deadline is not None:
             lib.wasmtime_store_epoch_deadline_callback(self._store, deadline, None, None)
 
-    def function(self, function: HostFunction) -> Extern:
-        """Have a host function, which has to outlive the store."""
-        words = _Words()
+    def function(self, function: HostFunction, extern: Extern) -> None:
+        """Have `extern` be a host function, which has to outlive the store."""
         library().wasmtime_func_new_unchecked(
-            self._context,
-            function.kind,
-            function.callback,
-            None,
-            None,
-            c.addressof(words) + _EXTERN_VALUE,
+            self.context, function.kind, function.callback, None, None, extern.address
         )
-        return Extern(words)
 
-    def instantiate(self, module: Module, imports: Sequence[Extern]) -> Any:
+    def instantiate(self, module: Module, imports: Imports, instance: Any) -> None:
         """Make an instance; this runs the module's own start function, if it has one.
+
+        Args:
+            module: of which.
+            imports: what it is given.
+            instance: new memory for it, by `instance_words`.
 
         Raises:
             Malformed: `imports` have other types than the module's.
             Trap: its start function trapped.
             Unavailable: it wants more memory than it may have.
         """
-        externs = (c.Size * (4 * len(imports)))()
-        for index, extern in enumerate(imports):
-            externs[4 * index : 4 * index + 4] = extern.words[:]
-        instance = _InstanceWords()
+        imports.gather()
         trap = c.Pointer()
         error = library().wasmtime_instance_new(
-            self._context,
-            module.handle,
-            c.byref(externs),
-            len(imports),
-            c.byref(instance),
-            c.byref(trap),
+            self.context, module.handle, imports.at, imports.count, instance, c.byref(trap)
         )
         if trap.value:
             raise trapped(trap.value)
@@ -171,71 +198,33 @@ class Store:
             if "incompatible import type" in text:
                 raise Malformed(f"a core module does not fit: {text}", field="component")
             raise Unavailable(f"the component cannot be started: {text}", field="component")
-        return instance
 
-    def export(self, instance: Any, name: str) -> Extern | None:
-        """What an instance exports under a name; None if nothing."""
-        encoded = name.encode()
-        words = _Words()
-        there = library().wasmtime_instance_export_get(
-            self._context, c.byref(instance), encoded, len(encoded), c.byref(words)
+    def export(self, instance: Any, name: bytes, extern: Extern) -> bool:
+        """Have `extern` be what an instance exports under a name; whether there is such."""
+        return bool(
+            library().wasmtime_instance_export_get(
+                self.context, instance, name, len(name), extern.at
+            )
         )
-        return Extern(words) if there else None
 
     def memory(self, memory: Extern) -> tuple[int, int]:
         """The address and size of a memory."""
         lib = library()
         return (
-            lib.wasmtime_memory_data(self._context, memory.address) or 0,
-            lib.wasmtime_memory_data_size(self._context, memory.address),
+            lib.wasmtime_memory_data(self.context, memory.address) or 0,
+            lib.wasmtime_memory_data_size(self.context, memory.address),
         )
 
     def signature(self, function: Extern) -> tuple[str, str]:
         """The types of a function's parameters and results, a letter each; `?` for others."""
         lib = library()
-        kind = lib.wasmtime_func_type(self._context, function.address)
+        kind = lib.wasmtime_func_type(self.context, function.address)
         parameters, results = (
             "".join(map(_letter, _items(vector)))
             for vector in (lib.wasm_functype_params(kind), lib.wasm_functype_results(kind))
         )
         lib.wasm_functype_delete(kind)
         return parameters, results
-
-    def caller(
-        self, function: Extern, parameters: Struct, results: Struct
-    ) -> Callable[..., tuple[Any, ...]]:
-        """Make what calls a function whose signature was checked; not while it is called.
-
-        Args:
-            function: what to call.
-            parameters: how its parameters lie, by `values`.
-            results: likewise its results.
-
-        Returns:
-            What takes the parameters, and returns the results or raises a `Trap`.
-        """
-        size = max(parameters.size, results.size, VALUE_SIZE)
-        memory = bytearray(size)
-        raw = (c.Byte * size).from_buffer(memory)
-        at, count = c.addressof(raw), size // VALUE_SIZE
-        trap = c.Pointer()
-        by_reference = c.byref(trap)
-        invoke = library().wasmtime_func_call_unchecked
-        context, address = self._context, function.address
-        pack, unpack = parameters.pack_into, results.unpack_from
-
-        def call(*given: Any) -> tuple[Any, ...]:
-            # `raw` owns the export of `memory` that `at` points to.
-            pack(raw, 0, *given)
-            error = invoke(context, address, at, count, by_reference)
-            if trap.value:
-                handle, trap.value = trap.value, None
-                raise trapped(handle)
-            # A trap that a host function made is told as an error.
-            check(error, Trap, "the guest failed")
-            return unpack(raw)
-
-        return call
 
     def call(
         self, function: Extern, parameters: Struct, given: Sequence[Any], results: Struct
@@ -245,11 +234,56 @@ class Store:
         Raises:
             Trap: the guest trapped.
         """
-        return self.caller(function, parameters, results)(*given)
+        return caller(function, parameters, results)(self.context, *given)
 
     def close(self) -> None:
         """Give the instances and their memory back."""
         library().wasmtime_store_delete(self._store)
+
+
+def instance_words() -> Any:
+    """Memory for the engine's `wasmtime_instance_t`, as a function takes it."""
+    return c.byref(_InstanceWords())
+
+
+def kind_of(extern: Extern) -> str:
+    """What an export is, as `Extern.kind`."""
+    return KINDS.get(extern.words[0] & 0xFF, "")
+
+
+def caller(function: Extern, parameters: Struct, results: Struct) -> Callable[..., tuple[Any, ...]]:
+    """Make what calls a function whose signature was checked; not while it is called.
+
+    Args:
+        function: what to call, in any store that it is of then.
+        parameters: how its parameters lie, by `values`.
+        results: likewise its results.
+
+    Returns:
+        What takes `Store.context` and the parameters, and returns the results or raises a `Trap`.
+    """
+    size = max(parameters.size, results.size, VALUE_SIZE)
+    memory = bytearray(size)
+    raw = (c.Byte * size).from_buffer(memory)
+    at, count = c.addressof(raw), size // VALUE_SIZE
+    trap = c.Pointer()
+    by_reference = c.byref(trap)
+    invoke = library().wasmtime_func_call_unchecked
+    address = function.address
+    pack, unpack = parameters.pack_into, results.unpack_from
+
+    def call(context: int, *given: Any) -> tuple[Any, ...]:
+        # `raw` owns the export of `memory` that `at` points to.
+        pack(raw, 0, *given)
+        error = invoke(context, address, at, count, by_reference)
+        if trap.value:
+            handle, trap.value = trap.value, None
+            raise trapped(handle)
+        # A trap that a host function made is told as an error.
+        check(error, Trap, "the guest failed")
+        return unpack(raw)
+
+    return call
 
 
 def _types(letters: str) -> Bytes:

@@ -5,7 +5,8 @@ slow readers of a response, and for clients that have nothing more to say. A req
 come whole is handed out with its connection, which comes back by `give_back`. Each state has its
 time, and how many connections there are is bounded by the network.
 
-Any thread may give a connection back; `_lock` guards what it shares with the one that waits.
+Any thread may give a connection back; `_lock` guards what it shares with the one that waits. A
+connection is put there and asked for in one step: the one that waits may end it right after.
 """
 
 from __future__ import annotations
@@ -195,7 +196,8 @@ class Server:
             except BlockingIOError:
                 return
             connection = Connection(stream, self._limits.http_head)
-            self._epoll.register(connection.number, 0)
+            # Its end is told even so, but once.
+            self._epoll.register(connection.number, select.EPOLLONESHOT)
             self._read(connection)
 
     def _event(self, number: int) -> None:
@@ -237,16 +239,22 @@ class Server:
             return
         self._ready.append(exchange)
 
-    def _put(self, connection: Connection, state: str) -> None:
-        """Wait for a connection."""
+    def _put(self, connection: Connection, state: str, *, at_once: bool = False) -> None:
+        """Wait for a connection.
+
+        Args:
+            connection: nobody else's until now; the thread that waits may end it from here on.
+            state: what it waits for.
+            at_once: whether that is here already, where the kernel does not see it.
+        """
+        wants_out = at_once or state == _WRITING or connection.stream.wants_write()
         with self._lock:
             if connection.state != state or state != _HEAD or not connection.deadline:
                 # What a slow head may take counts from its first byte.
                 connection.deadline = time.monotonic() + self._seconds[state]
             connection.state = state
             self._waiting[state][connection.number] = connection
-        wanted = _ONCE_OUT if state == _WRITING or connection.stream.wants_write() else _ONCE
-        self._epoll.modify(connection.number, wanted)
+            self._epoll.modify(connection.number, _ONCE_OUT if wants_out else _ONCE)
 
     def give_back(self, exchange: Exchange, *, whole: bool, scratch: memoryview) -> None:
         """Take a connection back. From any thread.
@@ -277,12 +285,9 @@ class Server:
             self._begin_end(connection)
         else:
             connection.deadline = 0.0
-            if connection.reader.events or connection.stream.pending():
-                # The next request is here already; whoever waits takes it.
-                self._put(connection, _IDLE)
-                self._epoll.modify(connection.number, _ONCE_OUT)
-            else:
-                self._put(connection, _IDLE)
+            # The next request may be here already; whoever waits takes it.
+            here = bool(connection.reader.events) or connection.stream.pending()
+            self._put(connection, _IDLE, at_once=here)
 
     def _refuse(self, connection: Connection, refused: Refused) -> None:
         log.info("refused a request: %s", refused.reason)
@@ -319,7 +324,7 @@ class Server:
     def _put_again(self, connection: Connection) -> None:
         with self._lock:
             self._waiting[_LINGERING][connection.number] = connection
-        self._epoll.modify(connection.number, _ONCE)
+            self._epoll.modify(connection.number, _ONCE)
 
     def _forget(self, connection: Connection) -> None:
         try:
