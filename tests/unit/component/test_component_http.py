@@ -538,16 +538,14 @@ def test_a_peer_is_demanded_and_shown(wasm: bytes) -> None:
         assert b"garrison-peer-" + name + b": " in text
 
 
+def _execute(wasm: bytes, network: Network) -> None:
+    streams = [("", None), ("", None), ("", None)]
+    execute(wasm, args=["main.wasm"], env={}, descriptors=streams, files={}, network=network)
+
+
 def test_a_component_without_a_port_is_told_so(wasm: bytes) -> None:
     with pytest.raises(Misuse, match="has no port"):
-        execute(
-            wasm,
-            args=["main.wasm"],
-            env={},
-            descriptors=[("", None), ("", None), ("", None)],
-            files={},
-            network=Network(Config(files=None), None, []),
-        )
+        _execute(wasm, Network(Config(files=None), None, []))
 
 
 @pytest.mark.parametrize("alpn", [("h2",), ("h2", "http/1.1"), ("http/1.1", "h2")])
@@ -556,14 +554,7 @@ def test_a_port_where_http_2_could_be_agreed_on_is_refused(
 ) -> None:
     network, _ = _networks(port := free_port(), alpn=alpn)
     with pytest.raises(Misuse, match=r"the component serves HTTP/1\.1") as caught:
-        execute(
-            wasm,
-            args=["main.wasm"],
-            env={},
-            descriptors=[("", None), ("", None), ("", None)],
-            files={},
-            network=network,
-        )
+        _execute(wasm, network)
     assert caught.value.field == f"alpn of port {port}"
     assert caught.value.found == "h2"
     # It was given back.

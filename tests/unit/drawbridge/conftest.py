@@ -10,12 +10,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.drawbridge.client import Client
 from garrison.drawbridge.store import Store
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
 from garrison.steward import authority, init
 from garrison.steward.certificates import issue_client_certificate
-from garrison.testing.drawbridge import MemoryDrawbridge
+from garrison.testing.drawbridge import LyingServer, MemoryDrawbridge
 from garrison.testing.s3 import PROGRAM, S3Server, find
 from garrison.testing.tls import Authority
 
@@ -94,6 +95,19 @@ def drawbridge(store: Store) -> MemoryDrawbridge:
 def certifier() -> Authority:
     """A steward's certificate authority that certifies whatever a test wants."""
     return Authority()
+
+
+@pytest.fixture
+def server(certifier: Authority) -> Iterator[LyingServer]:
+    """A drawbridge that says whatever a test wants."""
+    with LyingServer(certifier.issue(hosts=("localhost",))) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: LyingServer, certifier: Authority) -> Client:
+    """A client of that."""
+    return Client(server.host, ca_pem=certifier.root_pem)
 
 
 @pytest.fixture(scope="session")

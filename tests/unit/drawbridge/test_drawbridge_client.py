@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,29 +22,15 @@ from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, MAX_DEPTH, Directo
 from garrison.testing.drawbridge import Lie, LyingServer, served
 from garrison.testing.tls import Authority, workload
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NAME = "jane/chat:1.0.0"
 TAG = "/api/v0.1.0/jane/chat/_tag/1.0.0"
 ROOT, WASM, SUB = f"{TAG}/tree", f"{TAG}/tree/main.wasm", f"{TAG}/tree/sub"
 
 
 @pytest.fixture
-def server(certifier: Authority) -> Iterator[LyingServer]:
-    with LyingServer(certifier.issue(hosts=("localhost",))) as server:
-        yield server
-
-
-@pytest.fixture
 def published(server: LyingServer, package: Package) -> Slug:
     """The truth, in the hands of a server that may lie."""
     return server.tell_the_truth(NAME, package)
-
-
-@pytest.fixture
-def client(server: LyingServer, certifier: Authority) -> Client:
-    return Client(server.host, ca_pem=certifier.root_pem)
 
 
 def test_an_honest_server(

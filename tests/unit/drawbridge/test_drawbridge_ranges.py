@@ -17,7 +17,7 @@ from garrison.formats.tree import Package
 from garrison.testing.drawbridge import HOLD, Lie, LyingServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from garrison.formats.slug import Slug
     from garrison.testing.tls import Authority
@@ -63,17 +63,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("garrison.drawbridge.ranges.LEAST", LENGTH)
     monkeypatch.setattr("garrison.drawbridge.ranges._RANGE", RANGE)
     monkeypatch.setattr("garrison.drawbridge.ranges._PIECE", 300)
-
-
-@pytest.fixture
-def server(certifier: Authority) -> Iterator[LyingServer]:
-    with LyingServer(certifier.issue(hosts=("localhost",))) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: LyingServer, certifier: Authority) -> Client:
-    return Client(server.host, ca_pem=certifier.root_pem)
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from garrison.errors import GarrisonError, Unavailable, Unverified
 from garrison.testing.drawbridge import Lie, LyingServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from garrison.formats.slug import Slug
     from garrison.formats.tree import Package
     from garrison.testing.tls import Authority
@@ -26,17 +24,6 @@ CUT = 1500
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("garrison.drawbridge.wire.seconds_to_wait", lambda *_: 0.0)
-
-
-@pytest.fixture
-def server(certifier: Authority) -> Iterator[LyingServer]:
-    with LyingServer(certifier.issue(hosts=("localhost",))) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: LyingServer, certifier: Authority) -> Client:
-    return Client(server.host, ca_pem=certifier.root_pem)
 
 
 @pytest.fixture
