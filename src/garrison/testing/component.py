@@ -16,7 +16,7 @@ from garrison.keep.component.callbacks import lowered_signature
 from garrison.keep.engine.library import wat2wasm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -233,7 +233,7 @@ def command(
     drops: Mapping[str, tuple[str, str]] | None = None,
     version: str = "0.2.0",
     allocator: str = ALLOCATOR,
-    handler: bool = False,
+    exports: Sequence[str] = ("run",),
 ) -> bytes:
     """Make a component of the world `wasi:cli/command`.
 
@@ -245,7 +245,7 @@ def command(
         drops: functions that drop a handle: its own name for it, the interface and the resource.
         version: of the interfaces of WASI.
         allocator: the fields of the module that allocates.
-        handler: whether it answers requests instead (`handler`).
+        exports: what it is begun with, by the names in its module: `run`, `handle`, or both.
     """
     out = Encoder()
     memory_module = out.core_module(wat2wasm(_MEMORY.format(allocator=allocator)))
@@ -281,8 +281,10 @@ def command(
         text = f'(module {declared} (import "env" "memory" (memory 1)) {body})'
         main = out.core_module(wat2wasm(text))
     instance = out.core_instance(main, {"host": host, "env": memory_instance})
-    name_of, export = ("handle", _handler) if handler else ("run", _exported)
-    return export(out, out.core_alias(0, "core func", instance, name_of))
+    for export in exports:
+        encode = {"run": _exported, "handle": _handler}[export]
+        encode(out, out.core_alias(0, "core func", instance, export))
+    return bytes(out.out)
 
 
 def handler(body: str | bytes, functions: Mapping[str, tuple[str, str]], **given: Any) -> bytes:
@@ -295,7 +297,7 @@ def handler(body: str | bytes, functions: Mapping[str, tuple[str, str]], **given
     """
     drops = {"drop-outparam": ("wasi:http/types", "response-outparam")} | given.pop("drops", {})
     drops["drop-request"] = ("wasi:http/types", "incoming-request")
-    return command(body, functions, drops=drops, handler=True, **given)
+    return command(body, functions, drops=drops, **{"exports": ("handle",)} | given)
 
 
 def write_wit(folder: Path, world: str, version: str = "0.2.0") -> None:
@@ -323,7 +325,7 @@ def _version(interface: str, wasi: str) -> str:
     return wasi if interface.startswith("wasi:") else "0.1.0"
 
 
-def _exported(out: Encoder, run: int) -> bytes:
+def _exported(out: Encoder, run: int) -> None:
     result = out.add("type", 7, b"\x6a\0\0")
     kind = out.add("type", 7, b"\x40\0\0" + _positive(result))
     function = out.add("func", 8, b"\0\0" + number(run) + b"\0" + number(kind))
@@ -331,10 +333,9 @@ def _exported(out: Encoder, run: int) -> bytes:
         "instance", 5, b"\1" + vector([b"\0" + name("run") + b"\1" + number(function)])
     )
     out.add("instance", 11, b"\0" + name("wasi:cli/run@0.2.0") + b"\5" + number(instance) + b"\0")
-    return bytes(out.out)
 
 
-def _handler(out: Encoder, handle: int) -> bytes:
+def _handler(out: Encoder, handle: int) -> None:
     types = interfaces.find("wasi:http/types@0.2.0").types
     parameters = []
     for label, short in (("request", "incoming-request"), ("response-out", "response-outparam")):
@@ -350,7 +351,6 @@ def _handler(out: Encoder, handle: int) -> bytes:
     )
     exported = name("wasi:http/incoming-handler@0.2.0")
     out.add("instance", 11, b"\0" + exported + b"\5" + number(instance) + b"\0")
-    return bytes(out.out)
 
 
 def _declared(parameters: str, result: str) -> str:

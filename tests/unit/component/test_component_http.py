@@ -567,6 +567,22 @@ def test_a_port_may_say_what_the_keep_speaks(wasm: bytes) -> None:
         pass
 
 
+def test_what_can_answer_serves_whatever_its_run_does() -> None:
+    both = command(
+        """(func (export "run") (result i32) unreachable)
+        (func (export "handle") (param i32 i32))""",
+        {},
+        drops={
+            "drop-outparam": ("wasi:http/types", "response-outparam"),
+            "drop-request": ("wasi:http/types", "incoming-request"),
+        },
+        exports=("run", "handle"),
+    )
+    with served(both) as keep, _client(keep) as client:
+        client.request("GET", "/")
+        assert client.getresponse().status == 500
+
+
 def test_a_component_of_no_world_is_refused() -> None:
     wasm = command('(func (export "run") (result i32) (i32.const 0))', {})
     with pytest.raises(Malformed, match="not a program") as caught:

@@ -62,7 +62,7 @@ def _component(body: str) -> bytes:
           (call $exit (i32.add (i32.const 1)
             (i32.load8_u (i32.add (i32.const 1024) (local.get $at))))))))
         (func (export "run") (result i32)
-          (local $net i32) (local $socket i32) {body} (i32.const 0))""",
+          (local $net i32) (local $socket i32) (local $waiting i32) {body} (i32.const 0))""",
         functions,
     )
 
@@ -93,7 +93,12 @@ def _client(port: int) -> bytes:
           (i32.const 640))))""")
 
 
-def _listener(port: int) -> bytes:
+_WAITS = "(call $block (call $subscribe (local.get $socket)))"
+# One pollable for all that a socket does, as Rust's `wstd` has it.
+_WAITS_AGAIN = "(call $block (local.get $waiting))"
+
+
+def _listener(port: int, *, waits: str = _WAITS) -> bytes:
     """Listens, accepts one connection, sends back what it gets, and prints the peer's slug."""
     return _component(f"""
       (local.set $net (call $network))
@@ -103,10 +108,12 @@ def _listener(port: int) -> bytes:
         (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1) {_NO_ADDRESS}
         (i32.const 1024))
       (call $ok (i32.const 1))
+      (local.set $waiting (call $subscribe (local.get $socket)))
+      (call $block (local.get $waiting))
       (call $bound (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
       (call $listen (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
       (call $listening (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
-      (call $block (call $subscribe (local.get $socket)))
+      {waits}
       (call $accept (local.get $socket) (i32.const 1024)) (call $ok (i32.const 4))
       (call $peer (i32.load (i32.const 1028)) (i32.const 2048))
       (call $read (i32.load (i32.const 1032)) (i64.const 100) (i32.const 512))
@@ -162,7 +169,8 @@ def test_a_client_speaks_tls_with_the_peer_that_its_rule_admits(runner: Runner) 
         assert runner.run(_client(port), network=net) == (0, "gnip" + _SERVER)
 
 
-def test_a_server_speaks_tls_with_the_peer_that_its_rule_admits(runner: Runner) -> None:
+@pytest.mark.parametrize("waits", [_WAITS, _WAITS_AGAIN], ids=["new", "as-before"])
+def test_a_server_speaks_tls_with_the_peer_that_its_rule_admits(runner: Runner, waits: str) -> None:
     port = free_port()
     server = _network(_SERVER, incoming={str(port): _peers(_CLIENT)})
     client = _network(_CLIENT, outgoing={"default": _peers(_SERVER)})
@@ -182,7 +190,7 @@ def test_a_server_speaks_tls_with_the_peer_that_its_rule_admits(runner: Runner) 
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    assert runner.run(_listener(port), network=server) == (0, _CLIENT)
+    assert runner.run(_listener(port, waits=waits), network=server) == (0, _CLIENT)
     thread.join(20)
     assert answer == [b"ping"]
 

@@ -57,14 +57,15 @@ class Component:
         Raises:
             Malformed: it is of no world that a keep runs.
         """
-        main = _main(program, _RUN, "run")
-        if main is not None:
-            return Command(self._engine, program, main)
+        # Some toolchains give a server a `run` too, which only says that it is none.
         handle = _main(program, _HANDLER, "handle")
         if handle is not None:
             from garrison.keep.component.http.proxy import Proxy  # late: a command needs none of it
 
             return Proxy(self._engine, program, handle)
+        main = _main(program, _RUN, "run")
+        if main is not None:
+            return Command(self._engine, program, main)
         raise Malformed(
             "not a program",
             field="component",

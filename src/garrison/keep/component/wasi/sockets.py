@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from garrison.formats.endpoint import bracketed
 from garrison.keep.component.callbacks import Failed
-from garrison.keep.component.waiting import Moment, Readiness
+from garrison.keep.component.waiting import Readiness
 from garrison.keep.component.wasi.names import (
     Network,
     host_of,
@@ -308,6 +308,35 @@ class TcpSocket:
             self._shared.release()
 
 
+class _Progress:
+    """What a socket does next, also if it was asked for before the socket listened."""
+
+    def __init__(self, sock: TcpSocket) -> None:
+        self._socket = sock
+        self._accepts: Readiness | None = None
+
+    def ready(self) -> bool:
+        """Whether it is done: binding, listening and connecting are at once."""
+        if self._accepts is None and self._socket.listener is not None:
+            self._accepts = Readiness(self._socket.listener)
+        return self._accepts is None or self._accepts.ready()
+
+    def events(self) -> tuple[int, int] | None:
+        """What a listener waits for."""
+        return None if self._accepts is None else self._accepts.events()
+
+    def timeout(self) -> float | None:
+        """When a listener's next handshake is late."""
+        return None if self._accepts is None else self._accepts.timeout()
+
+    def settled(self) -> bool:
+        """Whether an event means that a connection can be accepted."""
+        return self._accepts is not None and self._accepts.settled()
+
+    def drop(self) -> None:
+        """End it."""
+
+
 def _host_socket(connection: Socket | ListeningSocket) -> socket.socket:
     """The host's socket under a connection or listener, to ask about it; to be closed."""
     events = connection.events(write=True)
@@ -474,7 +503,7 @@ tcp_socket_send_buffer_size, tcp_socket_set_send_buffer_size = _option("send-buf
 
 def tcp_socket_subscribe(_host: Host, sock: TcpSocket) -> Pollable:
     """Give what to wait for: a connection to accept; all else is done at once."""
-    return Moment(0) if sock.listener is None else Readiness(sock.listener)
+    return _Progress(sock) if sock.listener is None else Readiness(sock.listener)
 
 
 @told
