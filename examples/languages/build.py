@@ -105,24 +105,42 @@ def _go(program: str, out: Path) -> None:
     )  # fmt: skip
 
 
-def _rust(program: str, out: Path, folder: Path = HERE / "rust") -> None:
-    # A compiler of rustup's may lack the target that the system's own has.
-    for rustc in dict.fromkeys(filter(None, (shutil.which("rustc"), "/usr/bin/rustc"))):
-        if not Path(rustc).exists():
+_RUST = ("--edition", "2021", "-C", "opt-level=2", "-C", "strip=symbols")
+
+
+def _rustc(targets: tuple[str, ...], more: str) -> tuple[str, str]:
+    """A compiler, and which of `targets` it has the library of; `more` is how that is had."""
+    # RUSTC is as for cargo. One of rustup's may lack the target that the system's own has.
+    for found in (os.environ.get("RUSTC"), shutil.which("rustc"), "/usr/bin/rustc"):
+        if not found or not Path(found).exists():
             continue
-        root = subprocess.run(
-            [rustc, "--print", "sysroot"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for target in ("wasm32-wasip1", "wasm32-wasi"):
-            if (Path(root) / "lib/rustlib" / target / "lib").is_dir():
-                options = ("--edition", "2021", "-C", "opt-level=2", "-C", "strip=symbols")
-                source = f"{program}.rs"
-                _run(rustc, "--target", target, *options, source, "-o", out, folder=folder)
-                return
-    raise MissingError(
-        "no rustc with the library of wasm32-wasip1 or wasm32-wasi "
-        "(Debian: rustc libstd-rust-dev-wasm32 lld)"
-    )
+        for target in targets:
+            asked = subprocess.run(
+                [found, "--target", target, "--crate-type", "lib", "--emit", "metadata", "-o",
+                 os.devnull, "-"],
+                input=b"", capture_output=True, check=False,
+            )  # fmt: skip
+            if asked.returncode == 0:
+                return found, target
+    raise MissingError(f"no rustc with the library of {' or '.join(targets)} ({more})")
+
+
+def _rust(program: str, out: Path, folder: Path = HERE / "rust") -> None:
+    targets = ("wasm32-wasip1", "wasm32-wasi")
+    rustc, target = _rustc(targets, "Debian: rustc libstd-rust-dev-wasm32 lld")
+    _run(rustc, "--target", target, *_RUST, f"{program}.rs", "-o", out, folder=folder)
+
+
+def _rust_wasip2(program: str, out: Path) -> None:
+    how = "rustup target add wasm32-wasip2; Debian 13: rustc libstd-rust-dev-wasm32 lld"
+    rustc, target = _rustc(("wasm32-wasip2",), how)
+    folder = HERE / "rust-wasip2"
+    try:
+        _run(rustc, "--target", target, *_RUST, f"{program}.rs", "-o", out, folder=folder)
+    except RuntimeError as error:
+        if "linker `wasm-component-ld` not found" not in str(error):
+            raise
+        raise MissingError("no wasm-component-ld: cargo install wasm-component-ld") from error
 
 
 def _adapted(module: Path, out: Path) -> None:
@@ -328,6 +346,13 @@ LANGUAGES = {
         slow=True,
         component=True,
         server="c",
+    ),
+    "rust-wasip2": Language(
+        "Rust, `wasm32-wasip2`",
+        "`rustc --target wasm32-wasip2` (rustup, or Debian 13 and crates.io's `wasm-component-ld`)",
+        _rust_wasip2,
+        slow=True,
+        component=True,
     ),
     "python-http": Language(
         "Python, `wasi:http`",
