@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from garrison.errors import Malformed
 from garrison.formats.enarx_toml import Config, Rule
+from garrison.formats.endpoint import Endpoint
 from garrison.formats.limits import Limits
 from garrison.keep import workload
 from garrison.keep.component import interfaces
@@ -19,9 +22,11 @@ from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.host import Host
 from garrison.keep.component.waiting import wait_for
 from garrison.keep.engine.failures import Trap
+from garrison.keep.net.datagrams import DatagramRules, Datagrams
 from garrison.keep.net.network import Network
 from garrison.keep.vfs.errno import MFILE, Errno
 from garrison.keep.vfs.streams import Null
+from garrison.testing import udp_fuzzer
 from garrison.testing.component import command
 
 if TYPE_CHECKING:
@@ -283,6 +288,46 @@ def test_a_module_for_preview_1_with_rules_for_datagrams_is_refused(rules: str) 
     with pytest.raises(Malformed, match=r"is for components of WASI 0\.2") as caught:
         workload.run(files)
     assert rules.partition(".")[0] in str(caught.value.field)
+
+
+def test_wild_calls_trap_and_reach_nobody_that_no_rule_names() -> None:
+    """The long run is `python -m garrison.testing.udp_fuzzer` (docs/reference/fuzzing.md)."""
+    source = random.Random(7)  # noqa: S311  (to be repeated)
+    counts: Counter[tuple[str, str]] = Counter()
+    for _ in range(100):
+        udp_fuzzer.run(source.randbytes(1024), counts)
+    # It is no test if nothing ever works, or nothing is ever refused.
+    every = {
+        f"{interface.name} {function}"
+        for interface in interfaces.known()
+        if interface.name.startswith("wasi:sockets/udp")
+        for function in interface.functions
+    }
+    done = {name for name, end in counts if end == "done"}
+    assert every - done == set()
+    assert sum(count for (_, end), count in counts.items() if end == "trap") > 100
+
+
+def _hears_all(_self: object, source: tuple[str, int]) -> Endpoint:
+    return Endpoint(*source)
+
+
+def _allows_all(_self: object, _target: Endpoint) -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    ("part", "check", "instead"),
+    [(Datagrams, "_source", _hears_all), (DatagramRules, "check_outgoing", _allows_all)],
+)
+def test_a_keep_without_one_of_its_checks_is_found_by_wild_calls(
+    part: type, check: str, instead: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, check, instead)
+    source = random.Random(3)  # noqa: S311  (to be repeated)
+    data = source.randbytes(1 << 16)
+    with pytest.raises(AssertionError, match="whom no rule names"):
+        udp_fuzzer.run(data)
 
 
 class _Watch:
