@@ -80,7 +80,7 @@ from garrison.measure import sev_keys, sgx_keys
 from garrison.steward import ear, enarx_policy, issuance_log, offline_read, policy, revocation
 from garrison.steward.challenge import Challenges
 from garrison.steward.offline_endorsements import Endorsements
-from garrison.testing import http_fuzzer
+from garrison.testing import http_fuzzer, udp_fuzzer
 from garrison.testing.azure import FakeAzure, runtime
 from garrison.testing.azure import key as azure_key
 from garrison.testing.cca import FakeCca
@@ -656,9 +656,13 @@ TARGETS: dict[str, Target] = {
             ).to_json(),
         ],
     ),
-    # Not a parser: what a component calls with these bytes for choices (`testing.http_fuzzer`).
+    # No parsers: what a component calls with these bytes for choices (`testing.call_fuzzer`).
     "wasi_http": Target(
         http_fuzzer.run,
+        lambda: [random.Random(seed).randbytes(1024) for seed in range(16)],  # noqa: S311
+    ),
+    "wasi_udp": Target(
+        udp_fuzzer.run,
         lambda: [random.Random(seed).randbytes(1024) for seed in range(16)],  # noqa: S311
     ),
     "workload_identity": Target(

@@ -197,7 +197,7 @@ def _verdict(policy: Policy, certificate: Certificate) -> dict[str, Any]:
     if why := _denied(policy):
         return {**verdict, "admitted": False, "why": why}
     if policy.rule.prot != "tls":
-        return {**verdict, "why": "plain TCP asks for no certificate"}
+        return {**verdict, "why": f"plain {policy.rule.prot.upper()} asks for no certificate"}
     try:
         peer = policy.admit(certificate)
     except GarrisonError as error:
@@ -210,7 +210,7 @@ def _verdict(policy: Policy, certificate: Certificate) -> dict[str, Any]:
 def _denied(policy: Policy) -> str | None:
     """Why there is no such connection at all, None if there may be one."""
     try:
-        policy.check_allowed(policy.name)
+        policy.check_allowed(policy.name, datagrams=policy.rule.prot == "udp")
     except Rejected as error:
         return "denied" if policy.tenant is None else error.message
     return None
@@ -316,6 +316,10 @@ def _words(rule: dict[str, Any], kind: str) -> str:
         return str(rule.get("why", "denied"))
     if rule["prot"] == "tcp":
         return "plain TCP, in the clear; every peer is anonymous"
+    if rule["prot"] == "udp":
+        # Nothing ties a datagram to the address that it says it is from.
+        who = ", from anybody" if kind == "listen" else ""
+        return f"plain UDP, in the clear{who}; sources can be forged; for components"
     roots = _roots(rule["trust"])
     alpn = f"; speaks {' or '.join(rule['alpn'])}" if rule["alpn"] else ""
     lists = [peers for peers in (rule["peers"], rule.get("tenant_peers")) if peers is not None]

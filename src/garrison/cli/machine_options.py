@@ -25,7 +25,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 #: The backends that are machines.
 MACHINES = ("kvm", "snp", "tdx", "nitro")
-_PUBLISH = re.compile(r"(?:(?P<address>[0-9.]+):)?(?P<host>[0-9]{1,5}):(?P<guest>[0-9]{1,5})")
+_PUBLISH = re.compile(
+    r"(?:(?P<address>[0-9.]+):)?(?P<host>[0-9]{1,5}):(?P<guest>[0-9]{1,5})(?P<udp>/udp)?"
+)
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -65,12 +67,13 @@ class Machine:
                 )
 
     def reached_at(self, ports: Iterable[int]) -> list[int]:
-        """Where the host has these ports of the workload.
+        """Where the host has these ports of the workload, of TCP.
 
         Raises:
             Misuse: `--publish` names no ports.
         """
-        there = {each.guest: each.host for each in map(_publication, self.published)}
+        published = map(_publication, self.published)
+        there = {each.guest: each.host for each in published if not each.udp}
         return [there.get(port, port) for port in ports]
 
 
@@ -84,7 +87,7 @@ def machine_options(function: F) -> F:
         ),
         click.option(
             "--publish",
-            metavar="[ADDRESS:]HOST:GUEST",
+            metavar="[ADDRESS:]HOST:GUEST[/udp]",
             multiple=True,
             help="Machines: have the workload's port GUEST be port HOST of this one. Without it"
             " what the workload listens on has the same number here, on all addresses, but for an"
@@ -171,7 +174,7 @@ def _publication(text: str) -> Publication:
             "names no ports",
             field="--publish",
             found=repr(text)[:80],
-            expected="[ADDRESS:]HOST:GUEST, ports from 1 to 65535",
+            expected="[ADDRESS:]HOST:GUEST[/udp], ports from 1 to 65535",
         )
     address = "0.0.0.0" if found["address"] is None else found["address"]  # noqa: S104
     try:
@@ -180,4 +183,5 @@ def _publication(text: str) -> Publication:
         raise Misuse(
             "no IPv4 address", field="--publish", found=repr(address), expected="such as 127.0.0.1"
         ) from None
-    return Publication(int(found["guest"]), int(found["host"]), address)
+    udp = found["udp"] is not None
+    return Publication(int(found["guest"]), int(found["host"]), address, udp=udp)

@@ -55,6 +55,8 @@ class Kind(IntEnum):
     LISTENING = 9
     #: Host to keep: the same number, and zero or an errno, two bytes.
     REACHABLE = 10
+    #: Keep to host: likewise the number of a UDP port; what comes back is the same.
+    LISTENING_UDP = 11
 
 
 #: The names of the channels.
@@ -83,7 +85,12 @@ TO_KEEP: Mapping[Kind, int] = {
     Kind.REACHABLE: 4,
 }
 #: What a host takes there.
-TO_HOST: Mapping[Kind, int] = {Kind.PHASE: MAX_PHASE, Kind.EXIT: 1, Kind.LISTENING: 2}
+TO_HOST: Mapping[Kind, int] = {
+    Kind.PHASE: MAX_PHASE,
+    Kind.EXIT: 1,
+    Kind.LISTENING: 2,
+    Kind.LISTENING_UDP: 2,
+}
 #: What either takes on a stream.
 STREAM: Mapping[Kind, int] = {Kind.DATA: MAX_DATA}
 #: What a host takes from a keep whose evidence it simulates, and the keep from the host.

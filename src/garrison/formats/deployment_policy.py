@@ -13,7 +13,8 @@ TOML, with the tables of `Enarx.toml`'s second schema and the same rules:
 It narrows and never widens. A connection needs a rule in the workload's configuration (or its
 defaults) and one here, and both must admit the peer; what has no rule here is denied. An empty
 file denies all. `prot = "tls"`, the default, refuses a connection that the workload would have in
-the clear; `prot = "tcp"` leaves that to the workload. `trust` holds where the workload names
+the clear; `prot = "tcp"` leaves that to the workload, and `prot = "udp"` allows datagrams, if the
+workload's rule is for them, and nothing else. `trust` holds where the workload names
 none; another than the workload's is a refusal, not a choice. Of `alpn` only what both name is left.
 Of two values of a limit the lower one holds. `at_expiry = "end"` ends what a workload would let
 stay when the keep's time is over.

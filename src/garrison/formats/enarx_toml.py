@@ -5,8 +5,8 @@
 
 A file with any of `stdin`, `stdout`, `stderr` and `network` is of the second schema, any other
 of the first. Each network entry of both may also say `peers` (who may be there), `trust` (whose
-certificates count) and `alpn` (which protocols); a rule of `[network]` may say `prot = "deny"`.
-`[limits]` is for both. The reference is `docs/reference/enarx-toml.md`.
+certificates count) and `alpn` (which protocols); a rule of `[network]` may say `prot = "deny"` or
+`prot = "udp"`. `[limits]` is for both. The reference is `docs/reference/enarx-toml.md`.
 
 Refused, with key and line: unknown keys, wrong types, a mix of the schemas, two spellings of one
 host, and whatever could not be enforced, such as `peers` on a connection without TLS.
@@ -32,7 +32,7 @@ MAX_SIZE = 1_000_000
 # More than anybody offers; as many of the longest fit into the extension.
 _MAX_ALPN = 32
 
-Prot = Literal["tls", "tcp", "deny"]
+Prot = Literal["tls", "tcp", "udp", "deny"]
 Stdio = Literal["host", "null"]
 AtExpiry = Literal["end", "stay"]
 FileKind = Literal["null", "stdin", "stdout", "stderr", "listen", "connect"]
@@ -40,7 +40,7 @@ FileKind = Literal["null", "stdin", "stdout", "stderr", "listen", "connect"]
 STREAMS = ("stdin", "stdout", "stderr")
 _FOSDEM_KEYS = (*STREAMS, "network")
 _FD_VARIABLES = ("FD_COUNT", "FD_NAMES")
-_DEFAULT_PORTS: dict[Prot, int] = {"tls": 443, "tcp": 80, "deny": 443}
+_DEFAULT_PORTS: dict[Prot, int] = {"tls": 443, "tcp": 80, "udp": 443, "deny": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Rule:
     """What holds for the connections of one network entry.
 
     Attributes:
-        prot: `tls`, `tcp` (plain, in the clear), or `deny`.
+        prot: `tls`, `tcp` (plain, in the clear), `udp` (datagrams, likewise), or `deny`.
         peers: who may be there; None where the configuration does not ask.
         trust: `steward`, `web` or PEM certificates; None for the default of the direction.
         alpn: the protocols of which both sides must agree on one, the best first; none for no
@@ -62,7 +62,7 @@ class Rule:
 
     @property
     def default_port(self) -> int:
-        """The port of a connection that names none."""
+        """The port of a connection that names none; datagrams always name one."""
         return _DEFAULT_PORTS[self.prot]
 
 
@@ -173,6 +173,16 @@ class Config:
         table.done()
         return cls(steward, at_expiry, args, env, stdio, None, incoming, outgoing, limits)
 
+    @property
+    def udp_rules(self) -> tuple[str, ...]:
+        """The rules that allow datagrams, by their keys in the file."""
+        return tuple(
+            f"network.{direction}.{key}"
+            for direction, rules in (("incoming", self.incoming), ("outgoing", self.outgoing))
+            for key, rule in rules.items()
+            if rule.prot == "udp"
+        )
+
     def environment(self) -> dict[str, str]:
         """The workload's environment: `env`, and what tells it of its `files`."""
         if self.files is None:
@@ -236,7 +246,7 @@ def _file(table: Table) -> File:
     if name is not None and (not name or ":" in name or "\0" in name):
         raise table.malformed("name", "not a name", expected="text without ':'")
     if kind == "listen":
-        rule = _rule(table, incoming=True, prots=("tls", "tcp"))
+        rule = _rule(table, incoming=True, prots=_of_files(table))
         address = table.string("addr", "::")
         port = table.integer("port", rule.default_port, low=1, high=65535)
         endpoint = Endpoint(parse_address(address, field=table.where("addr")), port)
@@ -245,7 +255,7 @@ def _file(table: Table) -> File:
             raise Malformed("missing", field=table.where("name"), expected="a name for FD_NAMES")
         return File("listen", name, endpoint, rule)
     if kind == "connect":
-        rule = _rule(table, incoming=False, prots=("tls", "tcp"))
+        rule = _rule(table, incoming=False, prots=_of_files(table))
         host = _host(table)
         port = table.integer("port", rule.default_port, low=1, high=65535)
         table.done()
@@ -258,6 +268,21 @@ def _file(table: Table) -> File:
         return File("connect", name or host, Endpoint(host, port), rule)
     table.done()
     return File(_plain_kind(kind), name or kind)
+
+
+def _of_files(table: Table) -> tuple[Prot, ...]:
+    """What a descriptor of `[[files]]` may speak.
+
+    Raises:
+        Malformed: it is to speak UDP, which none can.
+    """
+    if table.value("prot") == "udp":
+        raise table.malformed(
+            "prot",
+            "is for rules of [network]: a descriptor is a stream, and has no datagrams",
+            expected='"tls" or "tcp"',
+        )
+    return ("tls", "tcp")
 
 
 def _plain_kind(kind: str) -> FileKind:
@@ -311,7 +336,7 @@ def outgoing_rules(table: Table) -> dict[str, Rule]:
 
 
 def _rule(
-    table: Table, *, incoming: bool, prots: tuple[Prot, ...] = ("tls", "tcp", "deny")
+    table: Table, *, incoming: bool, prots: tuple[Prot, ...] = ("tls", "tcp", "udp", "deny")
 ) -> Rule:
     chosen = table.string("prot", "tls", choices=prots)
     prot = next(prot for prot in prots if prot == chosen)
@@ -392,7 +417,8 @@ kind = "host"
 
 # The network. The workload opens /net/lis/<port> to listen and /net/con/<host:port> to connect.
 # All connections are TLS 1.3, done by the keep, unless a rule says otherwise:
-#   prot   "tls" (default), "tcp" (in the clear), or "deny"
+#   prot   "tls" (default), "tcp" (in the clear), "udp" (datagrams, in the clear, for components),
+#          or "deny"
 #   peers  who may be there: "host/user/repo:1.2.3", "host/user/repo:^1.2", "host/user/repo:*",
 #          "host/user/*", "sha256:<digest>", or "any" attested workload, each perhaps with
 #          "; tee=snp|tdx" and "; tcb=UpToDate"; an empty list admits nobody

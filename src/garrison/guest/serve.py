@@ -53,6 +53,8 @@ _MAX_FILES = 1024
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MAIN = "main.wasm"
 _PORT_SIZE = 2
+# A port, and whether it is of UDP.
+_QUESTION_SIZE = _PORT_SIZE + 1
 _ANSWER_SIZE = 4
 
 
@@ -149,9 +151,10 @@ class _Session:
 
     def happened(self, _descriptor: int, _events: int) -> None:
         """Pass it on to the host."""
-        asked = self._here.recv(_PORT_SIZE)
-        self._asked.append(int.from_bytes(asked, "little"))
-        self._control.send(Frame(Kind.LISTENING, asked))
+        asked = self._here.recv(_QUESTION_SIZE)
+        port, udp = asked[:_PORT_SIZE], any(asked[_PORT_SIZE:])
+        self._asked.append(int.from_bytes(port, "little"))
+        self._control.send(Frame(Kind.LISTENING_UDP if udp else Kind.LISTENING, port))
 
     @property
     def _stopped(self) -> bool:
@@ -234,7 +237,7 @@ class _Asks:
         # Of threads, one asks after the other.
         self._lock = threading.Lock()
 
-    def __call__(self, address: str, port: int) -> None:
+    def __call__(self, address: str, port: int, udp: bool) -> None:
         """Ask, and wait for the answer.
 
         Raises:
@@ -243,7 +246,7 @@ class _Asks:
         if ipaddress.ip_address(address).is_loopback:
             return
         with self._lock:
-            self._supervisor.send(port.to_bytes(_PORT_SIZE, "little"))
+            self._supervisor.send(port.to_bytes(_PORT_SIZE, "little") + bytes((udp,)))
             answer = Reachable.from_bytes(self._supervisor.recv(_ANSWER_SIZE))
         if answer.error:
             reason = os.strerror(answer.error)

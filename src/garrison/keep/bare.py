@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Literal
 
+    from garrison.keep.net.datagrams import Datagrams
     from garrison.keep.net.dial import Wait
     from garrison.keep.net.network import Listening, Network
     from garrison.keep.vfs.streams import Listener, Stream
@@ -80,6 +81,14 @@ class LateNetwork:
     def check_outgoing(self, target: str) -> None:
         """Refuse what `connect` would refuse before anything is sent."""
         self._made().check_outgoing(target)
+
+    def speaks_udp(self) -> bool:
+        """Whether any rule is for datagrams: there are none."""
+        return False
+
+    def datagrams(self, *, ipv6: bool) -> "Datagrams":
+        """Make a socket for datagrams, to which nothing is allowed."""
+        return self._made().datagrams(ipv6=ipv6)
 
     def next_event(self, direction: 'Literal["con", "lis"]') -> "dict[str, Any] | None":
         """Take the next connected or accepted event."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from garrison.errors import Misuse
+from garrison.errors import Malformed, Misuse
 from garrison.formats.enarx_toml import STREAMS, Config
 from garrison.formats.limits import Limits
+from garrison.keep.engine.runtime import is_component
 from garrison.keep.execute import execute
 from garrison.keep.net.network import Identity, Network
 from garrison.keep.renewal import renewed
@@ -57,7 +58,7 @@ def run(
 
     Raises:
         Misuse: directories of the host in a keep that has an identity.
-        Malformed: the package's configuration or module cannot be read.
+        Malformed: the package's configuration or module cannot be read, or do not go together.
         GarrisonError: the guest trapped or was interrupted.
     """
     if directories and credentials is not None:
@@ -67,6 +68,7 @@ def run(
             hint="leave --steward out, or put the files into the package",
         )
     config = Config.from_bytes(files[CONFIG]) if CONFIG in files else Config.default()
+    _check_udp(config, files[MAIN])
     identity = None if certified is None else Identity(certified.chain, certified.key)
     steward = None if credentials is None else credentials.steward
     trusted = list(roots if steward is None else steward.roots)
@@ -91,6 +93,21 @@ def run(
             bearer=bearer,
             # An attested keep compiles for itself: what is stored outside is the host's.
             cached=credentials is None,
+        )
+
+
+def _check_udp(config: Config, wasm: bytes) -> None:
+    """Refuse rules that this workload could make no use of.
+
+    Raises:
+        Malformed: there are rules for datagrams, and it is no component.
+    """
+    if config.udp_rules and not is_component(wasm):
+        raise Malformed(
+            "is for components of WASI 0.2, and the workload is a module for preview 1",
+            field=f"{CONFIG}: {config.udp_rules[0]}.prot",
+            found='"udp"',
+            expected='"tls", "tcp" or "deny"',
         )
 
 

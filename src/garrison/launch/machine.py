@@ -230,7 +230,7 @@ class _Machine:
         return False
 
     def _told(self, control: Messages, frame: Frame) -> None:
-        if frame.kind is Kind.LISTENING:
+        if frame.kind in (Kind.LISTENING, Kind.LISTENING_UDP):
             if len(frame.body) != 2:
                 raise Malformed("no port", field=f"channel {CONTROL}", expected="two bytes")
             port = int.from_bytes(frame.body, "little")
@@ -238,7 +238,7 @@ class _Machine:
             def answer(error: int) -> None:
                 control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
 
-            self._monitor.forward(port, answer)
+            self._monitor.forward(port, answer, udp=frame.kind is Kind.LISTENING_UDP)
             return
         if frame.kind is Kind.EXIT:
             if len(frame.body) != 1:

@@ -34,14 +34,29 @@ _MAX_PORTS = 256
 
 
 class Publication:
-    """A port of the guest, and where on this host it is to be reached: an IPv4 address, a port."""
+    """A port of the guest, and where on this host it is to be reached.
 
-    __slots__ = ("address", "guest", "host")
+    Args:
+        guest: the port.
+        host: the port here; the same if there is none.
+        address: an IPv4 address of this host.
+        udp: whether it is a port of UDP, else of TCP.
+    """
 
-    def __init__(self, guest: int, host: int | None = None, address: str = "0.0.0.0") -> None:  # noqa: S104
+    __slots__ = ("address", "guest", "host", "udp")
+
+    def __init__(
+        self,
+        guest: int,
+        host: int | None = None,
+        address: str = "0.0.0.0",  # noqa: S104
+        *,
+        udp: bool = False,
+    ) -> None:
         self.guest = guest
         self.host = guest if host is None else host
         self.address = address
+        self.udp = udp
 
 
 class Monitor:
@@ -56,29 +71,29 @@ class Monitor:
                 addresses.
         """
         self._connection = connection
-        self._published = {each.guest: each for each in published}
+        self._published = {(each.guest, each.udp): each for each in published}
         self._buffer = b""
-        self._forwarded: set[int] = set()
+        self._forwarded: set[tuple[int, bool]] = set()
         # In the order of what was sent: what takes the answer.
         self._waiting: list[Callable[[Any], None]] = [self._greeted]
         # Commands before the monitor takes any.
         self._held: list[tuple[str, Callable[[Any], None]]] | None = []
 
-    def forward(self, port: int, told: Callable[[int], None]) -> None:
+    def forward(self, port: int, told: Callable[[int], None], *, udp: bool = False) -> None:
         """Forward a port to the guest's, and tell zero or an errno."""
-        if port in self._forwarded:
+        if (port, udp) in self._forwarded:
             told(0)
             return
         asked = len(self._waiting) + len(self._held or ())
         if not port or len(self._forwarded) + asked >= _MAX_PORTS:
             told(errno.EADDRNOTAVAIL if not port else errno.EMFILE)
             return
-        to = self._published.get(port) or Publication(port)
-        rule = f"tcp:{to.address}:{to.host}-:{port}"
+        to = self._published.get((port, udp)) or Publication(port, udp=udp)
+        rule = f"{'udp' if udp else 'tcp'}:{to.address}:{to.host}-:{port}"
 
         def answered(text: Any) -> None:
             if text == "":
-                self._forwarded.add(port)
+                self._forwarded.add((port, udp))
                 log.debug("port %d of the keep is port %d here", port, to.host)
                 told(0)
                 return
@@ -159,11 +174,13 @@ class Monitor:
 
 def _why(to: Publication) -> int:
     """Why a port of this host cannot be had; QEMU does not say."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kind = socket.SOCK_DGRAM if to.udp else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, not to.udp)
         try:
             probe.bind((to.address, to.host))
-            probe.listen(1)
+            if not to.udp:
+                probe.listen(1)
         except OSError as error:
             return error.errno or errno.EADDRINUSE
     return errno.EADDRINUSE

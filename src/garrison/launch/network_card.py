@@ -42,7 +42,12 @@ def passt_command(program: str, stream: int, published: Sequence[Publication]) -
         stream: the descriptor of the frames.
         published: where ports of the enclave are to be reached.
     """
-    ports = ",".join(f"{each.address}/{each.host}:{each.guest}" for each in published)
+    tcp, udp = (
+        ",".join(
+            f"{each.address}/{each.host}:{each.guest}" for each in published if each.udp is udp
+        )
+        for udp in (False, True)
+    )
     return [
         program,
         "--foreground",
@@ -54,8 +59,8 @@ def passt_command(program: str, stream: int, published: Sequence[Publication]) -
         *("--gateway", HOST),
         *("--dns-forward", _NAME_SERVER),
         "--no-dhcp",
-        *("--tcp-ports", ports or "none"),
-        *("--udp-ports", "none"),
+        *("--tcp-ports", tcp or "none"),
+        *("--udp-ports", udp or "none"),
     ]
 
 

@@ -317,9 +317,9 @@ class _Session:
 
     def _told(self, control: Messages, frame: Frame) -> None:
         match frame.kind:
-            case Kind.LISTENING:
-                port = int.from_bytes(frame.body, "little")
-                control.send(Frame(Kind.REACHABLE, self._reachable(port).to_bytes()))
+            case Kind.LISTENING | Kind.LISTENING_UDP:
+                port, udp = int.from_bytes(frame.body, "little"), frame.kind is Kind.LISTENING_UDP
+                control.send(Frame(Kind.REACHABLE, self._reachable(port, udp=udp).to_bytes()))
             case Kind.EXIT:
                 if len(frame.body) != 1:
                     raise Malformed("no exit code", field=f"channel {CONTROL}", expected="one byte")
@@ -329,11 +329,15 @@ class _Session:
                 self.booted, self.deadline = True, None
                 log.debug("%s; %.2f s by the enclave's clock", phase.name, phase.seconds)
 
-    def _reachable(self, port: int) -> Reachable:
+    def _reachable(self, port: int, *, udp: bool) -> Reachable:
         """Passt forwards what it was started with."""
-        if any(each.guest == port for each in self.options.published):
+        if any((each.guest, each.udp) == (port, udp) for each in self.options.published):
             return Reachable(port)
-        log.warning("the workload listens on port %d, which --publish does not name", port)
+        log.warning(
+            "the workload listens on port %d%s, which --publish does not name",
+            port,
+            "/udp" if udp else "",
+        )
         return Reachable(port, errno.EADDRNOTAVAIL)
 
     def _pass_on(self, control: Messages) -> None:

@@ -160,10 +160,10 @@ def starting(guest: Guest) -> None:
     time.sleep(_SECONDS)
 
 
-def listens(guest: Guest) -> None:
+def listens(guest: Guest, kind: Kind = Kind.LISTENING) -> None:
     """Ask for a port, and print what the monitor was told, and the host's answer."""
     guest.boot()
-    guest.send(CONTROL, Kind.LISTENING, (8080).to_bytes(2, "little"))
+    guest.send(CONTROL, kind, (8080).to_bytes(2, "little"))
     told = []
 
     def answers(line: str) -> str:
@@ -174,6 +174,11 @@ def listens(guest: Guest) -> None:
     answer = Reachable.from_bytes(guest.asked().body)
     guest.send(STDOUT, Kind.DATA, f"{told[0]} {answer.port} {answer.error}\n".encode())
     guest.end(0)
+
+
+def listens_udp(guest: Guest) -> None:
+    """Likewise for a port of UDP."""
+    listens(guest, Kind.LISTENING_UDP)
 
 
 def attests(guest: Guest) -> None:
@@ -197,7 +202,7 @@ def _raw(channel: str, data: bytes) -> Callable[[Guest], None]:
 
 PLAYS: dict[str, Callable[[Guest], None]] = {
     play.__name__: play
-    for play in (cat, silent, chatter, dies, waits, deaf, starting, listens, attests)
+    for play in (cat, silent, chatter, dies, waits, deaf, starting, listens, listens_udp, attests)
 } | {
     "garbage-control": _raw(CONTROL, b"\xff" * 64),
     "garbage-stdout": _raw(STDOUT, b"GET / HTTP/1.1\r\n\r\n"),

@@ -276,6 +276,12 @@ class _FakeNetwork:
     def check_outgoing(self, target: str) -> None:
         pass
 
+    def speaks_udp(self) -> bool:
+        return False
+
+    def datagrams(self, *, ipv6: bool) -> Any:
+        raise AssertionError(f"a module has no datagrams, over IPv{6 if ipv6 else 4} or else")
+
     def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None:
         return {"direction": direction} if self._others else None
 

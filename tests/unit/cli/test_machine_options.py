@@ -55,6 +55,8 @@ def _image(tmp_path: Path) -> str:
         (["--publish", "80:65536"], "--publish: names no ports"),
         (["--publish", "1.2.3.400:80:80"], "--publish: no IPv4 address; found '1.2.3.400'"),
         (["--publish", "80:80,hostfwd=x"], "--publish: names no ports"),
+        (["--publish", "53:53/tcp"], "--publish: names no ports; found '53:53/tcp'"),
+        (["--publish", "53:0/udp"], "--publish: names no ports"),
         (["--image-signatures", "MODULE"], "signatures: are for snp"),
         (["--dir", "/tmp"], "--dir: a machine has nothing of the host's"),
         (["--insecure-simulate", "snp=x"], "--insecure-simulate: has no use without --steward"),

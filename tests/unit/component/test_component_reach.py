@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from garrison.errors import Rejected
+from garrison.formats.endpoint import Endpoint
 from garrison.keep.component import interfaces
 from garrison.keep.component import types as t
 from garrison.keep.component.abi import codec
@@ -77,15 +78,40 @@ _MADE = {
         (drop (call $authority (i32.const 14) (i32.const 1) (i32.const 224) (i32.const 9)))
         (call $made14 (i32.const 14) (i32.const 0) (i32.const 0) (i32.const 2048))""",
     ),
+    "wasi:sockets/udp udp-socket": (
+        "wasi:sockets/udp-create-socket", "create-udp-socket",
+        "(call $made15 (i32.const 0) (i32.const 2048))",
+    ),
+    # Of another socket, which has its number, and both at once.
+    "wasi:sockets/udp outgoing-datagram-stream": (
+        "wasi:sockets/udp", "[method]udp-socket.stream",
+        f"""(call $made15 (i32.const 0) (i32.const 2048))
+        (call $bind (i32.const 16) (i32.const 4) {"(i32.const 0) " * 12} (i32.const 2048))
+        (call $bound (i32.const 16) (i32.const 2048))
+        (call $made16 (i32.const 16) {"(i32.const 0) " * 13} (i32.const 2048))""",
+    ),
+    "wasi:sockets/udp incoming-datagram-stream": (
+        "wasi:sockets/udp", "[method]outgoing-datagram-stream.check-send",
+        "(call $made17 (i32.const 18) (i32.const 2048))",
+    ),
 }  # fmt: skip
-_AUTHORITY = ("wasi:http/types", "[method]outgoing-request.set-authority")
+_MORE = {
+    "authority": ("wasi:http/types", "[method]outgoing-request.set-authority"),
+    "bind": ("wasi:sockets/udp", "[method]udp-socket.start-bind"),
+    "bound": ("wasi:sockets/udp", "[method]udp-socket.finish-bind"),
+}
 # There is no error without a failure, so what comes after it has its number.
 _NUMBERS = {
-    resource: index + (resource.partition(" ")[0] != "wasi:http/types")
+    resource: index + (index <= list(_MADE).index("wasi:io/error error"))
     for index, resource in enumerate(_MADE)
 }
+_NUMBERS["wasi:sockets/udp outgoing-datagram-stream"] = 18
 _PATHS = ("../../../../etc/passwd", "/etc/passwd", "pkg/../..", "tmp/x", "net/con/localhost:22")
 _HOST_ADDRESS = ("ipv4", (22, (127, 0, 0, 1)))
+# What a list of one has: a handle, and, as a datagram, that address.
+_LISTED = "".join(
+    f"\\{byte:02x}" for byte in bytes([3, *([0] * 7), 1, *([0] * 7), 22, 0, 127, 0, 0, 1])
+)
 
 _WATCHED = ("open", "os.", "socket.", "subprocess.", "shutil.", "ctypes.dlopen", "import")
 _seen: list[str] | None = None
@@ -100,14 +126,13 @@ sys.addaudithook(_hook)
 
 
 # What a command never has a handle of: what comes with a request or an answer, which the calls of
-# `test_http_fuzz.py` have and make; UDP; and terminals. Their functions, if there are any, are
-# tried with another's handle.
+# `test_http_fuzz.py` have and make; and terminals. Their functions, if there are any, are tried
+# with another's handle.
 _UNMADE = {
     "wasi:cli/terminal-input terminal-input", "wasi:cli/terminal-output terminal-output",
     "wasi:http/types future-trailers", "wasi:http/types incoming-body",
     "wasi:http/types incoming-request", "wasi:http/types incoming-response",
-    "wasi:http/types response-outparam", "wasi:sockets/udp incoming-datagram-stream",
-    "wasi:sockets/udp outgoing-datagram-stream", "wasi:sockets/udp udp-socket",
+    "wasi:http/types response-outparam",
 }  # fmt: skip
 
 # 64 KiB of zeros are too many at once.
@@ -134,6 +159,49 @@ class _Network:
 
     def next_event(self, direction: str) -> None:
         self.asked.append(direction)
+
+    def speaks_udp(self) -> bool:
+        return True
+
+    def datagrams(self, *, ipv6: bool) -> Any:
+        return _Datagrams(self.asked)
+
+
+class _Datagrams:
+    """A socket of the keep's for datagrams, likewise."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self._asked = asked
+
+    def bind(self, address: str, port: int) -> None:
+        if port:
+            self._refuse(Endpoint(address, port))
+
+    def connect(self, target: Endpoint | None, _wait: object) -> None:
+        if target is not None:
+            self._refuse(target)
+
+    def send(self, _data: object, target: Endpoint | None, _wait: object) -> None:
+        self._refuse(target)
+
+    def _refuse(self, target: Endpoint | None) -> None:
+        self._asked.append(str(target))
+        raise Rejected("denied by the workload's configuration", found=str(target))
+
+    def receive(self, _room: object) -> None:
+        return
+
+    def address(self) -> tuple[str, int]:
+        raise AssertionError("it is not bound")
+
+    def option(self, level: int, number: int, value: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass
 
 
 def _flat(kind: t.Type, path: str) -> list[Any]:
@@ -168,11 +236,11 @@ def _attempt(interface: t.Interface, function: str, path: str) -> bytes:
     body = "".join(prelude for *_, prelude in _MADE.values())
     body += f"(drop {call}))" if result else call + ")"
     functions = {f"made{i}": (owner, f) for i, (owner, f, _) in enumerate(_MADE.values())}
-    functions["authority"] = _AUTHORITY
+    functions |= _MORE
     functions["tried"] = (interface.name, function)
     data = "".join(f"\\{byte:02x}" for byte in path.encode())
     return command(
-        f"""(data (i32.const 128) "{data}") (data (i32.const 192) "\\03\\00\\00\\00")
+        f"""(data (i32.const 128) "{data}") (data (i32.const 192) "{_LISTED}")
         (data (i32.const 224) "localhost")
         (func (export "run") (result i32) {body} (i32.const 0))""",
         functions,
@@ -227,3 +295,5 @@ def test_no_function_reaches_the_host(
                 _seen = None
             assert events == []
             assert set(network.asked) <= {"localhost:22", "127.0.0.1:22", "localhost:443"}
+            if function == "[method]outgoing-datagram-stream.send":
+                assert "127.0.0.1:22" in network.asked

@@ -61,6 +61,8 @@ def test_check_explains(tmp_path: Path) -> None:
         "[limits]\nmemory = '64 MiB'\nrun_seconds = 60\n"
         "[network.incoming.8443]\npeers = ['drawbridge.test/jane/chat:^1.0']\n"
         "[network.incoming.80]\nprot = 'tcp'\n"
+        "[network.incoming.5353]\nprot = 'udp'\n"
+        "[network.outgoing.'dns.test:53']\nprot = 'udp'\n"
         "[network.outgoing.'web.test']\nalpn = ['h2']\n"
         "[network.outgoing.'db.test:5432']\npeers = []\n"
         f"[network.outgoing.'pem.test']\ntrust = '''{pem}'''\n"
@@ -75,6 +77,8 @@ def test_check_explains(tmp_path: Path) -> None:
         "  default: TLS; admits anybody; who shows a certificate must be under the steward's roots",
         "  8443: TLS; admits drawbridge.test/jane/chat:^1.0, certified under the steward's roots",
         "  80: plain TCP, in the clear; every peer is anonymous",
+        "  5353: plain UDP, in the clear, from anybody; sources can be forged; for components",
+        "  dns.test:53: plain UDP, in the clear; sources can be forged; for components",
         "  db.test:5432: TLS; admits nobody, certified under the steward's roots",
         "  pem.test: TLS; admits the host by its name, certified under the roots given as PEM",
         "  default: denied",
@@ -85,6 +89,7 @@ def test_check_explains(tmp_path: Path) -> None:
     assert explained["env"] == ["SECRET"]
     assert explained["limits"]["tmp"] == 256 << 20
     assert explained["outgoing"]["default"] == {"prot": "deny"}
+    assert explained["outgoing"]["dns.test:53"] == {"prot": "udp"}
     assert explained["incoming"]["8443"] == {
         "prot": "tls",
         "trust": "steward",
@@ -118,6 +123,7 @@ def test_check_judges_a_peer(tmp_path: Path) -> None:
         "[network.incoming.1]\npeers = ['drawbridge.test/bob/*', 'any; tee=snp']\n"
         "[network.incoming.2]\npeers = ['any; tee=tdx']\n"
         "[network.incoming.3]\nprot = 'tcp'\n"
+        "[network.incoming.4]\nprot = 'udp'\n"
         "[network.outgoing.default]\nprot = 'deny'\n"
     )
     peer.write_bytes(Authority().issue(workload()).chain_pem())
@@ -126,6 +132,7 @@ def test_check_judges_a_peer(tmp_path: Path) -> None:
         "  incoming default: admitted, if it is under the steward's roots",
         "  incoming 1: admitted, by any; tee=snp, if it is under the steward's roots",
         "  incoming 3: admitted, plain TCP asks for no certificate",
+        "  incoming 4: admitted, plain UDP asks for no certificate",
         "  outgoing default: refused, denied",
     ):
         assert line in lines
@@ -140,6 +147,7 @@ def test_check_judges_a_peer(tmp_path: Path) -> None:
         "incoming 1": True,
         "incoming 2": False,
         "incoming 3": True,
+        "incoming 4": True,
         "outgoing default": False,
     }
 

@@ -192,7 +192,14 @@ def test_what_the_template_comments_out_is_in_order() -> None:
         ("[[files]]\nkind = 'stdin'\nport = 1", "Enarx.toml:3: files.0.port: unknown key"),
         ("[[files]]\nkind = 'null'\nname = 'a:b'", "Enarx.toml:3: files.0.name: not a name"),
         ("[[files]]\nkind = 'listen'", "Enarx.toml:1: files.0.name: missing"),
-        ("[[files]]\nkind = 'listen'\nname = 'x'\nprot = 'udp'", "Enarx.toml:4: files.0.prot: unk"),
+        (
+            "[[files]]\nkind = 'listen'\nname = 'x'\nprot = 'udp'",
+            "Enarx.toml:4: files.0.prot: is for rules of [network]",
+        ),
+        (
+            "[[files]]\nkind = 'connect'\nhost = 'x'\nprot = 'udp'",
+            "Enarx.toml:4: files.0.prot: is for rules of [network]",
+        ),
         (
             "[[files]]\nkind = 'listen'\nname = 'x'\nprot = 'deny'",
             "Enarx.toml:4: files.0.prot: unk",
@@ -215,7 +222,19 @@ def test_what_the_template_comments_out_is_in_order() -> None:
         ("[network.incoming.http]", "Enarx.toml:1: network.incoming.http: not a port"),
         ("[network.incoming.0]", "Enarx.toml:1: network.incoming.0: not a port; found '0'"),
         ("[network.incoming]\n80 = 1", "Enarx.toml:2: network.incoming.80: wrong type"),
-        ("[network.incoming.80]\nprot = 'udp'", "Enarx.toml:2: network.incoming.80.prot: unknown"),
+        ("[network.incoming.80]\nprot = 'sctp'", "Enarx.toml:2: network.incoming.80.prot: unknown"),
+        (
+            "[network.incoming.53]\nprot = 'udp'\npeers = ['any']",
+            'Enarx.toml:3: network.incoming.53.peers: means nothing with prot = "udp"',
+        ),
+        (
+            "[network.outgoing.'a.test:53']\nprot = 'udp'\ntrust = 'web'",
+            'Enarx.toml:3: network.outgoing."a.test:53".trust: means nothing with prot = "udp"',
+        ),
+        (
+            "[network.outgoing.default]\nprot = 'udp'\nalpn = ['doq']",
+            'Enarx.toml:3: network.outgoing.default.alpn: means nothing with prot = "udp"',
+        ),
         (
             "[network.incoming.80]\nhost = 'x'",
             "Enarx.toml:2: network.incoming.80.host: unknown key",

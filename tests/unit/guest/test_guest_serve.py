@@ -21,6 +21,7 @@ from garrison.formats.channel import (
 )
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.keep.engine.library import wat2wasm
+from garrison.testing.component import command
 from garrison.testing.guest_channels import Played
 
 # Copies standard input to standard output, and ends with 7.
@@ -123,6 +124,36 @@ def test_a_host_says_whether_a_port_is_reached(error: int) -> None:
         assert int.from_bytes(frame.body, "little") == 7890
         keep.send(CONTROL, Kind.REACHABLE, Reachable(7890, error).to_bytes())
         assert (keep.exit_code() == 0) == (error == 0)
+
+
+@pytest.mark.parametrize("error", [0, errno.EADDRINUSE])
+def test_a_host_says_whether_a_port_of_udp_is_reached(error: int) -> None:
+    configuration = b'[network.incoming.7891]\nprot = "udp"\n'
+    with Played() as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", _udp_listener(7891)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        while (frame := keep.next(CONTROL)).kind is not Kind.LISTENING_UDP:
+            assert frame.kind is Kind.PHASE
+        assert int.from_bytes(frame.body, "little") == 7891
+        keep.send(CONTROL, Kind.REACHABLE, Reachable(7891, error).to_bytes())
+        assert (keep.exit_code() == 0) == (error == 0)
+
+
+def _udp_listener(port: int) -> bytes:
+    """A component that binds a port of all addresses, and ends with 1 if that fails."""
+    return command(
+        f"""(func (export "run") (result i32)
+          (call $create (i32.const 0) (i32.const 1024))
+          (call $bind (i32.load (i32.const 1028)) (call $network) (i32.const 0) (i32.const {port})
+            {"(i32.const 0) " * 10} (i32.const 1024))
+          (i32.load8_u (i32.const 1024)))""",
+        {
+            "network": ("wasi:sockets/instance-network", "instance-network"),
+            "create": ("wasi:sockets/udp-create-socket", "create-udp-socket"),
+            "bind": ("wasi:sockets/udp", "[method]udp-socket.start-bind"),
+        },
+    )
 
 
 def test_a_signal_of_the_host_ends_the_workload() -> None:

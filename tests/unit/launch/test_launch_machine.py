@@ -163,6 +163,21 @@ def test_a_port_is_forwarded_to_where_it_was_published(host: Host) -> None:
     assert host.output == b"hostfwd_add net tcp:127.0.0.1:18080-:8080 8080 0\n"
 
 
+def test_a_port_of_udp_is_another_one(host: Host) -> None:
+    """What was published is the port of TCP, so this one has its own number, on all addresses."""
+    assert host.run("listens_udp") == 0
+    assert host.output == b"hostfwd_add net udp:0.0.0.0:8080-:8080 8080 0\n"
+
+
+def test_a_port_of_udp_that_cannot_be_had_is_told_to_the_guest(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FAKE_QEMU", "taken")
+    assert host.run("listens_udp") == 0
+    assert host.output.endswith(b" 8080 98\n")
+    assert "port 8080 of this host cannot be had" in caplog.text
+
+
 def test_a_port_that_cannot_be_had_is_told_to_the_guest(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

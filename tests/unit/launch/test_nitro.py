@@ -251,26 +251,39 @@ def test_a_nitro_cli_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_only_what_is_published_is_reachable(image: Image) -> None:
     ours, theirs = socket.socketpair()
-    session = _Session(None, EnclaveOptions(image, published=(Publication(443),)))  # type: ignore[arg-type]
+    published = (Publication(443), Publication(53, udp=True))
+    session = _Session(None, EnclaveOptions(image, published=published))  # type: ignore[arg-type]
 
     class Control:
         def send(self, frame: Frame) -> None:
             ours.sendall(frame.body)
 
-    for port, wanted in ((443, 0), (80, errno.EADDRNOTAVAIL)):
-        session._told(Control(), Frame(Kind.LISTENING, port.to_bytes(2, "little")))  # type: ignore[arg-type]
+    for kind, port, wanted in (
+        (Kind.LISTENING, 443, 0),
+        (Kind.LISTENING, 80, errno.EADDRNOTAVAIL),
+        (Kind.LISTENING_UDP, 443, errno.EADDRNOTAVAIL),
+        (Kind.LISTENING_UDP, 53, 0),
+        (Kind.LISTENING, 53, errno.EADDRNOTAVAIL),
+    ):
+        session._told(Control(), Frame(kind, port.to_bytes(2, "little")))  # type: ignore[arg-type]
         assert Reachable.from_bytes(theirs.recv(16)) == Reachable(port, wanted)
     ours.close()
     theirs.close()
 
 
 def test_the_command_line_of_passt() -> None:
-    published = (Publication(443, 8443, "127.0.0.1"), Publication(80))
+    published = (
+        Publication(443, 8443, "127.0.0.1"),
+        Publication(80),
+        Publication(53, 5353, "127.0.0.1", udp=True),
+    )
     command = network_card.passt_command("passt", 5, published)
     assert command[command.index("--tcp-ports") + 1] == "127.0.0.1/8443:443,0.0.0.0/80:80"
+    assert command[command.index("--udp-ports") + 1] == "127.0.0.1/5353:53"
     assert command[command.index("--fd") + 1] == "5"
     nothing = network_card.passt_command("passt", 5, ())
     assert nothing[nothing.index("--tcp-ports") + 1] == "none"
+    assert nothing[nothing.index("--udp-ports") + 1] == "none"
 
 
 def test_addresses_are_those_of_the_guest() -> None:

@@ -51,12 +51,13 @@ def test_the_file_is_read_and_digested() -> None:
         ("args = []", "args"),
         ("[network.outgoing]\n'no host' = {}", "no host"),
         ("[network.incoming.99999]", "99999"),
-        ("[network.incoming.default]\nprot = 'udp'", "prot"),
+        ("[network.incoming.default]\nprot = 'sctp'", "prot"),
+        ("[network.incoming.default]\nprot = 'udp'\npeers = []", "peers"),
         ("[network.incoming.default]\nprot = 'tcp'\npeers = []", "peers"),
         ("[limit]", "limit"),
         ("#" * (MAX_SIZE + 1), "deployment policy"),
     ],
-    ids=["args", "host", "port", "prot", "peers", "table", "size"],
+    ids=["args", "host", "port", "prot", "peers of nobody", "peers", "table", "size"],
 )
 def test_what_a_policy_cannot_say(text: str, field: str) -> None:
     with pytest.raises(Malformed) as caught:
@@ -86,8 +87,18 @@ def test_what_has_no_rule_is_denied(text: str) -> None:
         (Rule(trust="web"), 'trust = "steward"'),
         (Rule(), 'prot = "deny"'),
         (Rule("deny"), ""),
+        (Rule("tcp"), 'prot = "udp"'),
+        (Rule("udp"), 'prot = "tcp"'),
     ],
-    ids=["clear", "peers under the package's roots", "other roots", "deny", "the package denies"],
+    ids=[
+        "clear",
+        "peers under the package's roots",
+        "other roots",
+        "deny",
+        "the package denies",
+        "datagrams there",
+        "datagrams here",
+    ],
 )
 def test_what_the_two_do_not_agree_on_is_refused(rule: Rule, line: str) -> None:
     with pytest.raises(Rejected):
@@ -126,19 +137,25 @@ RULES = st.builds(
         st.sampled_from(["any", "drawbridge.test/jane/*", "drawbridge.test/jil/*"]), max_size=2
     ).map(lambda texts: tuple(map(PeerRule.parse, texts))),
     trust=st.none() | st.just("steward"),
-) | st.sampled_from([Rule("tcp"), Rule("deny"), Rule(trust=PEM)])
+) | st.sampled_from([Rule("tcp"), Rule("udp"), Rule("deny"), Rule(trust=PEM)])
 
 
-@given(rule=RULES, other=RULES, incoming=st.booleans(), presented=st.booleans())
+@given(
+    rule=RULES,
+    other=RULES,
+    incoming=st.booleans(),
+    presented=st.booleans(),
+    datagrams=st.booleans(),
+)
 def test_no_policy_ever_admits_what_the_package_does_not(
-    rule: Rule, other: Rule, incoming: bool, presented: bool
+    rule: Rule, other: Rule, incoming: bool, presented: bool, datagrams: bool
 ) -> None:
     alone = Policy("rule", rule, incoming)
     both = replace(alone, tenant=other)
 
     def admits(policy: Policy) -> bool:
         try:
-            policy.check_allowed("x")
+            policy.check_allowed("x", datagrams=datagrams)
             if policy.rule.prot == "tls":
                 policy.admit(CERTIFICATE if presented else None)
         except Rejected:
@@ -147,6 +164,7 @@ def test_no_policy_ever_admits_what_the_package_does_not(
 
     if admits(both):
         assert admits(alone)
+        assert (rule.prot == "udp") == datagrams == (other.prot == "udp")
 
 
 def test_every_way_to_open_is_narrowed() -> None:

@@ -56,7 +56,7 @@ def dial(host: str, port: int, *, seconds: float, wait: Wait = wait_for) -> sock
         OSError: the host cannot be found or reached, or not in time.
     """
     deadline = time.monotonic() + seconds
-    found = _addresses(host, port, wait, deadline)
+    found = addresses(host, port, wait, deadline)
     last: OSError = OSError(errno.EHOSTUNREACH, f"{host} has no address")
     for index, (family, kind, protocol, _, address) in enumerate(found):
         now = time.monotonic()
@@ -88,21 +88,30 @@ def _reach(sock: socket.socket, address: Any, wait: Wait, deadline: float) -> No
         raise OSError(code, f"{address[0]} port {address[1]}: {os.strerror(code)}")
 
 
-def _addresses(host: str, port: int, wait: Wait, deadline: float) -> list[Any]:
+def addresses(
+    host: str, port: int, wait: Wait, deadline: float, kind: int = socket.SOCK_STREAM
+) -> list[Any]:
     """What `socket.getaddrinfo` finds.
+
+    Args:
+        host: a name or an address.
+        port: a port.
+        wait: waits.
+        deadline: until when, on the monotonic clock.
+        kind: of which sockets.
 
     Raises:
         OSError: nothing, or not in time.
     """
     if is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     found: list[Any] = []
     failed: list[OSError] = []
     end, told = os.pipe()
 
     def resolve() -> None:
         try:
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.extend(socket.getaddrinfo(host, port, type=kind))
         except OSError as error:
             failed.append(error)
         finally:

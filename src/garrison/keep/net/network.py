@@ -15,6 +15,7 @@ from garrison.formats.endpoint import Endpoint, bracketed, parse_listen
 from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Ended
 from garrison.keep.net import policy as policies
+from garrison.keep.net.datagrams import DatagramRules, Datagrams
 from garrison.keep.net.dial import dial, happens, wait_for
 from garrison.keep.net.guard import Guard, certificate_term, silence_term
 from garrison.keep.net.listener import Listener, end, log_refusal
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from garrison.keep.net.dial import Wait
     from garrison.keep.net.guard import Denial
 
-    Listening = Callable[[str, int], None]
+    # An address, a port, and whether it is of UDP.
+    Listening = Callable[[str, int, bool], None]
 
 __all__ = ["Identity", "Network"]
 
@@ -66,8 +68,8 @@ class Network:
             roots: the steward's root certificates.
             tenant: what the deployment narrows it to.
             limits: how many connections and handshakes there may be, and how long they take.
-            listening: told of address and port before the workload has a listener; raises OSError
-                where nobody could reach it.
+            listening: told of address and port, and whether it is of UDP, before the workload has
+                a listener; raises OSError where nobody could reach it.
         """
         self._config = config
         self._tenant = tenant
@@ -82,6 +84,7 @@ class Network:
         self._places = Places(self._limits.connections)
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
         self._listening = listening
+        self._datagram_rules = DatagramRules(config, tenant, listening)
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The certificate chain that it shows now, leaf first; empty if it has none."""
@@ -148,7 +151,7 @@ class Network:
         return self._listen(policies.narrowed(policy, self._tenant, endpoint), endpoint)
 
     def listen_all(self) -> list[Listener]:
-        """Listen on every port that has a rule of its own and is not denied.
+        """Listen on every port that has a rule of its own for connections.
 
         Raises:
             GarrisonError: as `listen` does; what was open is closed again.
@@ -157,7 +160,7 @@ class Network:
         opened: list[Listener] = []
         try:
             for port, rule in self._config.incoming.items():
-                if port != "default" and rule.prot != "deny":
+                if port != "default" and rule.prot in ("tls", "tcp"):
                     opened.append(self.listen(port))
         except BaseException:
             for listener in opened:
@@ -174,6 +177,25 @@ class Network:
         """
         policy, endpoint = policies.outgoing(self._config, Endpoint.parse(target, field="target"))
         policies.narrowed(policy, self._tenant, endpoint).check_allowed(str(endpoint))
+
+    def speaks_udp(self) -> bool:
+        """Whether any rule is for datagrams."""
+        return self._datagram_rules.any()
+
+    def datagrams(self, *, ipv6: bool) -> Datagrams:
+        """Make a socket for datagrams, which counts as a connection; it is bound later.
+
+        Raises:
+            OSError: there are too many, or none of that kind.
+        """
+        place = self._places.take()
+        try:
+            made = Datagrams(self._datagram_rules, self._limits.connect_seconds, ipv6=ipv6)
+        except BaseException:
+            place.free()
+            raise
+        made.place = place
+        return made
 
     def preopened(self) -> list[tuple[str, Stream | Listener]]:
         """Open the listeners and connections of `[[files]]`, in order, each with its name.
@@ -268,7 +290,7 @@ class Network:
         sock = _listening(endpoint.host, endpoint.port or 0)
         if self._listening is not None:
             try:
-                self._listening(endpoint.host, sock.getsockname()[1])
+                self._listening(endpoint.host, sock.getsockname()[1], False)  # noqa: FBT003  (of TCP)
             except BaseException:
                 sock.close()
                 raise

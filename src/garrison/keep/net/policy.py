@@ -19,6 +19,9 @@ An identity is believed under the steward's roots, and under PEM roots only wher
 for one: a certificate authority of another trade has no say in what runs in a keep. A keep
 that is certified as such, and for no workload, is refused wherever identities are believed.
 
+A rule is for connections (`tls`, `tcp`) or for datagrams (`udp`), never for both: where it says the
+one there is none of the other, and where there is no rule there are no datagrams.
+
 A tenant's policy (`garrison.formats.deployment_policy`) is a second rule for each connection,
 found in the same way. Both must allow it and admit the peer; where the policy has no rule, nothing
 is allowed. Its `peers` are judged under the steward's roots or those that it names itself, never
@@ -110,11 +113,16 @@ class Policy:
         roots = {"steward": "the steward's", "web": "a web"}.get(self.trust, "a configured")
         return f"a certificate under {roots} root" if self.needs_certificate else "any workload"
 
-    def check_allowed(self, target: str) -> None:
+    def check_allowed(self, target: str, *, datagrams: bool = False) -> None:
         """Refuse what the configuration, or the tenant, denies.
 
+        Args:
+            target: what is asked for, for errors.
+            datagrams: whether that is datagrams, and no connection.
+
         Raises:
-            Rejected: a rule is `deny`, or the two contradict each other.
+            Rejected: a rule is `deny` or for the other of the two, or the two rules contradict
+                each other.
         """
         if self.rule.prot == "deny":
             raise Rejected(
@@ -123,11 +131,21 @@ class Policy:
                 found=target,
                 hint="only a change of Enarx.toml, and so of the workload's digest, allows it",
             )
+        if (self.rule.prot == "udp") != datagrams:
+            raise Rejected(
+                "no rule allows UDP there" if datagrams else "the rule there allows UDP alone",
+                field=self.name,
+                found=target,
+                expected='prot = "udp"' if datagrams else 'prot = "tls", or "tcp"',
+            )
         if self.tenant is None:
             return
         demanded = self.tenant.trust or (self.trust if self.tenant.peers is None else "steward")
         if self.tenant.prot == "deny":
             why, expected = "denied by the tenant's policy", "a rule there that allows it"
+        elif (self.tenant.prot == "udp") != datagrams:
+            why = f"the tenant's policy allows {'no UDP' if datagrams else 'UDP alone'}"
+            expected = 'there prot = "udp"' if datagrams else 'there prot = "tls", or "tcp"'
         elif self.tenant.prot == "tls" and self.rule.prot == "tcp":
             why, expected = "the tenant's policy demands TLS", 'prot = "tls"'
         elif self.rule.prot == "tls" and self.trust != demanded:

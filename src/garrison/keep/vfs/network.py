@@ -19,11 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal, Protocol
 
+    from garrison.formats.endpoint import Endpoint
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.streams import Listener, Stream
 
     # `Interrupts.wait`: what to wait for (descriptor, poll(2) events), and for how many seconds.
     Wait = Callable[[list[tuple[int, int]], float | None], Mapping[int, int]]
+
+    class Datagrams(Protocol):
+        """A socket for datagrams, and the rules that hold for each of them."""
+
+        def bind(self, address: str, port: int) -> None: ...  # noqa: D102
+        def connect(self, target: Endpoint | None, wait: Wait) -> None: ...  # noqa: D102
+        def send(self, data: memoryview, target: Endpoint | None, wait: Wait) -> None: ...  # noqa: D102
+        def receive(self, room: memoryview) -> tuple[bytes, Endpoint] | None: ...  # noqa: D102
+        def address(self) -> tuple[str, int]: ...  # noqa: D102
+        def option(self, level: int, number: int, value: int) -> None: ...  # noqa: D102
+        def fileno(self) -> int: ...  # noqa: D102
+        def close(self) -> None: ...  # noqa: D102
 
     class Network(Protocol):
         """What the workload can reach, and who can reach it (`garrison.keep.net`)."""
@@ -32,6 +45,8 @@ if TYPE_CHECKING:
         def listen(self, target: str) -> Listener: ...  # noqa: D102
         def listen_all(self) -> Sequence[Listener]: ...  # noqa: D102
         def check_outgoing(self, target: str) -> None: ...  # noqa: D102
+        def speaks_udp(self) -> bool: ...  # noqa: D102
+        def datagrams(self, *, ipv6: bool) -> Datagrams: ...  # noqa: D102
         def next_event(self, direction: Literal["con", "lis"]) -> dict[str, Any] | None: ...  # noqa: D102
 
 

@@ -35,7 +35,7 @@ _CODES = {
     "NETDOWN": "remote-unreachable", "CONNREFUSED": "connection-refused",
     "CONNRESET": "connection-reset", "PIPE": "connection-reset",
     "CONNABORTED": "connection-aborted", "MSGSIZE": "datagram-too-large",
-    "NOTCONN": "invalid-state", "BADF": "invalid-state",
+    "NOTCONN": "invalid-state", "BADF": "invalid-state", "AFNOSUPPORT": "not-supported",
 }  # fmt: skip
 
 # RFC 2544, appendix C.2.2: never a real host's. One of them for each name that is looked up.
@@ -111,6 +111,77 @@ def parsed(given: Case) -> tuple[IPv4Address | IPv6Address, int]:
     if kind == "ipv4":
         return IPv4Address(bytes(fields[1])), fields[0]
     return IPv6Address(struct.pack(">8H", *fields[2])), fields[0]
+
+
+def told_address(host: str, port: int) -> Case:
+    """What the host calls an address."""
+    # A zone names an interface of the host: it says nothing in a keep.
+    return socket_address(ip_address(host.partition("%")[0]), port)
+
+
+def meant(host: Host, name: str, port: int) -> Case:
+    """What a component knows a host by, which is a name or an address: `host_of`, backwards."""
+    if is_address(name):
+        return socket_address(ip_address(name), port)
+    return socket_address(IPv4Address(_FIRST_NAME + _number(host, name)), port)
+
+
+class Unconnected:
+    """What sockets of both kinds have: a family, and what was begun and not finished.
+
+    Attributes:
+        family: "ipv4" or "ipv6".
+        begun: "bind", "listen", "connect", or nothing.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.begun = ""
+
+    def begin(self, what: str, *, allowed: bool) -> None:
+        """Begin something that is finished later.
+
+        Raises:
+            Failed: something else is under way, or the state does not allow it.
+        """
+        if self.begun:
+            raise Failed("concurrency-conflict")
+        if not allowed:
+            raise Failed("invalid-state")
+        self.begun = what
+
+    def finish(self, what: str) -> None:
+        """Finish it.
+
+        Raises:
+            Failed: it was not begun.
+        """
+        if self.begun != what:
+            raise Failed("not-in-progress")
+        self.begun = ""
+
+    def address(self, given: Case) -> tuple[IPv4Address | IPv6Address, int]:
+        """Read an address, which must be of its family.
+
+        Raises:
+            Failed: it is not.
+        """
+        address, port = parsed(given)
+        # An IPv4 address in IPv6 clothes would be another spelling of a rule's host.
+        if given[0] != self.family or getattr(address, "ipv4_mapped", None) is not None:
+            raise Failed("invalid-argument")
+        return address, port
+
+    def remote_address(self, given: Case) -> tuple[IPv4Address | IPv6Address, int]:
+        """Read the address and port of one other host.
+
+        Raises:
+            Failed: it is none.
+        """
+        address, port = self.address(given)
+        if not port or address.is_unspecified or address.is_multicast:
+            raise Failed("invalid-argument")
+        return address, port
 
 
 class Addresses:

@@ -3,32 +3,31 @@
 A keep's rules are by name, and a name's meaning must not be the host's word. So looking a name up
 asks nobody: it gives an address of our own that stands for the name, and connecting to that is
 connecting to the name, by the name's rule. An address that never stood for a name is one itself.
-Connecting and the handshake are done, to their end, by `start-connect`. There is no UDP.
+Connecting and the handshake are done, to their end, by `start-connect`. Datagrams are in `udp`.
 """
 
 from __future__ import annotations
 
 import posix
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from garrison.formats.endpoint import bracketed
 from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.waiting import Readiness
 from garrison.keep.component.wasi.names import (
     Network,
+    Unconnected,
     host_of,
     instance_network_instance_network,
     ip_name_lookup_resolve_addresses,
     network_network_error_code,
-    parsed,
     resolve_address_stream_resolve_next_address,
     resolve_address_stream_subscribe,
     socket_address,
     told,
+    told_address,
 )
 from garrison.keep.component.wasi.streams import InputStream, OutputStream, Shared
-from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.refusals import told as asked
@@ -199,62 +198,25 @@ _MAX_OPTION = (1 << 31) - 1
 _HOW = {"receive": socket.SHUT_RD, "send": socket.SHUT_WR, "both": socket.SHUT_RDWR}
 
 
-class TcpSocket:
+class TcpSocket(Unconnected):
     """A socket: bound, listening or connected.
 
     Attributes:
-        family: "ipv4" or "ipv6".
         bound: where it is to listen.
         listener: where it listens.
         connection: what it is connected by.
     """
 
     def __init__(self, family: str) -> None:
-        self.family = family
+        super().__init__(family)
         self.bound: Case | None = None
         self.listener: ListeningSocket | None = None
         self.connection: Socket | None = None
         self.output: OutputStream | None = None
         self.remote: Case | None = None
-        # What was begun and not finished: "bind", "listen", "connect".
-        self.begun = ""
         self.options = dict(_DEFAULTS)
         self._changed: dict[str, int] = {}
         self._shared: Shared | None = None
-
-    def begin(self, what: str, *, allowed: bool) -> None:
-        """Begin something that is finished later.
-
-        Raises:
-            Failed: something else is under way, or the state does not allow it.
-        """
-        if self.begun:
-            raise Failed("concurrency-conflict")
-        if not allowed:
-            raise Failed("invalid-state")
-        self.begun = what
-
-    def finish(self, what: str) -> None:
-        """Finish it.
-
-        Raises:
-            Failed: it was not begun.
-        """
-        if self.begun != what:
-            raise Failed("not-in-progress")
-        self.begun = ""
-
-    def address(self, given: Case) -> tuple[IPv4Address | IPv6Address, int]:
-        """Read an address, which must be of its family.
-
-        Raises:
-            Failed: it is not.
-        """
-        address, port = parsed(given)
-        # An IPv4 address in IPv6 clothes would be another spelling of a rule's host.
-        if given[0] != self.family or getattr(address, "ipv4_mapped", None) is not None:
-            raise Failed("invalid-argument")
-        return address, port
 
     def connected(self, host: Host, connection: Socket) -> None:
         """Be connected.
@@ -410,9 +372,7 @@ def tcp_socket_accept(host: Host, sock: TcpSocket) -> tuple[TcpSocket, InputStre
 @told
 def tcp_socket_start_connect(host: Host, sock: TcpSocket, _network: Network, to: Case) -> None:
     """Connect, by the rule for the host; the peer is checked before this returns."""
-    address, port = sock.address(to)
-    if not port or address.is_unspecified or address.is_multicast:
-        raise Failed("invalid-argument")
+    address, port = sock.remote_address(to)
     reach = _reach(host)
     allowed = sock.bound is None and sock.connection is None and sock.remote is None
     sock.begin("connect", allowed=allowed)
@@ -441,7 +401,7 @@ def tcp_socket_local_address(_host: Host, sock: TcpSocket) -> Case:
             raise Failed("invalid-state")
         return sock.bound
     with _host_socket(sock.connection) as known:
-        return _told_address(known.getsockname())
+        return told_address(*known.getsockname()[:2])
 
 
 @told
@@ -452,12 +412,7 @@ def tcp_socket_remote_address(_host: Host, sock: TcpSocket) -> Case:
     if sock.remote is not None:
         return sock.remote
     with _host_socket(sock.connection) as known:
-        return _told_address(known.getpeername())
-
-
-def _told_address(address: tuple[Any, ...]) -> Case:
-    # A zone names an interface of the host: it says nothing in a keep.
-    return socket_address(ip_address(address[0].partition("%")[0]), address[1])
+        return told_address(*known.getpeername()[:2])
 
 
 def tcp_socket_is_listening(_host: Host, sock: TcpSocket) -> bool:
@@ -516,17 +471,11 @@ def tcp_socket_shutdown(_host: Host, sock: TcpSocket, how: str) -> None:
     sock.connection.stream.shutdown(_HOW[how])
 
 
-def udp_create_socket_create_udp_socket(_host: Host, _family: str) -> None:
-    """Refuse: a keep's network has TLS and checked peers, and UDP has neither."""
-    raise Failed("not-supported")
-
-
-def __getattr__(name: str) -> Callable[..., None]:
-    """The functions of UDP's resources, of which there are none to call them on."""
-    if not name.startswith(("udp_socket_", "incoming_datagram_", "outgoing_datagram_")):
+def __getattr__(name: str) -> Callable[..., Any]:
+    """The functions for datagrams."""
+    if not name.startswith(("udp_", "incoming_datagram_", "outgoing_datagram_")):
         raise AttributeError(name)
+    from garrison.keep.component.wasi import udp  # late: most components have no use for it
 
-    def refuse(_host: Host, *_: object) -> None:
-        raise Trap("the guest failed: there are no UDP sockets")
-
-    return refuse
+    found: Callable[..., Any] = getattr(udp, name)
+    return found
