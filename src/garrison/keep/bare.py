@@ -74,6 +74,10 @@ class LateNetwork:
         """Listen on `port` or `addr:port`."""
         return self._made().listen(target)
 
+    def listen_within(self, address: str) -> "Listener":
+        """Listen on a port of a loopback address, for the workload alone."""
+        return self._made().listen_within(address)
+
     def listen_all(self) -> "list[Listener]":
         """Listen on all ports that are configured: none."""
         return []

@@ -270,6 +270,9 @@ class _FakeNetwork:
     def listen(self, _target: str) -> _FakeListener:
         return _FakeListener(self)
 
+    def listen_within(self, _address: str) -> _FakeListener:
+        return self.listen("")
+
     def listen_all(self) -> list[_FakeListener]:
         return [self.listen("")]
 

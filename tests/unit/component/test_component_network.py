@@ -42,6 +42,8 @@ _FUNCTIONS = {
     "listen": ("wasi:sockets/tcp", "[method]tcp-socket.start-listen"),
     "listening": ("wasi:sockets/tcp", "[method]tcp-socket.finish-listen"),
     "accept": ("wasi:sockets/tcp", "[method]tcp-socket.accept"),
+    "local": ("wasi:sockets/tcp", "[method]tcp-socket.local-address"),
+    "remote": ("wasi:sockets/tcp", "[method]tcp-socket.remote-address"),
     "subscribe": ("wasi:sockets/tcp", "[method]tcp-socket.subscribe"),
     "block": ("wasi:io/poll", "[method]pollable.block"),
     "read": ("wasi:io/streams", "[method]input-stream.blocking-read"),
@@ -121,6 +123,45 @@ def _listener(port: int, *, waits: str = _WAITS) -> bytes:
         (i32.load (i32.const 520)) (i32.const 640))
       (call $write (call $out) (i32.load (i32.const 2060)) (i32.load (i32.const 2064))
         (i32.const 640))""")
+
+
+def _itself() -> bytes:
+    """Listens on a port that nobody names, connects to it, and says "ping" to itself."""
+    return _component(f"""
+      (local $client i32) (local $port i32)
+      (local.set $net (call $network))
+      (call $create (i32.const 0) (i32.const 1024)) (call $ok (i32.const 4))
+      (local.set $socket (i32.load (i32.const 1028)))
+      (call $bind (local.get $socket) (local.get $net) (i32.const 0) (i32.const 0)
+        (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1) {_NO_ADDRESS}
+        (i32.const 1024))
+      (call $ok (i32.const 1))
+      (call $bound (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
+      (call $listen (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
+      (call $listening (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
+      (call $local (local.get $socket) (i32.const 1024)) (call $ok (i32.const 4))
+      (local.set $port (i32.load16_u (i32.const 1032)))
+      (call $create (i32.const 0) (i32.const 1024)) (call $ok (i32.const 4))
+      (local.set $client (i32.load (i32.const 1028)))
+      (call $connect (local.get $client) (local.get $net) (i32.const 0) (local.get $port)
+        (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1) {_NO_ADDRESS}
+        (i32.const 1024))
+      (call $ok (i32.const 1))
+      (call $connected (local.get $client) (i32.const 1024)) (call $ok (i32.const 4))
+      (call $write (i32.load (i32.const 1032)) (i32.const 16) (i32.const 4) (i32.const 640))
+      (call $block (call $subscribe (local.get $socket)))
+      (call $accept (local.get $socket) (i32.const 1024)) (call $ok (i32.const 4))
+      (local.set $socket (i32.load (i32.const 1028)))
+      (call $read (i32.load (i32.const 1032)) (i64.const 100) (i32.const 512))
+      (call $write (call $out) (i32.load (i32.const 516)) (i32.load (i32.const 520))
+        (i32.const 640))
+      (call $local (local.get $client) (i32.const 1024)) (call $ok (i32.const 4))
+      (call $remote (local.get $socket) (i32.const 2048))
+      (if (i32.ne (i32.load16_u (i32.const 1032)) (i32.load16_u (i32.const 2056)))
+        (then (call $exit (i32.const 100))))
+      (call $remote (local.get $client) (i32.const 2048))
+      (if (i32.ne (local.get $port) (i32.load16_u (i32.const 2056)))
+        (then (call $exit (i32.const 101))))""")
 
 
 def _network(
@@ -218,6 +259,17 @@ def _say(outcome: list[Stream | BaseException]) -> None:
     assert not isinstance(outcome[0], BaseException)
     write_all(outcome[0], b"ping")
     assert read_exactly(outcome[0], 4) == b"ping"
+
+
+def test_a_workload_speaks_with_itself_and_nobody_is_asked(runner: Runner) -> None:
+    """What Python's `asyncio` does to wake its loop: no rule, no TLS, no port, and no event."""
+    denying = Config(incoming={"default": Rule("deny")}, outgoing={"default": Rule("deny")})
+    told: list[object] = []
+    net = Network(denying, None, [], listening=lambda *at: told.append(at))
+    assert runner.run(_itself(), network=net) == (0, "ping")
+    assert told == []
+    assert net.next_event("con") is None
+    assert net.next_event("lis") is None
 
 
 # wasi:sockets/network, `error-code`, plus one.

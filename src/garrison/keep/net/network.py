@@ -19,6 +19,7 @@ from garrison.keep.net.datagrams import DatagramRules, Datagrams
 from garrison.keep.net.dial import dial, happens, wait_for
 from garrison.keep.net.guard import Guard, certificate_term, silence_term
 from garrison.keep.net.listener import Listener, end, log_refusal
+from garrison.keep.net.loopback import Loopback, LoopbackListener
 from garrison.keep.net.places import Places
 from garrison.keep.net.policy import ANONYMOUS, Policy
 from garrison.keep.net.stream import Stream
@@ -85,6 +86,7 @@ class Network:
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
         self._listening = listening
         self._datagram_rules = DatagramRules(config, tenant, listening)
+        self._loopback = Loopback(self._places, _named(config))
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The certificate chain that it shows now, leaf first; empty if it has none."""
@@ -134,6 +136,8 @@ class Network:
             OSError: the network failed, or the peer refused.
         """
         endpoint = Endpoint.parse(target, field="connection")
+        if (own := self._loopback.connect(endpoint.host, endpoint.port or 0)) is not None:
+            return own
         policy, endpoint = policies.outgoing(self._config, endpoint)
         return self._connect(policies.narrowed(policy, self._tenant, endpoint), endpoint, wait)
 
@@ -149,6 +153,14 @@ class Network:
         endpoint = parse_listen(target, field="listener")
         policy = policies.incoming(self._config, endpoint.port or 0)
         return self._listen(policies.narrowed(policy, self._tenant, endpoint), endpoint)
+
+    def listen_within(self, address: str) -> LoopbackListener:
+        """Listen on a port of a loopback address, for the workload alone.
+
+        Raises:
+            OSError: no port is left.
+        """
+        return self._loopback.listen(address)
 
     def listen_all(self) -> list[Listener]:
         """Listen on every port that has a rule of its own for connections.
@@ -303,6 +315,15 @@ class Network:
             max_handshakes=self._limits.handshakes,
             protocols=policy.alpn if policy.rule.prot == "tls" else (),
         )
+
+
+def _named(config: Config) -> frozenset[int]:
+    """The ports that the rules name."""
+    named = {int(port) for port in config.incoming if port != "default"}
+    for target in config.outgoing:
+        if target != "default":
+            named.add(Endpoint.parse(target, field="target").port or 0)
+    return frozenset(named)
 
 
 def _listening(address: str, port: int) -> socket.socket:

@@ -66,6 +66,32 @@ class Stream:
         """The socket's descriptor, to poll."""
         return self._socket.fileno()
 
+    def local_address(self) -> tuple[str, int]:
+        """Address and port of this end.
+
+        Raises:
+            OSError: it is closed.
+        """
+        found: tuple[Any, ...] = self._socket.getsockname()
+        return found[0], found[1]
+
+    def remote_address(self) -> tuple[str, int]:
+        """Address and port of the other end.
+
+        Raises:
+            OSError: it is closed, or was cut off.
+        """
+        found: tuple[Any, ...] = self._socket.getpeername()
+        return found[0], found[1]
+
+    def option(self, level: int, number: int, value: int) -> None:
+        """Set an option of the socket, as `socket.setsockopt` does.
+
+        Raises:
+            OSError: it cannot have that value.
+        """
+        self._socket.setsockopt(level, number, value)
+
     def read_into(self, view: memoryview) -> int:
         """Read into `view`.
 

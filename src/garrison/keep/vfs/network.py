@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
         def connect(self, target: str, wait: Wait) -> Stream: ...  # noqa: D102
         def listen(self, target: str) -> Listener: ...  # noqa: D102
+        def listen_within(self, address: str) -> Listener: ...  # noqa: D102
         def listen_all(self) -> Sequence[Listener]: ...  # noqa: D102
         def check_outgoing(self, target: str) -> None: ...  # noqa: D102
         def speaks_udp(self) -> bool: ...  # noqa: D102

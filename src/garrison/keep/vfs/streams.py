@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         @property
         def peer(self) -> dict[str, Any]: ...  # noqa: D102
         def fileno(self) -> int: ...  # noqa: D102
+        def local_address(self) -> tuple[str, int]: ...  # noqa: D102
+        def remote_address(self) -> tuple[str, int]: ...  # noqa: D102
+        def option(self, level: int, number: int, value: int) -> None: ...  # noqa: D102
         def read_into(self, view: memoryview) -> int: ...  # noqa: D102
         def peek_into(self, view: memoryview) -> int: ...  # noqa: D102
         def write(self, view: memoryview) -> int: ...  # noqa: D102

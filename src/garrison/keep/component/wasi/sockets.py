@@ -8,7 +8,6 @@ Connecting and the handshake are done, to their end, by `start-connect`. Datagra
 
 from __future__ import annotations
 
-import posix
 import socket
 
 from garrison.formats.endpoint import bracketed
@@ -28,8 +27,6 @@ from garrison.keep.component.wasi.names import (
     told_address,
 )
 from garrison.keep.component.wasi.streams import InputStream, OutputStream, Shared
-from garrison.keep.vfs import errno
-from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.refusals import told as asked
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 
@@ -261,8 +258,7 @@ class TcpSocket(Unconnected):
         level, number, unit = _OPTIONS[name]
         if name == "hop-limit" and self.family == "ipv6":
             level, number = socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS
-        with _host_socket(connection) as known:
-            known.setsockopt(level, number, min(-(-value // unit), _MAX_OPTION))
+        connection.stream.option(level, number, min(-(-value // unit), _MAX_OPTION))
 
     def drop(self) -> None:
         """End it; the streams go on."""
@@ -299,14 +295,6 @@ class _Progress:
         """End it."""
 
 
-def _host_socket(connection: Socket | ListeningSocket) -> socket.socket:
-    """The host's socket under a connection or listener, to ask about it; to be closed."""
-    events = connection.events(write=True)
-    if events is None or events[0] < 0:
-        raise Errno(errno.BADF)
-    return socket.socket(fileno=posix.dup(events[0]))
-
-
 def _reach(host: Host) -> Reach:
     if host.network is None:
         raise Failed("access-denied")
@@ -334,7 +322,7 @@ def tcp_socket_finish_bind(_host: Host, sock: TcpSocket) -> None:
 
 @told
 def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
-    """Listen, by the rule for the port."""
+    """Listen, by the rule for the port; on a loopback address without one, for itself alone."""
     bound = sock.bound
     if bound is None:
         raise Failed("invalid-state")
@@ -343,7 +331,9 @@ def tcp_socket_start_listen(host: Host, sock: TcpSocket) -> None:
     try:
         address, port = sock.address(bound)
         listener = host.listeners.pop(port, None)
-        if listener is None:
+        if address.is_loopback and not port:
+            listener = ListeningSocket(reach.listen_within(address.compressed))
+        elif listener is None:
             target = f"{bracketed(address.compressed)}:{port}"
             listener = ListeningSocket(asked(target, lambda: reach.listen(target)))
     except BaseException:
@@ -400,8 +390,7 @@ def tcp_socket_local_address(_host: Host, sock: TcpSocket) -> Case:
         if sock.bound is None:
             raise Failed("invalid-state")
         return sock.bound
-    with _host_socket(sock.connection) as known:
-        return told_address(*known.getsockname()[:2])
+    return told_address(*sock.connection.stream.local_address())
 
 
 @told
@@ -411,8 +400,7 @@ def tcp_socket_remote_address(_host: Host, sock: TcpSocket) -> Case:
         raise Failed("invalid-state")
     if sock.remote is not None:
         return sock.remote
-    with _host_socket(sock.connection) as known:
-        return told_address(*known.getpeername()[:2])
+    return told_address(*sock.connection.stream.remote_address())
 
 
 def tcp_socket_is_listening(_host: Host, sock: TcpSocket) -> bool:
