@@ -3,9 +3,10 @@
     python fuzz [--seconds N] [--runs N] [--corpus DIR] [TARGET...]
 
 Each target has a process of its own, niced, with bounds on memory and on the time of one input.
-The corpus is kept in DIR (by default `build/fuzz`, which is not committed) and goes on growing;
-what fails is written beside it as `TARGET-crash-...`, and ends this with 1. A line for each target
-tells how often it was run.
+The corpus begins with what the simulators make and with `corpus.tar.xz`, and goes on growing in DIR
+(by default `build/fuzz`); `python fuzz/corpus.py DIR` has that file hold it. What fails is written
+beside it as `TARGET-crash-...`, and ends this with 1. A line for each target tells how often it was
+run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import atheris
 with atheris.instrument_imports(include=["garrison"]):
     from targets import TARGETS
 
+from corpus import kept
+
 if TYPE_CHECKING:
     from targets import Target
 
@@ -38,8 +41,10 @@ def run(name: str, target: Target, asked: argparse.Namespace) -> tuple[int, int]
     corpus: Path = asked.corpus / name
     corpus.mkdir(parents=True, exist_ok=True)
     if not any(corpus.iterdir()):
-        for number, seed in enumerate(target.seeds()):
-            (corpus / f"seed-{number}").write_bytes(seed)
+        begin = {"seed": target.seeds(), "kept": kept().get(name, ())}
+        for kind, inputs in begin.items():
+            for number, data in enumerate(inputs):
+                (corpus / f"{kind}-{number}").write_bytes(data)
     said = asked.corpus / f"{name}.log"
     pid = os.fork()
     if pid == 0:

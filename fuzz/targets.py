@@ -10,6 +10,7 @@ The seeds are made by the simulators when the corpus is begun: nothing recorded 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -18,12 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from garrison.drawbridge import layout, routes, rules
 from garrison.endorsements import bundle as endorsement_bundle
 from garrison.endorsements import kds
 from garrison.endorsements.cache import Entry as CacheEntry
 from garrison.endorsements.resource import Document, Kind, inspect
-from garrison.errors import Malformed, Misuse, Rejected, Unverified
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.formats import (
     _cbor,
     azure,
@@ -210,9 +213,7 @@ def requests() -> list[bytes]:
 def enarx_sgx() -> list[bytes]:
     """The SGX evidence of the original's requests."""
     intel, made = FakeIntel(), _intel(TeeType.SGX)
-    signers = [
-        intel.certificate(name).public_bytes(csr.Encoding.DER) for name in ("signer", "root")
-    ]
+    signers = [intel.certificate(name).public_bytes(Encoding.DER) for name in ("signer", "root")]
     lists = (("https://a.test/root", made.root_crl), ("https://a.test/ca", made.pck_crl))
     return [
         sgx_evidence.EnarxSgxEvidence(
@@ -324,11 +325,16 @@ def _read_file(data: bytes) -> None:
     assert found.what
 
 
+@functools.cache
+def _pck() -> sgx_certificate.PckCertificate:
+    return sgx_certificate.PckCertificate.from_certificate(FakeIntel().certificate("pck"))
+
+
 def _endorse(data: bytes) -> None:
     found = Endorsements()
     found.add(data, "endorsements")
     found.store()
-    found.collateral("SGX", "Intel SGX PCK Platform CA")
+    found.collateral("SGX", _pck())
 
 
 def _log_line(data: bytes) -> None:
@@ -537,7 +543,7 @@ def _signed(member: str) -> Callable[[bytes], dcap_collateral.Signed]:
 
 
 def _cert(certificate: Any) -> bytes:
-    der: bytes = certificate.public_bytes(csr.Encoding.DER)
+    der: bytes = certificate.public_bytes(Encoding.DER)
     return der
 
 
@@ -810,7 +816,7 @@ TARGETS: dict[str, Target] = {
     ),
     "verify_file": Target(only(_read_file, Misuse, Unverified), files),
     "verify_endorsements": Target(
-        only(_endorse, Misuse),
+        only(_endorse, Misuse, Unavailable),
         lambda: [*_table(), FakeIntel().pem("signer", "root"), _bundle(TeeType.SGX)],
     ),
 }
