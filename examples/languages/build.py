@@ -194,7 +194,8 @@ def _ruby(program: str, out: Path) -> None:
     shutil.copyfile(HERE / f"ruby/{program}.rb", out.with_name("main.rb"))
 
 
-def _python_component(program: str, out: Path) -> None:
+def python_component(program: str, out: Path) -> None:
+    """Build a program of `python-component` into a component."""
     compiler = Path(sys.executable).parent / "componentize-py"
     if not compiler.exists():
         raise MissingError("no `componentize-py` (PyPI)")
@@ -301,7 +302,7 @@ LANGUAGES = {
     "python-component": Language(
         "Python, component",
         "`componentize-py` (PyPI)",
-        _python_component,
+        python_component,
         slow=True,
         component=True,
     ),
