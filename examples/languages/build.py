@@ -132,6 +132,38 @@ def _adapted(module: Path, out: Path) -> None:
     _run("node", HERE / "adapted" / "build.mjs", module, out, folder=HERE)
 
 
+# What a C program that calls WASI 0.2 itself imports.
+_C_WORLD = (
+    "wasi:cli/environment@0.2.0", "wasi:cli/stdout@0.2.0", "wasi:cli/stderr@0.2.0",
+    "wasi:io/poll@0.2.0", "wasi:io/streams@0.2.0", "wasi:sockets/instance-network@0.2.0",
+    "wasi:sockets/ip-name-lookup@0.2.0", "wasi:sockets/tcp@0.2.0",
+    "wasi:sockets/tcp-create-socket@0.2.0", "garrison:keep/peer@0.1.0",
+)  # fmt: skip
+
+
+def _c_sockets(program: str, out: Path) -> None:
+    if not (_MODULES / "@bytecodealliance/jco").exists() or not shutil.which("node"):
+        raise MissingError("no jco: npm install --prefix examples/languages")
+    bindgen = shutil.which("wit-bindgen")
+    if bindgen is None:
+        raise MissingError(
+            "no `wit-bindgen` on PATH: cargo install wit-bindgen-cli --no-default-features"
+            " --features c"
+        )
+    wit = _wit(out, "export wasi:cli/run@0.2.0;" + "".join(f" import {i};" for i in _C_WORLD))
+    made = out.parent / f"{out.stem}-bindings"
+    _run(bindgen, "c", wit, "--world", "guest", "--out-dir", made, folder=HERE)
+    module = out.with_suffix(".module")
+    # A reactor, for `run` is called and no `main`; its symbols would take a megabyte.
+    target = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-O2", "-Wl,--strip-debug")
+    _run(
+        *_ZIG, "cc", *target, "-Wall", "-Wextra", "-Werror", "-I", made, f"{program}.c",
+        made / "guest.c", made / "guest_component_type.o", "-o", module,
+        folder=HERE / "c-component",
+    )  # fmt: skip
+    _run("node", HERE / "c-component" / "build.mjs", module, out, folder=HERE)
+
+
 def _c_component(program: str, out: Path) -> None:
     module = out.with_suffix(".module")
     _c(program, module, folder=HERE / "adapted")
@@ -321,6 +353,14 @@ LANGUAGES = {
         slow=True,
         component=True,
         server="c",
+    ),
+    "c-sockets": Language(
+        "C, `wasi:sockets`",
+        "`wit-bindgen c` (crates.io), `zig cc -target wasm32-wasi -mexec-model=reactor` (PyPI"
+        " `ziglang`), `@bytecodealliance/jco` (npm)",
+        _c_sockets,
+        slow=True,
+        component=True,
     ),
     "rust-component": Language(
         "Rust, component",

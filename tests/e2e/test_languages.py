@@ -1,7 +1,8 @@
 """A server and a client of each language, in keeps of their own, over mutual TLS.
 
 With LANGUAGES_PAGE=FILE in the environment the tests write the table of what they saw run into
-that file, docs/reference/languages.md: `make languages`.
+that file, docs/reference/languages.md: `make languages`. Of a language that was not tried, because
+others were asked for or its compiler is not here, the file's rows stay.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ Not in the table:
   a library that imports functions of JavaScript, which no keep has;
   `examples/languages/ruby/command.wat` makes a command of it.
 - A server in C or Rust as an adapted component: the adapter from preview 1 has no `sock_accept`.
+  One that calls `wasi:sockets` itself needs none.
 - Go as an adapted component: it begins to run, and ends by an assertion of the adapter's once Go's
   heap has grown, for the two do not seem to know of each other's memory.
 - A server for many clients in Python as a core module: in that build `select` does nothing.
@@ -108,9 +110,26 @@ Not in the table:
 
 @dataclass
 class Seen:
-    """What the tests saw run."""
+    """What the tests saw run, by language and program, and which languages they tried."""
 
     rows: dict[str, str] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)
+
+    def page(self, before: str) -> str:
+        """The page, with what it had of languages that were not tried."""
+        rows = dict(self.rows)
+        for line in before.splitlines():
+            cells = line.split(" | ")
+            name = cells[0].removeprefix("| ")
+            if len(cells) == 5 and name not in self.tried:
+                rows.setdefault(f"{name} {cells[1]}", line)
+        ordered = [
+            rows[f"{language.name} {program}"]
+            for language in LANGUAGES.values()
+            for program in ("server", "client")
+            if f"{language.name} {program}" in rows
+        ]
+        return _PAGE.format(rows="\n".join(ordered))
 
     def add(self, language: Language, program: str, package: Path) -> None:
         size = f"{(package / 'main.wasm').stat().st_size / 1000:,.0f} kB"
@@ -124,7 +143,8 @@ def seen() -> Iterator[Seen]:
     seen = Seen()
     yield seen
     if page := os.environ.get("LANGUAGES_PAGE"):
-        Path(page).write_text(_PAGE.format(rows="\n".join(seen.rows.values())))
+        path = Path(page)
+        path.write_text(seen.page(path.read_text() if path.exists() else ""))
 
 
 def _digest(package: Path) -> str:
@@ -182,6 +202,7 @@ def test_server_and_client_talk_and_know_each_other(
     serving = LANGUAGES[language.server or key]
     server_package = _built(serving, "server", tmp_path)
     client_package = _built(language, "client", tmp_path)
+    seen.tried.add(language.name)
     port = free_port()
     server, server_digest = _started(stack, serving, server_package, port)
     try:
