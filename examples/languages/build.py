@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "adapted"))
+from room import SIZE, room_of  # noqa: E402
+
 _MODULES = HERE / "node_modules"
 _PYTHON = HERE / "python_modules/bin/python.wasm"
 _ZIG = (sys.executable, "-m", "ziglang")
@@ -125,7 +128,7 @@ def _rust(program: str, out: Path, folder: Path = HERE / "rust") -> None:
     )
 
 
-def _adapted(module: Path, out: Path) -> None:
+def adapted(module: Path, out: Path) -> None:
     """Make a component of a program for preview 1, by the Bytecode Alliance's adapter."""
     if not (_MODULES / "@bytecodealliance/jco").exists() or not shutil.which("node"):
         raise MissingError("no jco: npm install --prefix examples/languages")
@@ -167,13 +170,41 @@ def _c_sockets(program: str, out: Path) -> None:
 def _c_component(program: str, out: Path) -> None:
     module = out.with_suffix(".module")
     _c(program, module, folder=HERE / "adapted")
-    _adapted(module, out)
+    adapted(module, out)
 
 
 def _rust_component(program: str, out: Path) -> None:
     module = out.with_suffix(".module")
     _rust(program, module, folder=HERE / "adapted")
-    _adapted(module, out)
+    adapted(module, out)
+
+
+def go_component(program: str, out: Path, folder: Path = HERE / "adapted") -> None:
+    """Build a Go program into a component, with room for the adapter."""
+    go, merge = shutil.which("go"), _MODULES / ".bin"
+    if go is None:
+        raise MissingError("no `go` on PATH")
+    if not (merge / "wasm-merge").exists():
+        raise MissingError("no wasm-merge: npm install --prefix examples/languages")
+    module, wat = out.with_suffix(".go.module"), out.with_suffix(".room.wat")
+    _run(
+        go, "build", "-trimpath", "-ldflags=-s -w", "-o", module, f"{program}.go",
+        environment={"GOOS": "wasip1", "GOARCH": "wasm"},
+        folder=folder,
+    )  # fmt: skip
+    start = room_of(module.read_bytes())
+    text = (HERE / "adapted" / "room.wat").read_text()
+    wat.write_text(text.replace("START", str(start)).replace("END", str(start + SIZE)))
+    room, merged = out.with_suffix(".room"), out.with_suffix(".module")
+    features = ("bulk-memory", "sign-ext", "mutable-globals", "nontrapping-float-to-int",
+                "reference-types", "multivalue")  # fmt: skip
+    _run(merge / "wasm-as", wat, "-o", room, folder=HERE)
+    _run(
+        merge / "wasm-merge", *(f"--enable-{name}" for name in features), module, "go", room,
+        "room", "-o", merged,
+        folder=HERE,
+    )  # fmt: skip
+    adapted(merged, out)
 
 
 def _assemblyscript(program: str, out: Path) -> None:
@@ -366,6 +397,15 @@ LANGUAGES = {
         "Rust, component",
         "`rustc --target wasm32-wasi`, adapted by `@bytecodealliance/jco` (npm)",
         _rust_component,
+        slow=True,
+        component=True,
+        server="c",
+    ),
+    "go-component": Language(
+        "Go, component",
+        "`GOOS=wasip1 GOARCH=wasm go build`, given room for the adapter by `wasm-merge`, adapted by"
+        " `@bytecodealliance/jco` (npm)",
+        go_component,
         slow=True,
         component=True,
         server="c",

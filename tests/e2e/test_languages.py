@@ -21,7 +21,7 @@ from garrison.formats.tree import Package
 from garrison.testing.stack import Process, Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
-from build import LANGUAGES, Language, MissingError  # type: ignore[import-not-found]  # (not ours)
+from build import LANGUAGES, Language, MissingError, adapted, go_component  # type: ignore[import-not-found]  # (not ours)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +100,9 @@ Not in the table:
   `examples/languages/ruby/command.wat` makes a command of it.
 - A server in C or Rust as an adapted component: the adapter from preview 1 has no `sock_accept`.
   One that calls `wasi:sockets` itself needs none.
-- Go as an adapted component: it begins to run, and ends by an assertion of the adapter's once Go's
-  heap has grown, for the two do not seem to know of each other's memory.
+- A server in Go as a component, for the same reason. Without the room that
+  `examples/languages/adapted/room.py` finds for the adapter, a Go program ends by an assertion of
+  it once its heap has grown.
 - A server for many clients in Python as a core module: in that build `select` does nothing.
 - JavaScript with sockets as a component has no server: see
   `examples/languages/javascript-component/client.js`.
@@ -253,3 +254,24 @@ def test_a_client_refuses_a_server_of_another_digest(stack: Stack, tmp_path: Pat
         assert not any(line.startswith("peer ") for line in server.lines)
     finally:
         server.stop()
+
+
+@pytest.mark.slow
+def test_gos_heap_grows_beside_the_adapter(stack: Stack, tmp_path: Path) -> None:
+    """And without room for the adapter it does not: else the program would be no test."""
+    guests = Path(__file__).parents[1] / "guests"
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "Enarx.toml").write_text('[stdout]\nkind = "host"\n[stderr]\nkind = "host"\n')
+    try:
+        go_component("heap", tmp_path / "main.wasm", guests)
+        adapted(tmp_path / "main.go.module", tmp_path / "without.wasm")
+    except MissingError as missing:
+        pytest.skip(f"Go, component: {missing}")
+    (tmp_path / "main.wasm").rename(package / "main.wasm")
+    done = stack.run("run", str(package), "there", seconds=_SECONDS)
+    assert (done.returncode, done.stdout) == (0, "good 512 there\n"), done.stderr
+    (tmp_path / "without.wasm").rename(package / "main.wasm")
+    done = stack.run("run", str(package), "there", seconds=_SECONDS)
+    assert (done.returncode, done.stdout) == (134, "")
+    assert "assertion failed at adapter" in done.stderr
