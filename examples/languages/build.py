@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "adapted"))
+sys.path.insert(0, str(HERE / "go-component"))
 from room import SIZE, room_of  # noqa: E402
 
 _MODULES = HERE / "node_modules"
@@ -179,7 +179,14 @@ def _rust_component(program: str, out: Path) -> None:
     adapted(module, out)
 
 
-def go_component(program: str, out: Path, folder: Path = HERE / "adapted") -> None:
+# What the server in Go calls besides what the adapter does for it.
+_GO_WORLD = (
+    "wasi:io/poll@0.2.0", "wasi:io/streams@0.2.0", "wasi:sockets/instance-network@0.2.0",
+    "wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp-create-socket@0.2.0", "garrison:keep/peer@0.1.0",
+)  # fmt: skip
+
+
+def go_component(program: str, out: Path, folder: Path = HERE / "go-component") -> None:
     """Build a Go program into a component, with room for the adapter."""
     go, merge = shutil.which("go"), _MODULES / ".bin"
     if go is None:
@@ -189,11 +196,12 @@ def go_component(program: str, out: Path, folder: Path = HERE / "adapted") -> No
     module, wat = out.with_suffix(".go.module"), out.with_suffix(".room.wat")
     _run(
         go, "build", "-trimpath", "-ldflags=-s -w", "-o", module, f"{program}.go",
+        *(("wasi.go",) if program == "server" else ()),
         environment={"GOOS": "wasip1", "GOARCH": "wasm"},
         folder=folder,
     )  # fmt: skip
     start = room_of(module.read_bytes())
-    text = (HERE / "adapted" / "room.wat").read_text()
+    text = (HERE / "go-component" / "room.wat").read_text()
     wat.write_text(text.replace("START", str(start)).replace("END", str(start + SIZE)))
     room, merged = out.with_suffix(".room"), out.with_suffix(".module")
     features = ("bulk-memory", "sign-ext", "mutable-globals", "nontrapping-float-to-int",
@@ -204,7 +212,11 @@ def go_component(program: str, out: Path, folder: Path = HERE / "adapted") -> No
         "room", "-o", merged,
         folder=HERE,
     )  # fmt: skip
-    adapted(merged, out)
+    if program != "server":
+        adapted(merged, out)
+        return
+    wit = _in_one(_wit(out, "".join(f" import {i};" for i in _GO_WORLD)))
+    _run("node", HERE / "go-component" / "build.mjs", merged, wit, out, folder=HERE)
 
 
 def _assemblyscript(program: str, out: Path) -> None:
@@ -325,6 +337,17 @@ def _wit(out: Path, world: str, version: str = "0.2.0") -> Path:
     return folder
 
 
+def _in_one(folder: Path) -> Path:
+    """The world and the packages in `folder` as one file, which is all that jco reads."""
+    text = (folder / "world.wit").read_text()
+    for package in sorted(folder.glob("deps/*/package.wit")):
+        name, _, rest = package.read_text().strip().partition(";")
+        text += f"{name} {{{rest}\n}}\n"
+    one = folder / "one.wit"
+    one.write_text(text)
+    return one
+
+
 LANGUAGES = {
     "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
     "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
@@ -408,7 +431,6 @@ LANGUAGES = {
         go_component,
         slow=True,
         component=True,
-        server="c",
     ),
     "python-http": Language(
         "Python, `wasi:http`",

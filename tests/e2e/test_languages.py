@@ -100,9 +100,6 @@ Not in the table:
   `examples/languages/ruby/command.wat` makes a command of it.
 - A server in C or Rust as an adapted component: the adapter from preview 1 has no `sock_accept`.
   One that calls `wasi:sockets` itself needs none.
-- A server in Go as a component, for the same reason. Without the room that
-  `examples/languages/adapted/room.py` finds for the adapter, a Go program ends by an assertion of
-  it once its heap has grown.
 - A server for many clients in Python as a core module: in that build `select` does nothing.
 - JavaScript with sockets as a component has no server: see
   `examples/languages/javascript-component/client.js`.
