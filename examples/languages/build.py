@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "go-component"))
+from room import SIZE, room_of  # noqa: E402
+
 _MODULES = HERE / "node_modules"
 _PYTHON = HERE / "python_modules/bin/python.wasm"
 _ZIG = (sys.executable, "-m", "ziglang")
@@ -143,23 +146,95 @@ def _rust_wasip2(program: str, out: Path) -> None:
         raise MissingError("no wasm-component-ld: cargo install wasm-component-ld") from error
 
 
-def _adapted(module: Path, out: Path) -> None:
+def adapted(module: Path, out: Path) -> None:
     """Make a component of a program for preview 1, by the Bytecode Alliance's adapter."""
     if not (_MODULES / "@bytecodealliance/jco").exists() or not shutil.which("node"):
         raise MissingError("no jco: npm install --prefix examples/languages")
     _run("node", HERE / "adapted" / "build.mjs", module, out, folder=HERE)
 
 
+# What a C program that calls WASI 0.2 itself imports.
+_C_WORLD = (
+    "wasi:cli/environment@0.2.0", "wasi:cli/stdout@0.2.0", "wasi:cli/stderr@0.2.0",
+    "wasi:io/poll@0.2.0", "wasi:io/streams@0.2.0", "wasi:sockets/instance-network@0.2.0",
+    "wasi:sockets/ip-name-lookup@0.2.0", "wasi:sockets/tcp@0.2.0",
+    "wasi:sockets/tcp-create-socket@0.2.0", "garrison:keep/peer@0.1.0",
+)  # fmt: skip
+
+
+def _c_sockets(program: str, out: Path) -> None:
+    if not (_MODULES / "@bytecodealliance/jco").exists() or not shutil.which("node"):
+        raise MissingError("no jco: npm install --prefix examples/languages")
+    bindgen = shutil.which("wit-bindgen")
+    if bindgen is None:
+        raise MissingError(
+            "no `wit-bindgen` on PATH: cargo install wit-bindgen-cli --no-default-features"
+            " --features c"
+        )
+    wit = _wit(out, "export wasi:cli/run@0.2.0;" + "".join(f" import {i};" for i in _C_WORLD))
+    made = out.parent / f"{out.stem}-bindings"
+    _run(bindgen, "c", wit, "--world", "guest", "--out-dir", made, folder=HERE)
+    module = out.with_suffix(".module")
+    # A reactor, for `run` is called and no `main`; its symbols would take a megabyte.
+    target = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-O2", "-Wl,--strip-debug")
+    _run(
+        *_ZIG, "cc", *target, "-Wall", "-Wextra", "-Werror", "-I", made, f"{program}.c",
+        made / "guest.c", made / "guest_component_type.o", "-o", module,
+        folder=HERE / "c-component",
+    )  # fmt: skip
+    _run("node", HERE / "c-component" / "build.mjs", module, out, folder=HERE)
+
+
 def _c_component(program: str, out: Path) -> None:
     module = out.with_suffix(".module")
     _c(program, module, folder=HERE / "adapted")
-    _adapted(module, out)
+    adapted(module, out)
 
 
 def _rust_component(program: str, out: Path) -> None:
     module = out.with_suffix(".module")
     _rust(program, module, folder=HERE / "adapted")
-    _adapted(module, out)
+    adapted(module, out)
+
+
+# What the server in Go calls besides what the adapter does for it.
+_GO_WORLD = (
+    "wasi:io/poll@0.2.0", "wasi:io/streams@0.2.0", "wasi:sockets/instance-network@0.2.0",
+    "wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp-create-socket@0.2.0", "garrison:keep/peer@0.1.0",
+)  # fmt: skip
+
+
+def go_component(program: str, out: Path, folder: Path = HERE / "go-component") -> None:
+    """Build a Go program into a component, with room for the adapter."""
+    go, merge = shutil.which("go"), _MODULES / ".bin"
+    if go is None:
+        raise MissingError("no `go` on PATH")
+    if not (merge / "wasm-merge").exists():
+        raise MissingError("no wasm-merge: npm install --prefix examples/languages")
+    module, wat = out.with_suffix(".go.module"), out.with_suffix(".room.wat")
+    _run(
+        go, "build", "-trimpath", "-ldflags=-s -w", "-o", module, f"{program}.go",
+        *(("wasi.go",) if program == "server" else ()),
+        environment={"GOOS": "wasip1", "GOARCH": "wasm"},
+        folder=folder,
+    )  # fmt: skip
+    start = room_of(module.read_bytes())
+    text = (HERE / "go-component" / "room.wat").read_text()
+    wat.write_text(text.replace("START", str(start)).replace("END", str(start + SIZE)))
+    room, merged = out.with_suffix(".room"), out.with_suffix(".module")
+    features = ("bulk-memory", "sign-ext", "mutable-globals", "nontrapping-float-to-int",
+                "reference-types", "multivalue")  # fmt: skip
+    _run(merge / "wasm-as", wat, "-o", room, folder=HERE)
+    _run(
+        merge / "wasm-merge", *(f"--enable-{name}" for name in features), module, "go", room,
+        "room", "-o", merged,
+        folder=HERE,
+    )  # fmt: skip
+    if program != "server":
+        adapted(merged, out)
+        return
+    wit = _in_one(_wit(out, "".join(f" import {i};" for i in _GO_WORLD)))
+    _run("node", HERE / "go-component" / "build.mjs", merged, wit, out, folder=HERE)
 
 
 def _assemblyscript(program: str, out: Path) -> None:
@@ -212,7 +287,8 @@ def _ruby(program: str, out: Path) -> None:
     shutil.copyfile(HERE / f"ruby/{program}.rb", out.with_name("main.rb"))
 
 
-def _python_component(program: str, out: Path) -> None:
+def python_component(program: str, out: Path) -> None:
+    """Build a program of `python-component` into a component."""
     compiler = Path(sys.executable).parent / "componentize-py"
     if not compiler.exists():
         raise MissingError("no `componentize-py` (PyPI)")
@@ -279,6 +355,17 @@ def _wit(out: Path, world: str, version: str = "0.2.0") -> Path:
     return folder
 
 
+def _in_one(folder: Path) -> Path:
+    """The world and the packages in `folder` as one file, which is all that jco reads."""
+    text = (folder / "world.wit").read_text()
+    for package in sorted(folder.glob("deps/*/package.wit")):
+        name, _, rest = package.read_text().strip().partition(";")
+        text += f"{name} {{{rest}\n}}\n"
+    one = folder / "one.wit"
+    one.write_text(text)
+    return one
+
+
 LANGUAGES = {
     "c": Language("C", "`zig cc -target wasm32-wasi -O2` (PyPI `ziglang`)", _c),
     "zig": Language("Zig", "`zig build-exe -target wasm32-wasi` (PyPI `ziglang`)", _zig),
@@ -319,7 +406,7 @@ LANGUAGES = {
     "python-component": Language(
         "Python, component",
         "`componentize-py` (PyPI)",
-        _python_component,
+        python_component,
         slow=True,
         component=True,
     ),
@@ -339,6 +426,14 @@ LANGUAGES = {
         component=True,
         server="c",
     ),
+    "c-sockets": Language(
+        "C, `wasi:sockets`",
+        "`wit-bindgen c` (crates.io), `zig cc -target wasm32-wasi -mexec-model=reactor` (PyPI"
+        " `ziglang`), `@bytecodealliance/jco` (npm)",
+        _c_sockets,
+        slow=True,
+        component=True,
+    ),
     "rust-component": Language(
         "Rust, component",
         "`rustc --target wasm32-wasi`, adapted by `@bytecodealliance/jco` (npm)",
@@ -351,6 +446,14 @@ LANGUAGES = {
         "Rust, `wasm32-wasip2`",
         "`rustc --target wasm32-wasip2` (rustup, or Debian 13 and crates.io's `wasm-component-ld`)",
         _rust_wasip2,
+        slow=True,
+        component=True,
+    ),
+    "go-component": Language(
+        "Go, component",
+        "`GOOS=wasip1 GOARCH=wasm go build`, given room for the adapter by `wasm-merge`, adapted by"
+        " `@bytecodealliance/jco` (npm)",
+        go_component,
         slow=True,
         component=True,
     ),

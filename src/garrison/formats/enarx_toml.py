@@ -177,7 +177,7 @@ class Config:
     def udp_rules(self) -> tuple[str, ...]:
         """The rules that allow datagrams, by their keys in the file."""
         return tuple(
-            f"network.{direction}.{key}"
+            f"network.{direction}.{key if key.isalnum() else repr(key)}"
             for direction, rules in (("incoming", self.incoming), ("outgoing", self.outgoing))
             for key, rule in rules.items()
             if rule.prot == "udp"

@@ -104,7 +104,7 @@ def _check_udp(config: Config, wasm: bytes) -> None:
     """
     if config.udp_rules and not is_component(wasm):
         raise Malformed(
-            "is for components of WASI 0.2, and the workload is a module for preview 1",
+            "is for components of WASI 0.2, and the workload is none",
             field=f"{CONFIG}: {config.udp_rules[0]}.prot",
             found='"udp"',
             expected='"tls", "tcp" or "deny"',

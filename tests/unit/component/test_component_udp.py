@@ -27,7 +27,7 @@ from garrison.keep.net.network import Network
 from garrison.keep.vfs.errno import MFILE, Errno
 from garrison.keep.vfs.streams import Null
 from garrison.testing import udp_fuzzer
-from garrison.testing.component import command
+from garrison.testing.udp_guest import PING, SEND, STREAM, client, component, server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,114 +36,8 @@ if TYPE_CHECKING:
 
 _UDP = Rule("udp")
 _SECONDS = 30.0
-_FUNCTIONS = {
-    "network": ("wasi:sockets/instance-network", "instance-network"),
-    "resolve": ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
-    "next": ("wasi:sockets/ip-name-lookup", "[method]resolve-address-stream.resolve-next-address"),
-    "create": ("wasi:sockets/udp-create-socket", "create-udp-socket"),
-    "bind": ("wasi:sockets/udp", "[method]udp-socket.start-bind"),
-    "bound": ("wasi:sockets/udp", "[method]udp-socket.finish-bind"),
-    "stream": ("wasi:sockets/udp", "[method]udp-socket.stream"),
-    "check": ("wasi:sockets/udp", "[method]outgoing-datagram-stream.check-send"),
-    "send": ("wasi:sockets/udp", "[method]outgoing-datagram-stream.send"),
-    "receive": ("wasi:sockets/udp", "[method]incoming-datagram-stream.receive"),
-    "subscribe": ("wasi:sockets/udp", "[method]incoming-datagram-stream.subscribe"),
-    "block": ("wasi:io/poll", "[method]pollable.block"),
-    "write": ("wasi:io/streams", "[method]output-stream.blocking-write-and-flush"),
-    "out": ("wasi:cli/stdout", "get-stdout"),
-    "exit": ("wasi:cli/exit", "exit-with-code"),
-}
-_DROPS = {
-    "drop-socket": ("wasi:sockets/udp", "udp-socket"),
-    "drop-incoming": ("wasi:sockets/udp", "incoming-datagram-stream"),
-    "drop-outgoing": ("wasi:sockets/udp", "outgoing-datagram-stream"),
-}
-# What the cases of an address have more than the first one's port and four bytes.
-_NO_ADDRESS = "(i32.const 0) " * 6
-_NONE = "(i32.const 0) " * 13
 # wasi:sockets/network, `error-code`, plus one.
 _ACCESS_DENIED, _NOT_SUPPORTED = 2, 3
-
-
-def _component(body: str, port: int = 0) -> bytes:
-    """Binds a socket to a port, and goes on; a function that fails ends it with its error code."""
-    return command(
-        f"""(data (i32.const 0) "localhost") (data (i32.const 16) "ping")
-        (func $ok (param $at i32) (if (i32.load8_u (i32.const 1024)) (then
-          (call $exit (i32.add (i32.const 1)
-            (i32.load8_u (i32.add (i32.const 1024) (local.get $at))))))))
-        (func (export "run") (result i32)
-          (local $net i32) (local $socket i32) (local $in i32) (local $to i32)
-          (local.set $net (call $network))
-          (call $create (i32.const 0) (i32.const 1024)) (call $ok (i32.const 4))
-          (local.set $socket (i32.load (i32.const 1028)))
-          (call $bind (local.get $socket) (local.get $net) (i32.const 0) (i32.const {port})
-            (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1) {_NO_ADDRESS}
-            (i32.const 1024))
-          (call $ok (i32.const 1))
-          (call $bound (local.get $socket) (i32.const 1024)) (call $ok (i32.const 1))
-          {body} (i32.const 0))""",
-        _FUNCTIONS,
-        drops=_DROPS,
-    )
-
-
-_STREAM = f"""
-  (call $stream (local.get $socket) {_NONE} (i32.const 1024)) (call $ok (i32.const 4))
-  (local.set $in (i32.load (i32.const 1028))) (local.set $to (i32.load (i32.const 1032)))
-"""
-_CHECK = "(call $check (local.get $to) (i32.const 1024)) (call $ok (i32.const 8))"
-# Of the datagram at 128: its data is "ping", and it has a destination.
-_PING = """
-  (i32.store (i32.const 128) (i32.const 16)) (i32.store (i32.const 132) (i32.const 4))
-  (i32.store (i32.const 136) (i32.const 1)) (i32.store (i32.const 140) (i32.const 0))
-"""
-_SEND = """
-  (call $send (local.get $to) (i32.const 128) (i32.const 1) (i32.const 1024))
-  (call $ok (i32.const 8))
-"""
-_RECEIVE = """
-  (call $block (call $subscribe (local.get $in)))
-  (call $receive (local.get $in) (i64.const 10) (i32.const 1024)) (call $ok (i32.const 4))
-  (if (i32.ne (i32.load (i32.const 1032)) (i32.const 1)) (then (call $exit (i32.const 99))))
-"""
-_PRINT = """
-  (local.set $to (i32.load (i32.const 1028)))
-  (call $write (call $out) (i32.load (local.get $to))
-    (i32.load (i32.add (local.get $to) (i32.const 4))) (i32.const 640))
-"""
-
-
-def _client(port: int) -> bytes:
-    """Looks "localhost" up, sends "ping" there, and prints what comes back from that address."""
-    return _component(f"""
-      (call $resolve (local.get $net) (i32.const 0) (i32.const 9) (i32.const 1024))
-      (call $ok (i32.const 4))
-      (call $next (i32.load (i32.const 1028)) (i32.const 512))
-      {_STREAM}{_CHECK}{_PING}
-      (i32.store16 (i32.const 144) (i32.const {port}))
-      (i32.store (i32.const 146) (i32.load (i32.const 518)))
-      {_SEND}{_RECEIVE}
-      (local.set $socket (i32.load (i32.const 1028)))
-      (if (i32.ne (i32.load (i32.add (local.get $socket) (i32.const 14)))
-          (i32.load (i32.const 518)))
-        (then (call $exit (i32.const 98))))
-      {_PRINT}""")
-
-
-def _server(port: int) -> bytes:
-    """Takes one datagram, prints it, and says "ping" to whom it is from."""
-    return _component(
-        f"""{_STREAM}{_CHECK}{_RECEIVE}{_PING}
-        (local.set $in (i32.load (i32.const 1028)))
-        (i32.store16 (i32.const 144) (i32.load16_u (i32.add (local.get $in) (i32.const 12))))
-        (i32.store (i32.const 146) (i32.load (i32.add (local.get $in) (i32.const 14))))
-        (local.set $net (i32.load (i32.const 1028)))
-        {_SEND}
-        (call $write (call $out) (i32.load (local.get $net))
-          (i32.load (i32.add (local.get $net) (i32.const 4))) (i32.const 640))""",
-        port,
-    )
 
 
 def _network(
@@ -193,7 +87,7 @@ def test_a_client_asks_a_host_by_its_name_and_hears_the_answer_from_it(runner: R
 
         net = _network({f"localhost:{_port(server)}": _UDP})
         with _meanwhile(answer):
-            assert runner.run(_client(_port(server)), network=net) == (0, "gnip")
+            assert runner.run(client(_port(server)), network=net) == (0, "gnip")
 
 
 def test_a_server_answers_whoever_sends_to_its_port(runner: Runner) -> None:
@@ -214,7 +108,7 @@ def test_a_server_answers_whoever_sends_to_its_port(runner: Runner) -> None:
 
         net = _network(incoming={str(port): _UDP})
         with _meanwhile(ask):
-            assert runner.run(_server(port), network=net) == (0, "hello")
+            assert runner.run(server(port), network=net) == (0, "hello")
         assert heard == [b"ping"]
 
 
@@ -233,7 +127,7 @@ def test_nothing_goes_where_no_rule_for_datagrams_says(
     runner: Runner, rules: dict[str, Rule], code: int
 ) -> None:
     with _outside() as server:
-        assert runner.run(_client(_port(server)), network=_network(rules)) == (code, "")
+        assert runner.run(client(_port(server)), network=_network(rules)) == (code, "")
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.recv(1)
@@ -243,18 +137,18 @@ def test_a_port_needs_a_rule_for_datagrams(runner: Runner) -> None:
     with _outside() as taken:
         port = _port(taken)
     net = _network({"default": _UDP}, {str(port): Rule("tcp")})
-    assert runner.run(_server(port), network=net) == (_ACCESS_DENIED, "")
-    assert runner.run(_server(port)) == (_NOT_SUPPORTED, "")
+    assert runner.run(server(port), network=net) == (_ACCESS_DENIED, "")
+    assert runner.run(server(port)) == (_NOT_SUPPORTED, "")
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (f"{_STREAM}{_PING}{_SEND}", "more datagrams than it may"),
-        (f"{_STREAM}{_STREAM}", "whose streams it has not dropped"),
-        (f"{_STREAM}(call $drop-socket (local.get $socket))", "before the streams"),
+        (f"{STREAM}{PING}{SEND}", "more datagrams than it may"),
+        (f"{STREAM}{STREAM}", "whose streams it has not dropped"),
+        (f"{STREAM}(call $drop-socket (local.get $socket))", "before the streams"),
         (
-            f"{_STREAM}(call $drop-incoming (local.get $in)) (call $drop-socket (local.get 1))",
+            f"{STREAM}(call $drop-incoming (local.get $in)) (call $drop-socket (local.get 1))",
             "before the streams",
         ),
     ],
@@ -264,18 +158,18 @@ def test_what_the_interface_forbids_ends_the_component(
     runner: Runner, body: str, said: str
 ) -> None:
     with pytest.raises(Trap, match=said):
-        runner.run(_component(body), network=_network({"default": _UDP}))
+        runner.run(component(body), network=_network({"default": _UDP}))
 
 
 def test_streams_can_be_had_again_once_they_are_dropped(runner: Runner) -> None:
     dropped = "(call $drop-incoming (local.get $in)) (call $drop-outgoing (local.get $to))"
-    body = f"{_STREAM}{dropped}{_STREAM}{dropped}(call $drop-socket (local.get $socket))"
-    assert runner.run(_component(body), network=_network({"default": _UDP})) == (0, "")
+    body = f"{STREAM}{dropped}{STREAM}{dropped}(call $drop-socket (local.get $socket))"
+    assert runner.run(component(body), network=_network({"default": _UDP})) == (0, "")
 
 
 def test_what_a_component_leaves_open_is_closed(runner: Runner) -> None:
     net = _network({"default": _UDP})
-    assert runner.run(_component(_STREAM), network=net) == (0, "")
+    assert runner.run(component(STREAM), network=net) == (0, "")
     assert net._places._taken == set()
 
 

@@ -61,6 +61,24 @@ card.start_card(stream)
 (Path(root) / "run").mkdir()
 (Path(root) / "sys/class/net/eth0").mkdir(parents=True)
 machine.prepare({}, root=Path(root))
+if mode == "ask":
+    with socket.socket(type=socket.SOCK_DGRAM) as asking:
+        asking.settimeout(30)
+        asking.connect((machine.HOST, int(port)))
+        asking.send(b"from the guest")
+        whole = asking.recv(1 << 16)
+    print(len(whole), whole[:20].decode(), flush=True)
+    sys.exit()
+if mode == "answer":
+    with socket.socket(type=socket.SOCK_DGRAM) as answering:
+        answering.bind(("", int(port)))
+        answering.sendto(b"", (machine.HOST, 9))
+        print("bound", flush=True)
+        answering.settimeout(60)
+        whole, source = answering.recvfrom(1 << 16)
+        answering.sendto(whole[::-1], source)
+    print(len(whole), whole[:20].decode(), flush=True)
+    sys.exit()
 if mode == "connect":
     peer = socket.create_connection((machine.HOST, int(port)), 30)
     peer.sendall(b"from the guest")
@@ -149,3 +167,55 @@ def test_a_published_port_leads_to_the_guest(
             told = _told(process)
             assert process.wait(60) == 0
     assert told.startswith("100016 through the card")
+
+
+def test_a_guest_sends_datagrams_to_its_host_and_hears_it(
+    guest: Callable[..., subprocess.Popen[str]], tmp_path: object
+) -> None:
+    ours, theirs = socket.socketpair()
+    heard: list[bytes] = []
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(60)
+
+        def serve() -> None:
+            data, source = server.recvfrom(1 << 16)
+            heard.append(data)
+            server.sendto(b"from the host" + bytes(1_000), source)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with network_card(ours, ()):
+            with theirs:
+                process = guest(theirs, "ask", str(server.getsockname()[1]), str(tmp_path))
+            with process:
+                told = _told(process)
+                assert process.wait(60) == 0
+                thread.join(60)
+    assert heard == [b"from the guest"]
+    assert told.startswith("1013 from the host")
+
+
+def test_datagrams_reach_a_published_port_of_the_guest(
+    guest: Callable[..., subprocess.Popen[str]], tmp_path: object
+) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ours, theirs = socket.socketpair()
+    with network_card(ours, (Publication(5353, port, "127.0.0.1", udp=True),)):
+        with theirs:
+            process = guest(theirs, "answer", "5353", str(tmp_path))
+        with process, socket.socket(type=socket.SOCK_DGRAM) as asking:
+            assert _told(process) == "bound\n"
+            asking.settimeout(0.5)
+            answer = b""
+            for _ in range(60):
+                # Passt may not know the guest yet, and then drops it.
+                asking.sendto(b"through the card", ("127.0.0.1", port))
+                with suppress(TimeoutError):
+                    answer = asking.recv(100)
+                    break
+            assert answer == b"drac eht hguorht"
+            assert _told(process).startswith("16 through the card")
+            assert process.wait(60) == 0
