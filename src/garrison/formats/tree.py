@@ -22,6 +22,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed, Misuse
@@ -168,9 +169,15 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """The files of a workload: path (`/` between names) to content, `main.wasm` among them."""
+    """The files of a workload: path (`/` between names) to content, `main.wasm` among them.
+
+    They must not change: their digests, which take long, are computed once.
+    """
 
     files: Mapping[str, bytes]
+    _nodes: dict[str, tuple[Entry, bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if MAIN not in self.files:
@@ -204,8 +211,13 @@ class Package:
             files[path] = (directory / path).read_bytes()
         return cls(files)
 
-    def nodes(self) -> dict[str, tuple[Entry, bytes]]:
+    def nodes(self) -> Mapping[str, tuple[Entry, bytes]]:
         """Every node of the tree in path order: path (the root is "") to entry and content."""
+        if not self._nodes:
+            self._nodes.update(self._digested())
+        return MappingProxyType(self._nodes)
+
+    def _digested(self) -> dict[str, tuple[Entry, bytes]]:
         children: dict[str, dict[str, Entry]] = {"": {}}
         found: dict[str, tuple[Entry, bytes]] = {}
         for path, content in self.files.items():

@@ -252,3 +252,18 @@ def test_a_file_that_is_too_large_is_refused_unread(
 def test_what_is_no_directory_is_misuse(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="not a directory"):
         Package.from_directory(tmp_path / "nothing")
+
+
+def test_the_digests_of_a_package_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+
+    def of(content: bytes, media_type: str) -> Entry:
+        computed.append(content)
+        return Entry(ContentDigest.of(content), len(content), media_type)
+
+    monkeypatch.setattr(Entry, "of", of)
+    package = Package(FILES)
+    nodes = dict(package.nodes())
+    assert dict(package.nodes()) == nodes
+    assert package.digest == package.entry.workload_digest
+    assert sorted(computed) == sorted(content for _, content in nodes.values())
