@@ -1,9 +1,9 @@
 """A long file in ranges, over two connections at once, into one piece of memory.
 
-One connection takes one core: what comes is decrypted, and then digested, in turn. Here two threads
-receive, each its ranges into their places, while the caller digests what is there in the order of
-the file. A range that breaks off is asked for again from where it broke off. A server that has no
-ranges is asked for all of it, in one stream.
+One connection takes one core, to decrypt what comes and to digest it. Here two threads receive,
+each its ranges into their places, while the caller digests what is there in the order of the file.
+A range that breaks off is asked for again from where it broke off. A server that has no ranges is
+asked for all of it, in one stream.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from garrison.drawbridge.place import Placing, touch
 from garrison.drawbridge.wire import (
     CONTENT_RANGE,
     PINNING,
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 
 # Below this a second connection costs more than it saves.
 LEAST = 16 << 20
-# Each costs a request, and the last of them comes over one connection alone.
-_RANGE = 8 << 20
-# Received at once, of many records of TLS: shorter ones have the threads wait for each other.
-_PIECE = 1 << 19
+# At most. Each costs a request; but what came of one before its turn is digested late.
+_RANGE = 16 << 20
+# Received at once, of many records of TLS: shorter ones have the threads wake each other often.
+_PIECE = 1 << 20
 
 
 def get(
@@ -102,8 +103,11 @@ class _Download:
         self.failure: BaseException | None = None
 
     def get(self, wire: Wire, path: str, where: str) -> Answer:
-        starts = range(0, self.length, _RANGE)
-        parts = [_Part(self, start, min(start + _RANGE, self.length)) for start in starts]
+        # All of a length, and so many that all connections end together.
+        rounds = -(-self.length // (RANGES_AT_ONCE * _RANGE))
+        size = -(-self.length // (RANGES_AT_ONCE * rounds))
+        starts = range(0, self.length, size)
+        parts = [_Part(self, start, min(start + size, self.length)) for start in starts]
         waiting = iter(parts)
 
         def receive() -> None:
@@ -122,6 +126,7 @@ class _Download:
                 self._wait(lambda: self.tag is not None, until, hasher, where)
                 for _ in range(1, RANGES_AT_ONCE):
                     threads.submit(receive)
+                touch(self.place)
                 for part in parts:
                     while hasher.length < part.end:
                         self._wait(partial(part.has_more, hasher.length), until, hasher, where)
@@ -233,22 +238,24 @@ class _Part:
             )
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
-        download = self._download
+        download, placing = self._download, Placing(response)
         with download.reading(response):
-            while piece := response.read(_PIECE, decode_content=False):
-                end = self.at + len(piece)
-                if end > self.end:
-                    raise Unverified(
-                        "longer than it should be",
-                        field=where,
-                        expected=f"at most {self.end} bytes at the end of a range",
-                    )
-                download.place[self.at : end] = piece
+            while self.at < self.end:
+                place = download.place[self.at : min(self.at + _PIECE, self.end)]
+                count = placing.into(place)
+                if not count:
+                    return
                 with download.changed:
                     download.check_goes_on()
-                    self.at = end
-                    download.progress(len(piece))
+                    self.at += count
+                    download.progress(count)
                     download.changed.notify_all()
+            if placing.into(memoryview(bytearray(1))):
+                raise Unverified(
+                    "longer than it should be",
+                    field=where,
+                    expected=f"at most {self.end} bytes at the end of a range",
+                )
 
     def has_more(self, done: int) -> bool:
         """Whether more came than the first `done` bytes of the file."""

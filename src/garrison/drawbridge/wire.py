@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import urllib3
 
+from garrison.drawbridge.place import pools
 from garrison.drawbridge.retry import TRIES, seconds_to_wait, wait_before_retry
 from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
@@ -182,7 +183,7 @@ class Wire:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._certified = certificate is not None
         self._tries = tries
-        self._pool = urllib3.PoolManager(
+        self._pool = pools(
             ssl_context=client_context(host, ca_pem, certificate),
             retries=False,
             timeout=_TIMEOUT,
