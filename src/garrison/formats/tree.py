@@ -92,6 +92,9 @@ class Entry:
         length, media_type = known.pop("length", None), known.pop("type", None)
         if type(length) is not int or not 0 <= length < 1 << 63:
             raise Malformed("not a length", field=f"{where}: length", found=repr(length)[:40])
+        if known:
+            # Lone surrogates and numbers beyond all bounds, which other readers refuse.
+            _dump(known, where)
         return cls(digest, length, check_media_type(media_type, f"{where}: type"), known)
 
     @classmethod
@@ -341,20 +344,25 @@ def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
 
 
-def _dump(value: object) -> bytes:
+def _dump(value: object, where: str = "tree") -> bytes:
     try:
         return json.dumps(
             value, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False
         ).encode()
     except (ValueError, RecursionError) as error:  # a lone surrogate; an infinite number
-        raise Malformed("text or number that JSON cannot carry", field="tree") from error
+        raise Malformed("text or number that JSON cannot carry", field=where) from error
 
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique)
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Malformed("not JSON, with each name once in an object", field=where) from error
+
+
+def _no_constant(text: str) -> None:
+    # Python's reader takes NaN and Infinity, which are not JSON.
+    raise ValueError(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,6 +101,16 @@ def test_a_broken_member_of_an_entry_is_malformed(change: dict[str, Any]) -> Non
         Entry.from_bytes(dumped(entry(b"x") | change))
 
 
+@pytest.mark.parametrize(
+    "member", ["NaN", "[Infinity]", "-Infinity", "1e999", r'"\ud800"', r'{"\udfff":1}']
+)
+def test_a_custom_member_that_other_readers_refuse_is_malformed(member: str) -> None:
+    data = dumped(entry(b"x"))
+    assert Entry.from_bytes(data[:-1] + b',"x":[1.5,"\xc3\xa9"]}').custom
+    with pytest.raises(Malformed, match="JSON"):
+        Entry.from_bytes(data[:-1] + f',"x":{member}}}'.encode())
+
+
 @pytest.mark.parametrize("name", ["digest", "length", "type"])
 def test_a_missing_member_of_an_entry_is_malformed(name: str) -> None:
     value = entry(b"x")
