@@ -66,6 +66,11 @@ class _Publication(threading.Thread):
         self.seconds = time.monotonic() - started
 
 
+# Python leaves a socket to its collector, and warns of it, if the peer has reset the connection
+# just before the TLS handshake: `ssl.SSLSocket._create` raises what its `recv` of a byte raises.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
 # The whole store is checked after each kill, and so the time grows with the square of their
 # number: two hundred are ten tests, each with a store of its own.
 @pytest.mark.parametrize(

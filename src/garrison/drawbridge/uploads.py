@@ -23,6 +23,7 @@ from garrison.errors import Malformed
 from garrison.formats.content_digest import ALGORITHMS, ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
 from garrison.service.problem import TooLarge
+from garrison.service.requests import header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -59,10 +60,10 @@ class Announced:
             raise Malformed("Header of type `content-length` was missing")
         if not (length.isascii() and length.isdecimal()) or len(length) > 18:
             raise Malformed("not a length", field="Content-Length", found=repr(length[:40]))
-        kind = request.headers.get("content-type")
+        kind = header(request, "content-type")
         if kind is None:
             raise Malformed("Header of type `content-type` was missing")
-        digest = request.headers.get("content-digest")
+        digest = header(request, "content-digest")
         return cls(
             int(length),
             check_media_type(kind, "Content-Type"),
