@@ -8,20 +8,19 @@ directory its entries. Nothing larger than its limit is read, and no redirect is
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
-from garrison.drawbridge import ranges
+from garrison.drawbridge.ranges import Contents
 from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.tls import ClientCertificate
-from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Wire, plain
+from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, PINNING, Wire, locked, plain
 from garrison.errors import Malformed, Rejected, Unverified
 from garrison.formats import signed_tag
-from garrison.formats.content_digest import ContentDigest
+from garrison.formats.content_digest import ALGORITHMS, ContentDigest
 from garrison.formats.signed_tag import JWS_TYPE, MAX_SIGNED
 from garrison.formats.tree import (
     DIRECTORY_TYPE,
@@ -88,8 +87,7 @@ class Client:
         """
         self.host = host
         self._wire = Wire(host, ca_pem=ca_pem, token=token, certificate=certificate, tries=tries)
-        # Held for a long file, whose ranges take what there is.
-        self._long = threading.Lock()
+        self._contents = Contents()
 
     # Reading.
 
@@ -173,7 +171,7 @@ class Client:
         files: dict[str, bytes] = {}
         count, total = 1, entry.length
         level = [("", entry)]
-        advance = _locked(progress)
+        advance = locked(progress)
 
         def node(item: tuple[str, Entry]) -> bytes:
             return self._node(slug, *item, advance)
@@ -224,21 +222,16 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        if entry.length >= ranges.LEAST:
-            with self._long:
-                answer = ranges.get(self._wire, url, where, length=entry.length, progress=progress)
-        else:
+        answer = self._contents.get(
+            lambda got: self._wire.get_into(got, url, where),
+            where,
+            length=entry.length,
+            progress=progress,
             # The digest by which people know a workload is that of its root directory: of
             # directories, which are short, no other may be false either. A file's is pinned by
             # its directory.
-            answer = self._wire.get(
-                url,
-                where,
-                limit=entry.length,
-                progress=progress,
-                resume=True,
-                pinned=entry.type != DIRECTORY_TYPE,
-            )
+            algorithms=ALGORITHMS if entry.type == DIRECTORY_TYPE else PINNING,
+        )
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -336,7 +329,7 @@ class Client:
         nodes = package.nodes()
         root = nodes[""][0]
         self._put_tag(slug, root, key)
-        advance = _locked(progress)
+        advance = locked(progress)
 
         def put(path: str) -> None:
             entry, body = nodes[path]
@@ -443,17 +436,6 @@ def _check_size(slug: Slug, count: int, total: int) -> None:
 
 def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
-
-
-def _locked(progress: Callable[[int], None]) -> Callable[[int], None]:
-    """For several threads, of which one at a time tells of its progress."""
-    lock = threading.Lock()
-
-    def advance(count: int) -> None:
-        with lock:
-            progress(count)
-
-    return advance
 
 
 def _tag(slug: Slug) -> str:

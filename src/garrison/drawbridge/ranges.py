@@ -24,6 +24,7 @@ from garrison.drawbridge.wire import (
     PINNING,
     RANGES_AT_ONCE,
     Answer,
+    Whole,
     deadline,
     too_slow,
 )
@@ -31,9 +32,9 @@ from garrison.errors import Unverified
 from garrison.formats.content_digest import ContentHasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
-    from garrison.drawbridge.wire import Wire
+    from garrison.drawbridge.wire import Body
 
 # Below this a second connection costs more than it saves.
 LEAST = 16 << 20
@@ -43,36 +44,56 @@ _RANGE = 16 << 20
 _PIECE = 1 << 20
 
 
-def get(
-    wire: Wire, path: str, where: str, *, length: int, progress: Callable[[int], None]
-) -> Answer:
-    """GET a file of `length` bytes, of which the caller knows the SHA-256, and must check it.
+class Contents:
+    """Gets content whose length and SHA-256 are known: what is long in ranges, one at a time."""
 
-    Args:
-        wire: the way to the drawbridge.
-        path: as for `Wire.get`, and so is `where`.
-        where: what is asked for, in words for errors.
-        length: in bytes; nothing longer is taken.
-        progress: told of every number of bytes that came, by one thread at a time.
+    def __init__(self) -> None:
+        # Held for a long file, whose ranges take the connections that there are.
+        self._long = threading.Lock()
 
-    Raises:
-        Unverified: the server sends other bytes than it was asked for, or of another content.
-        Rejected: it is not there, or may not be read.
-        Unavailable: the drawbridge cannot be reached, fails, or is too slow.
-    """
-    answer = _in_ranges(wire, path, where, length, progress)
-    if answer is None:
-        answer = wire.get(path, where, limit=length, progress=progress, resume=True, pinned=True)
-    return answer
+    def get(
+        self,
+        ask: Callable[[Body], Answer],
+        where: str,
+        *,
+        length: int,
+        progress: Callable[[int], None],
+        algorithms: Collection[str] = PINNING,
+    ) -> Answer:
+        """Get a content of `length` bytes, whose digest the caller checks.
+
+        Args:
+            ask: asks for what a body wants of the content, goes on where it breaks off, and
+                returns the answer, or raises what it is if it is another than 200.
+            where: what is asked for, in words for errors.
+            length: in bytes; nothing longer is taken.
+            progress: told of every number of bytes that came, by one thread at a time.
+            algorithms: of the digests that the answer has, the SHA-256 among them. Where that one
+                is known, others would say nothing more, and take most of the time.
+
+        Raises:
+            Unverified: the server sends other bytes than it was asked for, or of another content.
+            Unavailable: it is too slow; and what `ask` raises.
+        """
+        if length >= LEAST:
+            with self._long:
+                answer = _in_ranges(ask, where, length, progress, algorithms)
+            if answer is not None:
+                return answer
+        return ask(Whole(length, progress, algorithms))
 
 
 def _in_ranges(
-    wire: Wire, path: str, where: str, length: int, progress: Callable[[int], None]
+    ask: Callable[[Body], Answer],
+    where: str,
+    length: int,
+    progress: Callable[[int], None],
+    algorithms: Collection[str],
 ) -> Answer | None:
-    """As `get`; None if the server has no ranges."""
+    """As `Contents.get`; None if the server has no ranges."""
     download = _Download(length, progress)
     try:
-        return download.get(wire, path, where)
+        return download.get(ask, where, ContentHasher(algorithms))
     except _NoRangesError:
         return None
     finally:
@@ -102,7 +123,7 @@ class _Download:
         self._open: set[urllib3.BaseHTTPResponse] = set()
         self.failure: BaseException | None = None
 
-    def get(self, wire: Wire, path: str, where: str) -> Answer:
+    def get(self, ask: Callable[[Body], Answer], where: str, hasher: ContentHasher) -> Answer:
         # All of a length, and so many that all connections end together.
         rounds = -(-self.length // (RANGES_AT_ONCE * _RANGE))
         size = -(-self.length // (RANGES_AT_ONCE * rounds))
@@ -113,12 +134,12 @@ class _Download:
         def receive() -> None:
             try:
                 while (part := self._next(waiting)) is not None:
-                    wire.get_into(part, path, where)
+                    ask(part)
                     part.check_end(where)
             except BaseException as error:  # noqa: BLE001 - the thread that digests raises it
                 self._fail(error)
 
-        until, hasher = deadline(self.length), ContentHasher(PINNING)
+        until = deadline(self.length)
         with self.place, ThreadPoolExecutor(RANGES_AT_ONCE) as threads:
             try:
                 # The first range alone tells whether there are ranges, and of what.
