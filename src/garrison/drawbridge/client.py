@@ -38,6 +38,7 @@ from garrison.formats.tree import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from garrison.drawbridge.wire import Answer
     from garrison.formats.signed_tag import SigningKey, TagKey
     from garrison.formats.slug import Repository, Slug
 
@@ -52,6 +53,7 @@ class Fetched:
         entry: the tag's entry.
         digest: of the workload, 32 bytes.
         files: path to content.
+        yanked: why it should not be used any more; None if nobody said so.
     """
 
     entry: Entry
@@ -251,20 +253,12 @@ class Client:
     def tags(self, repository: Repository) -> list[str]:
         """The names of the repository's tags; raises as `tag` does."""
         path = f"{repository.user}/{repository.repo}/_tag"
-        value = _json(
-            self._wire.get(path, str(repository), limit=MAX_DOCUMENT).body, str(repository)
-        )
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise Malformed("not a list of tags", field=str(repository))
-        return value
+        return _names(self._wire.get(path, str(repository), limit=MAX_DOCUMENT), str(repository))
 
     def repositories(self, user: str) -> list[str]:
         """The names of a user's repositories, of which others see the public ones."""
         where = f"{self.host}/{user}"
-        value = _json(self._wire.get(f"{user}?repositories", where, limit=MAX_DOCUMENT).body, where)
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise Malformed("not a list of repositories", field=where)
-        return value
+        return _names(self._wire.get(f"{user}?repositories", where, limit=MAX_DOCUMENT), where)
 
     def repository(self, repository: Repository) -> dict[str, Any]:
         """The repository's configuration; raises as `tag` does."""
@@ -286,9 +280,7 @@ class Client:
             query = urlencode({"q": text, **({"last": last} if last else {})})
             where = f"{self.host} search"
             answer = self._wire.get(f"?{query}", where, limit=MAX_DOCUMENT)
-            found = _json(answer.body, where)
-            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-                raise Malformed("not a list of repositories", field=where)
+            found = _names(answer, where)
             # Each page must go on where the last one ended, or a server could keep us for ever.
             if any(name <= last for name in found):
                 raise Malformed("not in order", field=where)
@@ -440,6 +432,13 @@ def _depth(path: str) -> int:
 
 def _tag(slug: Slug) -> str:
     return f"{slug.user}/{slug.repo}/_tag/{slug.tag}"
+
+
+def _names(answer: Answer, where: str) -> list[str]:
+    value = _json(answer.body, where)
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise Malformed("not a list of names", field=where)
+    return value
 
 
 def _json(data: bytes, where: str) -> Any:
