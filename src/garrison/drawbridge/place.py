@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import http.client
-import mmap
+import os
 import ssl
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,7 +97,7 @@ def touch(place: memoryview) -> None:
     reads into it 256 times for a mebibyte.
     """
     first = ctypes.addressof(ctypes.c_char.from_buffer(place))
-    page = mmap.PAGESIZE
+    page = os.sysconf("SC_PAGE_SIZE")
     start, end = -(-first // page) * page, (first + len(place)) // page * page
     if start < end:
         # Where it cannot, nothing has changed: an older kernel, or one that is not Linux's.
