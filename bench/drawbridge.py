@@ -2,12 +2,17 @@
 
 python bench/drawbridge.py
 
-Both registries serve TLS. A bare client speaks with both: it digests with SHA-256 what it sends
-and what it gets, over eight connections, each file in one stream, as docker's clients do. Our own
-client (`garrison package publish` and `fetch`) stands beside what that one gets of docker-registry:
-it computes the four digests of a tree of what it sends, and the server again, and it asks for a
-long file in ranges, over two connections. All begin and end with the bytes in memory. The bound is
-`sha256sum`, `sha512sum` and `cp` of the same files, one after the other.
+Both registries serve TLS. Users have our own client (`garrison package publish` and `fetch`), so
+it alone is held to the goals, in both directions: to be ahead of docker-registry, and to reach half
+of the bound with the large file. It computes the four digests of a tree of what it sends, and the
+server again, and it asks for a long file in ranges, over two connections.
+
+docker-registry has a bare client, which digests with SHA-256 what it sends and what it gets, over
+eight connections, each file in one stream, as docker's clients do. What that one gets of the
+drawbridge is shown too, without a goal: there the two differ in the server alone.
+
+All begin and end with the bytes in memory. The bound is `sha256sum`, `sha512sum` and `cp` of the
+same files, one after the other.
 """
 
 from __future__ import annotations
@@ -63,6 +68,7 @@ _UPLOADERS = 16
 _LARGE = 100_000_000
 _SMALL = 10_000_000
 # Goals.
+_OF_PEER = 1
 _OF_BOUND = 0.5
 _OF_NGINX = 0.25
 # What the service may take more for files of ten times the size: noise, not the files.
@@ -467,10 +473,8 @@ def transfers(
         other = others[0] if others else None
         best = bound(make(), folder / str(first)) if count == 1 else None
         for what in ("publish", "fetch"):
-            for by, mine in (("bare client, one stream a file", bare), ("our client", own)):
-                # The others are shown, without a goal: the format has four digests of each file,
-                # and of a fetch in one stream most is the client's work, the same at both.
-                has_goal = mine is (own if what == "fetch" else bare)
+            for by, mine in (("our client", own), ("bare client", bare)):
+                has_goal = mine is own
                 seconds = getattr(mine, what)
                 amount, unit = (size / 1e6, "MB/s") if count == 1 else (count, "files/s")
                 row = [f"{what} {shape}, {by}", f"{amount / seconds:,.0f} {unit}"]
@@ -478,11 +482,15 @@ def transfers(
                     row += ["not installed", ""]
                 else:
                     ratio = getattr(other, what) / seconds
-                    are_met = are_met and (ratio >= 1 or not has_goal)
-                    row += [f"{amount / getattr(other, what):,.0f} {unit}", f"{ratio:.2f}"]
-                if best is not None:
-                    are_met = are_met and best / seconds >= _OF_BOUND
-                row.append("" if best is None else f"{best / seconds:.2f}")
+                    are_met = are_met and (ratio >= _OF_PEER or not has_goal)
+                    row += [f"{amount / getattr(other, what):,.0f} {unit}"]
+                    row += [f"{ratio:.2f}" + (f" (goal {_OF_PEER})" if has_goal else "")]
+                if best is None:
+                    row.append("")
+                else:
+                    share = best / seconds
+                    are_met = are_met and (share >= _OF_BOUND or not has_goal)
+                    row.append(f"{share:.2f}" + (f" (goal {_OF_BOUND})" if has_goal else ""))
                 print(f"| {' | '.join(row)} |")
     return are_met
 

@@ -86,7 +86,7 @@ def test_a_long_file_comes_in_ranges(
     published.command("package", "fetch", *published.registry_options, slug, str(tmp_path / "out"))
     assert (tmp_path / "out/main.wasm").read_bytes() == content
     # Not in one stream, as it would come too.
-    monkeypatch.delattr("garrison.drawbridge.wire.Wire.get", raising=True)
+    monkeypatch.delattr("garrison.drawbridge.ranges.Whole")
     wire = Wire(
         published.registry,
         ca_pem=published.registry_ca.read_text(),
@@ -94,9 +94,9 @@ def test_a_long_file_comes_in_ranges(
         certificate=None,
     )
     told: list[int] = []
-    answer = ranges.get(
-        wire,
-        "demo/long/_tag/1.0.0/tree/main.wasm",
+    path = "demo/long/_tag/1.0.0/tree/main.wasm"
+    answer = ranges.Contents().get(
+        lambda got: wire.get_into(got, path, slug),
         slug,
         length=len(content),
         progress=told.append,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from garrison.drawbridge import conditional
 from garrison.formats.tree import Entry
+from garrison.service.requests import header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,8 +37,8 @@ def document(
 def without_body(request: Request, headers: dict[str, str]) -> Response | None:
     """The answer to a condition of the client's that spares it the body, if that is so."""
     tag = headers["ETag"]
-    conditional.check_match(request.headers.get("if-match"), tag)
-    if not conditional.is_unchanged(request.headers.get("if-none-match"), tag):
+    conditional.check_match(header(request, "if-match"), tag)
+    if not conditional.is_unchanged(header(request, "if-none-match"), tag):
         return None
     kept = {key: value for key, value in headers.items() if key != "Content-Length"}
     return Response(status_code=304, headers=kept)

@@ -8,20 +8,19 @@ directory its entries. Nothing larger than its limit is read, and no redirect is
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
-from garrison.drawbridge import ranges
+from garrison.drawbridge.ranges import Contents
 from garrison.drawbridge.retry import TRIES
 from garrison.drawbridge.tls import ClientCertificate
-from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Wire, plain
+from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, PINNING, Wire, locked, plain
 from garrison.errors import Malformed, Rejected, Unverified
 from garrison.formats import signed_tag
-from garrison.formats.content_digest import ContentDigest
+from garrison.formats.content_digest import ALGORITHMS, ContentDigest
 from garrison.formats.signed_tag import JWS_TYPE, MAX_SIGNED
 from garrison.formats.tree import (
     DIRECTORY_TYPE,
@@ -39,6 +38,7 @@ from garrison.formats.tree import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from garrison.drawbridge.wire import Answer
     from garrison.formats.signed_tag import SigningKey, TagKey
     from garrison.formats.slug import Repository, Slug
 
@@ -53,6 +53,7 @@ class Fetched:
         entry: the tag's entry.
         digest: of the workload, 32 bytes.
         files: path to content.
+        yanked: why it should not be used any more; None if nobody said so.
     """
 
     entry: Entry
@@ -88,8 +89,7 @@ class Client:
         """
         self.host = host
         self._wire = Wire(host, ca_pem=ca_pem, token=token, certificate=certificate, tries=tries)
-        # Held for a long file, whose ranges take what there is.
-        self._long = threading.Lock()
+        self._contents = Contents()
 
     # Reading.
 
@@ -173,7 +173,7 @@ class Client:
         files: dict[str, bytes] = {}
         count, total = 1, entry.length
         level = [("", entry)]
-        advance = _locked(progress)
+        advance = locked(progress)
 
         def node(item: tuple[str, Entry]) -> bytes:
             return self._node(slug, *item, advance)
@@ -224,21 +224,16 @@ class Client:
                 "too large", field=where, found=f"{entry.length} bytes", expected=f"at most {limit}"
             )
         url = f"{_tag(slug)}/tree/{path}" if path else f"{_tag(slug)}/tree"
-        if entry.length >= ranges.LEAST:
-            with self._long:
-                answer = ranges.get(self._wire, url, where, length=entry.length, progress=progress)
-        else:
+        answer = self._contents.get(
+            lambda got: self._wire.get_into(got, url, where),
+            where,
+            length=entry.length,
+            progress=progress,
             # The digest by which people know a workload is that of its root directory: of
             # directories, which are short, no other may be false either. A file's is pinned by
             # its directory.
-            answer = self._wire.get(
-                url,
-                where,
-                limit=entry.length,
-                progress=progress,
-                resume=True,
-                pinned=entry.type != DIRECTORY_TYPE,
-            )
+            algorithms=ALGORITHMS if entry.type == DIRECTORY_TYPE else PINNING,
+        )
         if len(answer.body) != entry.length:
             raise Unverified(
                 "wrong length",
@@ -258,20 +253,12 @@ class Client:
     def tags(self, repository: Repository) -> list[str]:
         """The names of the repository's tags; raises as `tag` does."""
         path = f"{repository.user}/{repository.repo}/_tag"
-        value = _json(
-            self._wire.get(path, str(repository), limit=MAX_DOCUMENT).body, str(repository)
-        )
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise Malformed("not a list of tags", field=str(repository))
-        return value
+        return _names(self._wire.get(path, str(repository), limit=MAX_DOCUMENT), str(repository))
 
     def repositories(self, user: str) -> list[str]:
         """The names of a user's repositories, of which others see the public ones."""
         where = f"{self.host}/{user}"
-        value = _json(self._wire.get(f"{user}?repositories", where, limit=MAX_DOCUMENT).body, where)
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise Malformed("not a list of repositories", field=where)
-        return value
+        return _names(self._wire.get(f"{user}?repositories", where, limit=MAX_DOCUMENT), where)
 
     def repository(self, repository: Repository) -> dict[str, Any]:
         """The repository's configuration; raises as `tag` does."""
@@ -293,9 +280,7 @@ class Client:
             query = urlencode({"q": text, **({"last": last} if last else {})})
             where = f"{self.host} search"
             answer = self._wire.get(f"?{query}", where, limit=MAX_DOCUMENT)
-            found = _json(answer.body, where)
-            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-                raise Malformed("not a list of repositories", field=where)
+            found = _names(answer, where)
             # Each page must go on where the last one ended, or a server could keep us for ever.
             if any(name <= last for name in found):
                 raise Malformed("not in order", field=where)
@@ -336,7 +321,7 @@ class Client:
         nodes = package.nodes()
         root = nodes[""][0]
         self._put_tag(slug, root, key)
-        advance = _locked(progress)
+        advance = locked(progress)
 
         def put(path: str) -> None:
             entry, body = nodes[path]
@@ -445,19 +430,15 @@ def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
 
 
-def _locked(progress: Callable[[int], None]) -> Callable[[int], None]:
-    """For several threads, of which one at a time tells of its progress."""
-    lock = threading.Lock()
-
-    def advance(count: int) -> None:
-        with lock:
-            progress(count)
-
-    return advance
-
-
 def _tag(slug: Slug) -> str:
     return f"{slug.user}/{slug.repo}/_tag/{slug.tag}"
+
+
+def _names(answer: Answer, where: str) -> list[str]:
+    value = _json(answer.body, where)
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise Malformed("not a list of names", field=where)
+    return value
 
 
 def _json(data: bytes, where: str) -> Any:

@@ -50,6 +50,7 @@ from garrison.formats.tree import (
     max_length,
 )
 from garrison.service import metrics
+from garrison.service.requests import header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -183,7 +184,7 @@ class Service:
     # Who asks.
 
     async def _identity(self, request: Request) -> Identity:
-        token = bearer(request.headers.get("authorization"))
+        token = bearer(header(request, "authorization"))
         # The issuer may have to be asked for its keys.
         return await run_in_threadpool(self._verifier.verify, token)
 
@@ -272,9 +273,8 @@ class Service:
             return answer
         if request.method == "HEAD":
             return Response(headers=headers)
-        asked = request.headers
         part = conditional.byte_range(
-            asked.get("range"), asked.get("if-range"), headers["ETag"], entry.length
+            header(request, "range"), header(request, "if-range"), headers["ETag"], entry.length
         )
         key, status = content_key(entry.workload_digest), 200
         content = await self._store.content(key, entry.length, part)

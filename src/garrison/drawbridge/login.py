@@ -127,20 +127,32 @@ def device_flow(
     for value in addresses:
         if not isinstance(value, str) or not value.startswith("https://"):
             raise Malformed("not an HTTPS URL", field=f"{start}: verification_uri")
-    interval = min(_seconds(begun, "interval", start, _INTERVAL_SECONDS), _MAX_INTERVAL_SECONDS)
+    # An issuer that does not mind how often it is asked may say 0.
+    interval = max(_seconds(begun, "interval", start, _INTERVAL_SECONDS, least=0), 1)
+    interval = min(interval, _MAX_INTERVAL_SECONDS)
     lifetime = min(_seconds(begun, "expires_in", start, None), _MAX_WAIT_SECONDS)
     end = clock() + lifetime
     show(DeviceCode(address, _text(begun, "user_code", start), complete))
     form = {"grant_type": _DEVICE_GRANT, "device_code": code, "client_id": client_id}
+    silence: Unavailable | None = None
     while clock() + interval < end:
         pause(interval)
         try:
             return _token(_ask(pool, "POST", endpoint, form), endpoint)
         except _RefusedError as error:
+            silence = None
             if error.code == "slow_down":
                 interval = min(interval + _INTERVAL_SECONDS, _MAX_INTERVAL_SECONDS)
+            elif error.code == "expired_token":
+                break
             elif error.code != "authorization_pending":
                 raise
+        except Unavailable as error:
+            # RFC 8628, section 3.5: the user may be at it, so it is asked again, less often.
+            silence = error
+            interval = min(2 * interval, _MAX_INTERVAL_SECONDS)
+    if silence is not None:
+        raise silence
     raise Rejected("nobody logged in in time", field=issuer, expected=f"within {lifetime} s")
 
 
@@ -189,10 +201,12 @@ def _text(answer: dict[str, Any], name: str, url: str) -> str:
     return value
 
 
-def _seconds(answer: dict[str, Any], name: str, url: str, default: int | None) -> int:
+def _seconds(
+    answer: dict[str, Any], name: str, url: str, default: int | None, *, least: int = 1
+) -> int:
     value = answer.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise Malformed(f"no {name}", field=url, expected="seconds, more than 0")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Malformed(f"no {name}", field=url, expected=f"seconds, {least} or more")
     return value
 
 

@@ -26,8 +26,9 @@ from garrison.drawbridge.oci_manifest import (
     Artifact,
     build,
 )
+from garrison.drawbridge.ranges import Contents
 from garrison.drawbridge.retry import TRIES
-from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Answer, Wire
+from garrison.drawbridge.wire import CONNECTIONS, MAX_DOCUMENT, Whole, Wire, locked
 from garrison.errors import Malformed, Rejected, Unverified
 from garrison.formats import signed_tag
 from garrison.formats.tree import Package
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from garrison.drawbridge.oci_manifest import Layer
     from garrison.drawbridge.tls import ClientCertificate
+    from garrison.drawbridge.wire import Answer, Body
     from garrison.formats.oci_name import OciName
     from garrison.formats.signed_tag import SigningKey, TagKey
     from garrison.formats.tree import Entry
@@ -80,6 +82,7 @@ class OciClient:
             api="v2",
             server="OCI registry",
         )
+        self._contents = Contents()
         self._lock = threading.Lock()
         # By scope; the empty one is that of a registry that wants a password each time.
         self._authorizations: dict[str, str] = {}
@@ -138,11 +141,7 @@ class OciClient:
         """
         artifact = self._artifact(name)
         expect(sum(layer.size for layer in artifact.files.values()))
-        lock = threading.Lock()
-
-        def advance(count: int) -> None:
-            with lock:
-                progress(count)
+        advance = locked(progress)
 
         def blob(item: tuple[str, Layer]) -> tuple[str, bytes]:
             path, layer = item
@@ -181,12 +180,11 @@ class OciClient:
         there = self._check_is_free(name, entry)
         signed = signed_tag.sign(entry, name, key) if key is not None else there
         manifest, blobs = build(package, signed)
-        lock = threading.Lock()
+        advance = locked(progress)
 
         def put(item: tuple[str, bytes]) -> None:
             self._put_blob(name, *item)
-            with lock:
-                progress(len(item[1]))
+            advance(len(item[1]))
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for _ in pool.map(put, blobs.items()):
@@ -248,29 +246,12 @@ class OciClient:
         self, name: OciName, path: str, layer: Layer, progress: Callable[[int], None]
     ) -> bytes:
         where = f"{name} {path}"
-        answer = self._request(
-            "GET",
-            f"{name.path}/blobs/{layer.reference}",
-            name,
-            limit=layer.size,
+        answer = self._contents.get(
+            lambda got: self._blob_into(got, name, layer, where),
+            where,
+            length=layer.size,
             progress=progress,
-            resume=True,
-            pinned=True,
         )
-        for _ in range(_MOST_REDIRECTS):
-            if answer.status not in _REDIRECTS:
-                break
-            answer = self._wire.request(
-                "GET",
-                self._location(answer, where),
-                where,
-                limit=layer.size,
-                progress=progress,
-                resume=True,
-                pinned=True,
-            )
-        if answer.status != 200:
-            raise self._wire.refusal(answer, where)
         found = answer.digest.values["sha-256"]
         if (len(answer.body), found) != (layer.size, layer.digest):
             raise Unverified(
@@ -280,6 +261,19 @@ class OciClient:
                 expected=f"{layer.digest.hex()}, {layer.size} bytes",
             )
         return answer.body
+
+    def _blob_into(self, got: Body, name: OciName, layer: Layer, where: str) -> Answer:
+        """GET what `got` wants of a blob, which may be elsewhere; it must be there."""
+        path = f"{name.path}/blobs/{layer.reference}"
+        answer = self._exchange("GET", path, name, got, resume=True)
+        for _ in range(_MOST_REDIRECTS):
+            if answer.status not in _REDIRECTS:
+                break
+            place = self._location(answer, where)
+            answer = self._wire.exchange("GET", place, where, got, resume=True)
+        if answer.status != 200:
+            raise self._wire.refusal(answer, where)
+        return answer
 
     def _put_blob(self, name: OciName, digest: str, content: bytes) -> None:
         where = f"{name} {digest}"
@@ -325,9 +319,22 @@ class OciClient:
         limit: int = MAX_DOCUMENT,
         body: bytes | None = None,
         extra: dict[str, str] | None = None,
-        progress: Callable[[int], None] = lambda _count: None,
+        writes: bool = False,
+    ) -> Answer:
+        """Send a request, whose answer has a body of at most `limit` bytes; see `_exchange`."""
+        got = Whole(limit)
+        return self._exchange(method, path, name, got, body=body, extra=extra, writes=writes)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        name: OciName,
+        got: Body,
+        *,
         resume: bool = False,
-        pinned: bool = False,
+        body: bytes | None = None,
+        extra: dict[str, str] | None = None,
         writes: bool = False,
     ) -> Answer:
         """Send a request, and again with what the registry demands to see, if it does."""
@@ -341,16 +348,9 @@ class OciClient:
             shown = {}
             if authorization is not None and not elsewhere:
                 shown["Authorization"] = authorization
-            return self._wire.request(
-                method,
-                path,
-                str(name),
-                limit=limit,
-                body=body,
-                extra={**(extra or {}), **shown},
-                progress=progress,
-                resume=resume,
-                pinned=pinned,
+            sent = {**(extra or {}), **shown}
+            return self._wire.exchange(
+                method, path, str(name), got, resume=resume, body=body, extra=sent
             )
 
         used = known()

@@ -137,16 +137,20 @@ def build(package: Package, signed: bytes | None = None) -> tuple[bytes, dict[st
     """
     blobs: dict[str, bytes] = {}
 
-    def descriptor(kind: str, content: bytes, title: str | None = None) -> dict[str, Any]:
-        digest = f"{_PREFIX}{sha256(content).hexdigest()}"
+    def descriptor(
+        kind: str, content: bytes, sha_256: bytes, title: str | None = None
+    ) -> dict[str, Any]:
+        digest = f"{_PREFIX}{sha_256.hex()}"
         blobs[digest] = content
         named = {} if title is None else {"annotations": {TITLE: title}}
         return {"mediaType": kind, "digest": digest, "size": len(content), **named}
 
+    def node(path: str, title: str) -> dict[str, Any]:
+        entry, content = package.nodes()[path]
+        return descriptor(entry.type, content, entry.digest.values["sha-256"], title)
+
     others = sorted(path for path in package.files if path != MAIN)
-    layers = [descriptor(media_type(path), package.files[path], path) for path in (MAIN, *others)]
-    root = package.nodes()[""][1]
-    layers.append(descriptor(DIRECTORY_TYPE, root, "."))
+    layers = [*(node(path, path) for path in (MAIN, *others)), node("", ".")]
     is_component = package.files[MAIN][: len(_COMPONENT)] == _COMPONENT
     config: dict[str, Any] = {
         "architecture": "wasm",
@@ -156,10 +160,11 @@ def build(package: Package, signed: bytes | None = None) -> tuple[bytes, dict[st
         "layerDigests": [layer["digest"] for layer in layers],
         **({"component": {"exports": [], "imports": []}} if is_component else {}),
     }
+    described = _dump(config)
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": descriptor(CONFIG_TYPE, _dump(config)),
+        "config": descriptor(CONFIG_TYPE, described, sha256(described).digest()),
         "layers": layers,
         **({"annotations": {SIGNATURE: signed.decode()}} if signed is not None else {}),
     }

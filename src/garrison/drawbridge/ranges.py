@@ -1,9 +1,9 @@
 """A long file in ranges, over two connections at once, into one piece of memory.
 
-One connection takes one core: what comes is decrypted, and then digested, in turn. Here two threads
-receive, each its ranges into their places, while the caller digests what is there in the order of
-the file. A range that breaks off is asked for again from where it broke off. A server that has no
-ranges is asked for all of it, in one stream.
+One connection takes one core, to decrypt what comes and to digest it. Here two threads receive,
+each its ranges into their places, while the caller digests what is there in the order of the file.
+A range that breaks off is asked for again from where it broke off. A server that has no ranges is
+asked for all of it, in one stream.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from garrison.drawbridge.place import Placing, touch
 from garrison.drawbridge.wire import (
     CONTENT_RANGE,
     PINNING,
     RANGES_AT_ONCE,
     Answer,
+    Whole,
     deadline,
     too_slow,
 )
@@ -30,48 +32,68 @@ from garrison.errors import Unverified
 from garrison.formats.content_digest import ContentHasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
-    from garrison.drawbridge.wire import Wire
+    from garrison.drawbridge.wire import Body
 
 # Below this a second connection costs more than it saves.
 LEAST = 16 << 20
-# Each costs a request, and the last of them comes over one connection alone.
-_RANGE = 8 << 20
-# Received at once, of many records of TLS: shorter ones have the threads wait for each other.
-_PIECE = 1 << 19
+# At most. Each costs a request; but what came of one before its turn is digested late.
+_RANGE = 16 << 20
+# Received at once, of many records of TLS: shorter ones have the threads wake each other often.
+_PIECE = 1 << 20
 
 
-def get(
-    wire: Wire, path: str, where: str, *, length: int, progress: Callable[[int], None]
-) -> Answer:
-    """GET a file of `length` bytes, of which the caller knows the SHA-256, and must check it.
+class Contents:
+    """Gets content whose length and SHA-256 are known: what is long in ranges, one at a time."""
 
-    Args:
-        wire: the way to the drawbridge.
-        path: as for `Wire.get`, and so is `where`.
-        where: what is asked for, in words for errors.
-        length: in bytes; nothing longer is taken.
-        progress: told of every number of bytes that came, by one thread at a time.
+    def __init__(self) -> None:
+        # Held for a long file, whose ranges take the connections that there are.
+        self._long = threading.Lock()
 
-    Raises:
-        Unverified: the server sends other bytes than it was asked for, or of another content.
-        Rejected: it is not there, or may not be read.
-        Unavailable: the drawbridge cannot be reached, fails, or is too slow.
-    """
-    answer = _in_ranges(wire, path, where, length, progress)
-    if answer is None:
-        answer = wire.get(path, where, limit=length, progress=progress, resume=True, pinned=True)
-    return answer
+    def get(
+        self,
+        ask: Callable[[Body], Answer],
+        where: str,
+        *,
+        length: int,
+        progress: Callable[[int], None],
+        algorithms: Collection[str] = PINNING,
+    ) -> Answer:
+        """Get a content of `length` bytes, whose digest the caller checks.
+
+        Args:
+            ask: asks for what a body wants of the content, goes on where it breaks off, and
+                returns the answer, or raises what it is if it is another than 200.
+            where: what is asked for, in words for errors.
+            length: in bytes; nothing longer is taken.
+            progress: told of every number of bytes that came, by one thread at a time.
+            algorithms: of the digests that the answer has, the SHA-256 among them. Where that one
+                is known, others would say nothing more, and take most of the time.
+
+        Raises:
+            Unverified: the server sends other bytes than it was asked for, or of another content.
+            Unavailable: it is too slow; and what `ask` raises.
+        """
+        if length >= LEAST:
+            with self._long:
+                answer = _in_ranges(ask, where, length, progress, algorithms)
+            if answer is not None:
+                return answer
+        return ask(Whole(length, progress, algorithms))
 
 
 def _in_ranges(
-    wire: Wire, path: str, where: str, length: int, progress: Callable[[int], None]
+    ask: Callable[[Body], Answer],
+    where: str,
+    length: int,
+    progress: Callable[[int], None],
+    algorithms: Collection[str],
 ) -> Answer | None:
-    """As `get`; None if the server has no ranges."""
+    """As `Contents.get`; None if the server has no ranges."""
     download = _Download(length, progress)
     try:
-        return download.get(wire, path, where)
+        return download.get(ask, where, ContentHasher(algorithms))
     except _NoRangesError:
         return None
     finally:
@@ -101,20 +123,23 @@ class _Download:
         self._open: set[urllib3.BaseHTTPResponse] = set()
         self.failure: BaseException | None = None
 
-    def get(self, wire: Wire, path: str, where: str) -> Answer:
-        starts = range(0, self.length, _RANGE)
-        parts = [_Part(self, start, min(start + _RANGE, self.length)) for start in starts]
+    def get(self, ask: Callable[[Body], Answer], where: str, hasher: ContentHasher) -> Answer:
+        # All of a length, and so many that all connections end together.
+        rounds = -(-self.length // (RANGES_AT_ONCE * _RANGE))
+        size = -(-self.length // (RANGES_AT_ONCE * rounds))
+        starts = range(0, self.length, size)
+        parts = [_Part(self, start, min(start + size, self.length)) for start in starts]
         waiting = iter(parts)
 
         def receive() -> None:
             try:
                 while (part := self._next(waiting)) is not None:
-                    wire.get_into(part, path, where)
+                    ask(part)
                     part.check_end(where)
             except BaseException as error:  # noqa: BLE001 - the thread that digests raises it
                 self._fail(error)
 
-        until, hasher = deadline(self.length), ContentHasher(PINNING)
+        until = deadline(self.length)
         with self.place, ThreadPoolExecutor(RANGES_AT_ONCE) as threads:
             try:
                 # The first range alone tells whether there are ranges, and of what.
@@ -122,6 +147,7 @@ class _Download:
                 self._wait(lambda: self.tag is not None, until, hasher, where)
                 for _ in range(1, RANGES_AT_ONCE):
                     threads.submit(receive)
+                touch(self.place)
                 for part in parts:
                     while hasher.length < part.end:
                         self._wait(partial(part.has_more, hasher.length), until, hasher, where)
@@ -233,22 +259,24 @@ class _Part:
             )
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
-        download = self._download
+        download, placing = self._download, Placing(response)
         with download.reading(response):
-            while piece := response.read(_PIECE, decode_content=False):
-                end = self.at + len(piece)
-                if end > self.end:
-                    raise Unverified(
-                        "longer than it should be",
-                        field=where,
-                        expected=f"at most {self.end} bytes at the end of a range",
-                    )
-                download.place[self.at : end] = piece
+            while self.at < self.end:
+                place = download.place[self.at : min(self.at + _PIECE, self.end)]
+                count = placing.into(place)
+                if not count:
+                    return
                 with download.changed:
                     download.check_goes_on()
-                    self.at = end
-                    download.progress(len(piece))
+                    self.at += count
+                    download.progress(count)
                     download.changed.notify_all()
+            if placing.into(memoryview(bytearray(1))):
+                raise Unverified(
+                    "longer than it should be",
+                    field=where,
+                    expected=f"at most {self.end} bytes at the end of a range",
+                )
 
     def has_more(self, done: int) -> bool:
         """Whether more came than the first `done` bytes of the file."""

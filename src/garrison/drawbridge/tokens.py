@@ -3,9 +3,10 @@
 A token is a JWT signed with RS256, ES256 or EdDSA (Ed25519) by a key of the one issuer that the
 drawbridge trusts. All of this is checked: the signature, by the key that the token's `kid` names
 and with the algorithm that belongs to that key; `iss`, `aud`, `exp`, `iat`; and that `sub` and
-`scope` are there. Issuers that know no `scope` have `scp` in its place, a list or the same text:
-that is read where there is no `scope`. Scopes are
-`{read|write|manage}:drawbridge_{users|repositories|tags}`; `manage` stands for the other two.
+`scope` are there. Issuers that know no `scope` have `scp` in its place, which is read where there
+is no `scope`. Either is text with blanks between the scopes, as the standards have it, or a list,
+as some issuers have it. Scopes are `{read|write|manage}:drawbridge_{users|repositories|tags}`;
+`manage` stands for the other two.
 
 The issuer's keys are fetched when the first token comes, kept for an hour, and fetched again
 when a token names an unknown one, but not more often than every ten seconds: tokens are made by
@@ -14,14 +15,17 @@ anybody. A token is never logged, nor part of an error.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from garrison.errors import GarrisonError, Rejected, Unavailable
+from garrison.service import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,6 +44,7 @@ _ASK_SECONDS = 10
 # OpenID Connect tokens are 1 to 2 kB; a header's size is bounded by the server anyway.
 _MAX_TOKEN = 16 * 1024
 _MAX_KEYS = 100
+_LEAST_RSA_BITS = 2048
 
 
 class Unauthorized(Rejected):
@@ -130,16 +135,14 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     Raises:
         jwt.PyJWTError: it has none, or they are neither text nor a list of texts.
     """
-    if "scope" in claims:
-        # RFC 9068, section 2.2.3; RFC 8693, section 4.2.
-        found, may_be_list = claims["scope"], False
-    elif "scp" in claims:
-        found, may_be_list = claims["scp"], True
-    else:
+    # RFC 9068, section 2.2.3; RFC 8693, section 4.2.
+    name = "scope" if "scope" in claims else "scp"
+    if name not in claims:
         raise jwt.MissingRequiredClaimError("scope")
+    found = claims[name]
     if isinstance(found, str):
         return frozenset(found.split(" "))
-    if may_be_list and isinstance(found, list) and all(isinstance(item, str) for item in found):
+    if isinstance(found, list) and all(isinstance(item, str) for item in found):
         return frozenset(found)
     raise jwt.InvalidTokenError("the scopes are not text")
 
@@ -188,15 +191,17 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
     """Read a JWK set (RFC 7517): the keys that can verify a token, by their `kid`.
 
     Keys for other purposes, without `kid` or of other kinds are passed over: an issuer may have
-    such, and no token can name them here.
+    such, and no token can name them here. So are those that are broken, or weak, as section 5 wants
+    it: the others are good all the same. The log names them.
 
     Raises:
-        Unavailable: it is not a JWK set.
+        Unavailable: it is not a JWK set, or all keys that could have been used are broken or weak.
     """
     listed = document.get("keys")
     if not isinstance(listed, list) or len(listed) > _MAX_KEYS:
         raise Unavailable("what the issuer serves is not a JWK set", field="OpenID Connect issuer")
     keys: dict[str, jwt.PyJWK] = {}
+    refused = None
     for item in listed:
         if not isinstance(item, dict) or item.get("use", "sig") != "sig":
             continue
@@ -207,12 +212,33 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
         if item.get("alg", algorithm) != algorithm or (curve and item.get("crv") != curve):
             continue
         try:
-            keys[kid] = jwt.PyJWK.from_dict(item, algorithm)
+            key = jwt.PyJWK.from_dict(item, algorithm)
+            _check_strength(key)
         except jwt.PyJWTError as error:
-            raise Unavailable(
-                "the issuer serves a broken key", field="OpenID Connect issuer", found=kid[:80]
-            ) from error
+            refused = kid[:80]
+            log.record(
+                "issuer", {"outcome": "key passed over", "kid": refused, "reason": str(error)},
+                level=logging.WARNING,
+            )  # fmt: skip
+            continue
+        keys[kid] = key
+    if refused is not None and not keys:
+        raise Unavailable(
+            "the issuer serves broken or weak keys alone",
+            field="OpenID Connect issuer",
+            found=refused,
+        )
     return keys
+
+
+def _check_strength(key: jwt.PyJWK) -> None:
+    """Refuse an RSA key that is too short (RFC 7518, section 3.3); the others have one length.
+
+    Raises:
+        jwt.InvalidKeyError: it is.
+    """
+    if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
+        raise jwt.InvalidKeyError(f"an RSA key of {key.key.key_size} bits")
 
 
 def bearer(header: str | None) -> str:

@@ -13,6 +13,7 @@ import io
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from garrison.drawbridge.named import failed
@@ -22,9 +23,10 @@ from garrison.errors import Malformed
 from garrison.formats.content_digest import ALGORITHMS, ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
 from garrison.service.problem import TooLarge
+from garrison.service.requests import header
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -58,10 +60,10 @@ class Announced:
             raise Malformed("Header of type `content-length` was missing")
         if not (length.isascii() and length.isdecimal()) or len(length) > 18:
             raise Malformed("not a length", field="Content-Length", found=repr(length[:40]))
-        kind = request.headers.get("content-type")
+        kind = header(request, "content-type")
         if kind is None:
             raise Malformed("Header of type `content-type` was missing")
-        digest = request.headers.get("content-digest")
+        digest = header(request, "content-digest")
         return cls(
             int(length),
             check_media_type(kind, "Content-Type"),
@@ -170,7 +172,9 @@ async def _digest(
     request: Request, expected: int, file: IO[bytes], hasher: ContentHasher
 ) -> tuple[int, ContentDigest]:
     """Digest a body, and write it to `file`: in threads, while more of it is received."""
-    block, length = bytearray(), 0
+    # As they came: to put them together would copy all once more.
+    block: list[bytes] = []
+    size = length = 0
     under_way: asyncio.Future[Any] | None = None
     try:
         async for piece in request.stream():
@@ -178,12 +182,13 @@ async def _digest(
             if length > expected:
                 # The rest is read, and counted, so that the client sees the answer.
                 continue
-            block += piece
-            if len(block) >= _BLOCK:
+            block.append(piece)
+            size += len(piece)
+            if size >= _BLOCK:
                 if under_way is not None:
                     await under_way
-                under_way = _in_threads(hasher, file, bytes(block))
-                block.clear()
+                under_way = _in_threads(hasher, file, block)
+                block, size = [], 0
     finally:
         if under_way is not None:
             # The threads must have left the file before it is closed.
@@ -191,20 +196,25 @@ async def _digest(
     if under_way is not None:
         under_way.result()
     check_length(expected, length)
-    file.write(block)
-    hasher.update(bytes(block))
+    file.writelines(block)
+    _run(hasher.jobs(block))
     return length, hasher.digest()
 
 
-def _in_threads(hasher: ContentHasher, file: IO[bytes], block: bytes) -> asyncio.Future[Any]:
-    *others, last = hasher.jobs(block)
+def _in_threads(
+    hasher: ContentHasher, file: IO[bytes], block: Sequence[bytes]
+) -> asyncio.Future[Any]:
+    """Digest and write `block`, in two threads."""
+    jobs = hasher.jobs(block)
+    # A long one and a short one each, so that both threads end together.
+    write = partial(file.writelines, block)
+    shares: tuple[list[Callable[[], None]], ...] = (jobs[::3], [write, *jobs[1:3]])
+    return asyncio.gather(*(asyncio.to_thread(_run, share) for share in shares))
 
-    def write() -> None:
-        file.write(block)
-        last()
 
-    # What is shortest is done by one: a thread has its price too.
-    return asyncio.gather(*(asyncio.to_thread(job) for job in (*others, write)))
+def _run(jobs: Sequence[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()
 
 
 def _close(file: IO[bytes]) -> None:

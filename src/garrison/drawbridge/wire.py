@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import urllib3
 
+from garrison.drawbridge.place import pools
 from garrison.drawbridge.retry import TRIES, seconds_to_wait, wait_before_retry
 from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
@@ -91,12 +93,23 @@ class Body(Protocol):
         """The answer, of which the whole body came."""
 
 
-class _Whole:
-    """What came of a body so far, from its first byte on."""
+class Whole:
+    """A body that comes in one stream, from its first byte on."""
 
     def __init__(
-        self, limit: int, progress: Callable[[int], None], algorithms: Collection[str]
+        self,
+        limit: int,
+        progress: Callable[[int], None] = lambda _count: None,
+        algorithms: Collection[str] = frozenset(ALGORITHMS),
     ) -> None:
+        """Prepare for one of at most `limit` bytes.
+
+        Args:
+            limit: in bytes; what is longer is refused.
+            progress: told of every number of bytes that came; of a negative one, where what came
+                must be asked for again.
+            algorithms: of the digests that the answer has.
+        """
         self.limit = limit
         self._algorithms = algorithms
         self._tag: str | None = None
@@ -106,6 +119,7 @@ class _Whole:
 
     @property
     def length(self) -> int:
+        """How many bytes came so far."""
         return self._hasher.length
 
     def _begin_again(self) -> None:
@@ -114,12 +128,14 @@ class _Whole:
         self._hasher = ContentHasher(self._algorithms)
 
     def asks(self) -> dict[str, str]:
+        """See `Body`."""
         if self._tag is None or not self.length:
             return {}
         # If-Range: of anything else than what was begun, all is to come.
         return {"Range": f"bytes={self.length}-", "If-Range": self._tag}
 
     def begin(self, response: urllib3.BaseHTTPResponse, where: str) -> int | None:
+        """See `Body`."""
         status = response.status
         if status == 206 and "Range" in self.asks():
             _check_range(response.headers.get("Content-Range"), self.length, where)
@@ -133,6 +149,7 @@ class _Whole:
         return status
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
+        """See `Body`."""
         # As much as there is each time: a server that sends a byte a minute is noticed.
         told = self.length
         try:
@@ -154,6 +171,7 @@ class _Whole:
             self._progress(self.length - told)
 
     def answer(self, status: int, headers: urllib3.HTTPHeaderDict) -> Answer:
+        """See `Body`."""
         return Answer(status, headers, self._content.getvalue(), self._hasher.digest())
 
 
@@ -182,46 +200,32 @@ class Wire:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._certified = certificate is not None
         self._tries = tries
-        self._pool = urllib3.PoolManager(
+        self._pool = pools(
             ssl_context=client_context(host, ca_pem, certificate),
             retries=False,
             timeout=_TIMEOUT,
             maxsize=CONNECTIONS - 1 + RANGES_AT_ONCE,
         )
 
-    def get(
-        self,
-        path: str,
-        where: str,
-        *,
-        limit: int,
-        progress: Callable[[int], None] = lambda _count: None,
-        resume: bool = False,
-        pinned: bool = False,
-    ) -> Answer:
+    def get(self, path: str, where: str, *, limit: int) -> Answer:
         """GET what must be there, of at most `limit` bytes.
 
         Args:
             path: below the API's version, or an HTTPS URL.
             where: what is asked for, in words for errors.
             limit: of the body.
-            progress: told of every number of bytes that came; of a negative one, where what came
-                must be asked for again.
-            resume: whether to go on with a body that broke off. The caller must check the digest.
-            pinned: whether the caller knows the SHA-256 of what is to come. Of the answer's body
-                no other digest is computed then: they would say nothing more, and take most of
-                the time.
         """
-        answer = self.request(
-            "GET", path, where, limit=limit, progress=progress, resume=resume, pinned=pinned
-        )
+        answer = self.request("GET", path, where, limit=limit)
         if answer.status != 200:
             raise self.refusal(answer, where)
         return answer
 
     def get_into(self, got: Body, path: str, where: str) -> Answer:
-        """GET what must be there into `got`, and go on with it where it breaks off."""
-        answer = self._exchange("GET", path, where, got, resume=True)
+        """GET what must be there into `got`, and go on with it where it breaks off.
+
+        The caller holds its digest, and checks it.
+        """
+        answer = self.exchange("GET", path, where, got, resume=True)
         if answer.status != 200:
             raise self.refusal(answer, where)
         return answer
@@ -235,25 +239,32 @@ class Wire:
         limit: int,
         body: bytes | None = None,
         extra: dict[str, str] | None = None,
-        progress: Callable[[int], None] = lambda _count: None,
-        resume: bool = False,
-        pinned: bool = False,
     ) -> Answer:
-        """Send a request, again if the server says "not now", and return the last answer."""
-        got = _Whole(limit, progress, PINNING if pinned else ALGORITHMS)
-        return self._exchange(method, path, where, got, resume=resume, body=body, extra=extra)
+        """Send a request, whose answer has a body of at most `limit` bytes; see `exchange`."""
+        return self.exchange(method, path, where, Whole(limit), body=body, extra=extra)
 
-    def _exchange(
+    def exchange(
         self,
         method: str,
         path: str,
         where: str,
         got: Body,
         *,
-        resume: bool,
+        resume: bool = False,
         body: bytes | None = None,
         extra: dict[str, str] | None = None,
     ) -> Answer:
+        """Send a request, again if the server says "not now", and return the last answer.
+
+        Args:
+            method: of the request.
+            path: below the API's version, or an HTTPS URL.
+            where: what is asked for, in words for errors.
+            got: where the body of the answer goes, if it is what was asked for.
+            resume: whether to go on with a body that broke off. The caller must check its digest.
+            body: of the request.
+            extra: headers of the request.
+        """
         tried = 0
         while True:
             tried += 1
@@ -297,7 +308,7 @@ class Wire:
             status = got.begin(response, where)
             if status is None:
                 # What an error's body holds is no progress.
-                status, got = response.status, _Whole(MAX_DOCUMENT, lambda _count: None, PINNING)
+                status, got = response.status, Whole(MAX_DOCUMENT)
             got.read(response, where)
         except urllib3.exceptions.SSLError as error:
             raise tls_failure(error, self.host) from error
@@ -371,3 +382,14 @@ def _check_range(header: str | None, first: int, where: str) -> None:
 def plain(text: str) -> str:
     """Another party's words, fit for a terminal and a log."""
     return "".join(c if c.isprintable() else "?" for c in text[:500])
+
+
+def locked(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """For several threads, of which one at a time tells of its progress."""
+    lock = threading.Lock()
+
+    def advance(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return advance

@@ -22,6 +22,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed, Misuse
@@ -91,6 +92,9 @@ class Entry:
         length, media_type = known.pop("length", None), known.pop("type", None)
         if type(length) is not int or not 0 <= length < 1 << 63:
             raise Malformed("not a length", field=f"{where}: length", found=repr(length)[:40])
+        if known:
+            # Lone surrogates and numbers beyond all bounds, which other readers refuse.
+            _dump(known, where)
         return cls(digest, length, check_media_type(media_type, f"{where}: type"), known)
 
     @classmethod
@@ -168,9 +172,15 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """The files of a workload: path (`/` between names) to content, `main.wasm` among them."""
+    """The files of a workload: path (`/` between names) to content, `main.wasm` among them.
+
+    They must not change: their digests, which take long, are computed once.
+    """
 
     files: Mapping[str, bytes]
+    _nodes: dict[str, tuple[Entry, bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if MAIN not in self.files:
@@ -204,8 +214,13 @@ class Package:
             files[path] = (directory / path).read_bytes()
         return cls(files)
 
-    def nodes(self) -> dict[str, tuple[Entry, bytes]]:
+    def nodes(self) -> Mapping[str, tuple[Entry, bytes]]:
         """Every node of the tree in path order: path (the root is "") to entry and content."""
+        if not self._nodes:
+            self._nodes.update(self._digested())
+        return MappingProxyType(self._nodes)
+
+    def _digested(self) -> dict[str, tuple[Entry, bytes]]:
         children: dict[str, dict[str, Entry]] = {"": {}}
         found: dict[str, tuple[Entry, bytes]] = {}
         for path, content in self.files.items():
@@ -329,20 +344,25 @@ def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
 
 
-def _dump(value: object) -> bytes:
+def _dump(value: object, where: str = "tree") -> bytes:
     try:
         return json.dumps(
             value, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False
         ).encode()
     except (ValueError, RecursionError) as error:  # a lone surrogate; an infinite number
-        raise Malformed("text or number that JSON cannot carry", field="tree") from error
+        raise Malformed("text or number that JSON cannot carry", field=where) from error
 
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique)
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise Malformed("not JSON, with each name once in an object", field=where) from error
+
+
+def _no_constant(text: str) -> None:
+    # Python's reader takes NaN and Infinity, which are not JSON.
+    raise ValueError(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

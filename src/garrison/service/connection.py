@@ -237,7 +237,12 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete:
             return
         # The base pauses a body at a quarter of this, and takes four times as many turns for it.
-        self.cycle.body += body
+        # And it copies each piece into an array and out of it again: where nothing waits, the
+        # piece itself is what the application gets.
+        if self.cycle.body:
+            self.cycle.body += body
+        else:
+            self.cycle.body = body  # type: ignore[assignment]  # of it `bytes` and `len` are asked
         if len(self.cycle.body) > _BODY_PIECE:
             self.flow.pause_reading()
         self.cycle.message_event.set()

@@ -236,6 +236,15 @@ def _log(
     )
 
 
+def header(request: Request, name: str) -> str | None:
+    """The header field `name`; its lines, where there are several, as the list that they are.
+
+    RFC 9110, section 5.3. Of a field that is no list, several make a value that it cannot have.
+    """
+    lines = request.headers.getlist(name)
+    return ", ".join(lines) if lines else None
+
+
 async def read_limited(request: Request, limit: int) -> bytes:
     """Read the body of `request`, of at most `limit` bytes, without buffering more than that.
 

@@ -83,7 +83,7 @@ class MemoryDrawbridge:
             method: of the request.
             path: what follows the host.
             body: its pieces.
-            headers: as they are.
+            headers: as they are; a value of several lines is as many fields.
             user: send a token of this subject.
             certificate: DER of the client certificate that a TLS handshake would have verified.
             disconnect: go away after the body's pieces, as if more were to come.
@@ -140,7 +140,11 @@ class MemoryDrawbridge:
             "root_path": "",
             "scheme": "https",
             "query_string": path.partition("?")[2].encode(),
-            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+            "headers": [
+                (name.encode(), line.encode())
+                for name, value in sent.items()
+                for line in value.split("\n")
+            ],
             "server": ("localhost", 443),
             "state": {"client_certificate": certificate, "request_id": "0123456789abcdef"},
         }

@@ -209,6 +209,7 @@ class TestPutting:
 ISSUER, AUDIENCE = "https://issuer.test/", "https://drawbridge.test/"
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+WEAK_KEY = rsa.generate_private_key(65537, 1024)  # noqa: S505 - as an issuer should not have it
 ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 
@@ -258,8 +259,9 @@ def verifier() -> Verifier:
         # The issuer's clock is ahead of the drawbridge's, or behind it, by a little.
         lambda: signed(iat=int(time.time()) + 5, nbf=int(time.time()) + 5),
         lambda: signed(exp=int(time.time()) - 2),
+        lambda: signed(scope=["openid", "manage:drawbridge_users"]),
     ],
-    ids=["ES256", "RS256", "EdDSA", "audiences", "clock-ahead", "clock-behind"],
+    ids=["ES256", "RS256", "EdDSA", "audiences", "clock-ahead", "clock-behind", "scope-list"],
 )
 def test_good_tokens(token: Callable[[], str]) -> None:
     # Made now: the run may have begun longer ago than a token lives.
@@ -279,7 +281,8 @@ BAD: dict[str, Callable[[], str]] = {
     "no exp": lambda: signed(exp=None),
     "no iat": lambda: signed(iat=None),
     "no scope": lambda: signed(scope=None),
-    "scope list": lambda: signed(scope=["manage:drawbridge_users"]),
+    "scope of other things": lambda: signed(scope=["manage:drawbridge_users", ["x"]]),
+    "scope that is no text": lambda: signed(scope={"manage:drawbridge_users": True}),
     "scp beside a scope": lambda: signed(scope=1, scp="manage:drawbridge_users"),
     "scp that is no text": lambda: signed(scope=None, scp={"manage:drawbridge_users": True}),
     "scp of other things": lambda: signed(scope=None, scp=["manage:drawbridge_users", 1]),
@@ -411,6 +414,12 @@ def test_keys_that_cannot_verify_are_passed_over() -> None:
         {"kty": "oct", "kid": "d", "k": "AAAA"},
         {k: v for k, v in jwk(EC_KEY, "e").items() if k != "kid"},
         "nonsense",
+        {"kty": "EC", "crv": "P-256", "kid": "h"},
+        {**jwk(EC_KEY, "i"), "x": "AA"},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "j", "x": "AA"},
+        {**jwk(RSA_KEY, "k"), "n": 5},
+        {**jwk(RSA_KEY, "l"), "e": "AQ"},
+        jwk(WEAK_KEY, "m"),
     ]
     assert list(parse_keys({"keys": [*unusable, jwk(EC_KEY, "ec")]})) == ["ec"]
     broken: list[dict[str, Any]] = [{}, {"keys": {}}]
@@ -419,6 +428,18 @@ def test_keys_that_cannot_verify_are_passed_over() -> None:
     for document in broken:
         with pytest.raises(Unavailable):
             parse_keys(document)
+    # Nothing for tokens at all is no fault: there are issuers with other kinds alone.
+    assert parse_keys({"keys": unusable[:8]}) == {}
+
+
+def test_the_log_names_the_keys_that_are_broken_or_weak(caplog: pytest.LogCaptureFixture) -> None:
+    parse_keys({"keys": [jwk(WEAK_KEY, "weak"), jwk(EC_KEY, "ec")]})
+    (line,) = caplog.records
+    assert line.__dict__["fields"] == {
+        "outcome": "key passed over",
+        "kid": "weak",
+        "reason": "an RSA key of 1024 bits",
+    }
 
 
 def test_no_token_reaches_the_log(

@@ -32,7 +32,7 @@ BEGUN = {
 class Issuer:
     """Stands where the issuer is asked; `polls` are its answers to the device that waits."""
 
-    def __init__(self, polls: list[str]) -> None:
+    def __init__(self, polls: list[str | Unavailable]) -> None:
         self.discovery: dict[str, Any] = dict(DISCOVERY)
         self.begun: dict[str, Any] = dict(BEGUN)
         self.polls = polls
@@ -47,6 +47,8 @@ class Issuer:
             return self.begun
         self.forms.append(form)
         code = self.polls.pop(0) if self.polls else "authorization_pending"
+        if isinstance(code, Unavailable):
+            raise code
         if code == TOKEN:
             return {"access_token": TOKEN}
         raise _RefusedError(400, url, code)
@@ -63,7 +65,7 @@ class Issuer:
         )
 
 
-def issuer_of(monkeypatch: pytest.MonkeyPatch, *polls: str) -> Issuer:
+def issuer_of(monkeypatch: pytest.MonkeyPatch, *polls: str | Unavailable) -> Issuer:
     issuer = Issuer(list(polls))
     monkeypatch.setattr(login, "_ask", issuer.ask)
     return issuer
@@ -83,7 +85,42 @@ def test_waits_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-@pytest.mark.parametrize("code", ["access_denied", "expired_token", "invalid_grant"])
+def test_an_issuer_that_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Unavailable("the issuer does not answer")
+    issuer = issuer_of(monkeypatch, away, "authorization_pending", away, away, TOKEN)
+    assert issuer.log_in() == TOKEN
+    assert issuer.waits == [7, 14, 14, 28, 56]
+
+
+def test_an_issuer_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Unavailable("the issuer does not answer")
+    issuer = issuer_of(monkeypatch, *[away] * 1000)
+    with pytest.raises(Unavailable, match="does not answer"):
+        issuer.log_in()
+    assert sum(issuer.waits) < 600
+
+
+@pytest.mark.parametrize("code", ["authorization_pending", "expired_token"], ids=["unsaid", "said"])
+def test_a_code_that_has_expired(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    issuer = issuer_of(monkeypatch, *[code] * 1000)
+    with pytest.raises(Rejected, match="nobody logged in in time"):
+        issuer.log_in()
+    assert len(issuer.forms) == (1 if code == "expired_token" else 85)
+
+
+@pytest.mark.parametrize(("interval", "wait"), [(0, 1), (1, 1), (None, 5)])
+def test_how_often_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, interval: int | None, wait: int
+) -> None:
+    issuer = issuer_of(monkeypatch, "authorization_pending", TOKEN)
+    del issuer.begun["interval"]
+    if interval is not None:
+        issuer.begun["interval"] = interval
+    assert issuer.log_in() == TOKEN
+    assert issuer.waits == [wait, wait]
+
+
+@pytest.mark.parametrize("code", ["access_denied", "invalid_grant"])
 def test_a_refusal_is_final(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     issuer = issuer_of(monkeypatch, "authorization_pending", code, TOKEN)
     with pytest.raises(Rejected, match=code) as caught:

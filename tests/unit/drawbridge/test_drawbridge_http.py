@@ -194,6 +194,24 @@ def test_every_given_digest_is_checked(drawbridge: MemoryDrawbridge, package: Pa
     assert drawbridge.request("GET", TAG).status == 404
 
 
+def test_the_lines_of_a_header_are_one_list(drawbridge: MemoryDrawbridge, package: Package) -> None:
+    """RFC 9110, section 5.3: a second line is not passed over, nor taken in place of the first."""
+    tag = package.entry.to_bytes()
+    lines = ContentDigest.of(tag).to_header().split(",")
+    wrong = ContentDigest.of(b"other").to_header().split(",")
+    for spoilt in (f"{lines[1]}\n{wrong[3]}", f"{lines[1]}\n{lines[1]}"):
+        assert drawbridge.put(TAG, tag, ENTRY_TYPE, content_digest=spoilt).status == 400
+    assert drawbridge.put(TAG, tag, ENTRY_TYPE, content_digest="\n".join(lines)).status == 201
+    known = drawbridge.request("GET", TAG).headers["etag"]
+    asked = {"if-none-match": f'"x"\n{known}'}
+    assert drawbridge.request("GET", TAG, headers=asked).status == 304
+    # Of two tokens none is taken: another that looks at the request might take the other.
+    token = f"Bearer {drawbridge.issuer.token('jane')}"
+    for value, status in ((token, 200), (f"{token}\nBearer x", 401), (f"{token}\n{token}", 401)):
+        asked = {"authorization": value}
+        assert drawbridge.request("GET", f"{API}/jane", headers=asked).status == status
+
+
 def test_bodies_are_bounded(drawbridge: MemoryDrawbridge, package: Package) -> None:
     assert drawbridge.put(f"{API}/mallory", b" " * 2000, user="mallory").status == 413
     assert drawbridge.put(f"{API}/jane/other", b" " * 70_000).status == 413

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from tests.unit.drawbridge.test_drawbridge_ranges import Ranges
 
 from garrison.drawbridge.oci import OciClient
 from garrison.drawbridge.oci_auth import Challenge, Login, docker_login
@@ -20,6 +21,7 @@ from garrison.drawbridge.oci_manifest import (
     Artifact,
     build,
 )
+from garrison.drawbridge.wire import Whole
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.oci_name import OciName, parse_name
 from garrison.formats.signed_tag import sign
@@ -74,6 +76,30 @@ def test_what_was_published_is_fetched_with_the_same_digest(registry: oci.OciReg
         client(registry.host).publish(name, Package({"main.wasm": b"other"}))
     with pytest.raises(Rejected, match="404"):
         reader.fetch(replace(name, tag="v2"))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is true of 16 MiB is true of one, and of no less than it nothing comes in one stream."""
+    monkeypatch.setattr("garrison.drawbridge.ranges.LEAST", 1_000_000)
+    monkeypatch.setattr("garrison.drawbridge.ranges._RANGE", 700_000)
+
+    def whole(limit: int, *arguments: Any) -> Whole:
+        assert limit < 1_000_000
+        return Whole(limit, *arguments)
+
+    monkeypatch.setattr("garrison.drawbridge.ranges.Whole", whole)
+
+
+@needs_registry
+@pytest.mark.usefixtures("small")
+def test_a_long_blob_comes_in_ranges(registry: oci.OciRegistry) -> None:
+    name = OciName(registry.host, "jane/chat-server", "v1")
+    client(registry.host).publish(name, PACKAGE)
+    told: list[int] = []
+    reader = client(registry.host, oci.LOGIN if registry.auth == "basic" else None)
+    assert reader.fetch(name, told.append).files == dict(PACKAGE.files)
+    assert sum(told) == sum(map(len, PACKAGE.files.values()))
 
 
 @needs_registry
@@ -190,6 +216,22 @@ def test_a_blob_elsewhere_is_fetched_there_over_https_alone(liar: LyingServer) -
     liar.answers[_blob_path(content)] = Lie(307, moved, b"")
     with pytest.raises(Malformed, match="not an HTTPS URL"):
         client(liar.host).fetch(name)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_long_blob_comes_in_ranges_from_elsewhere(liar: LyingServer) -> None:
+    name, content = OciName(liar.host, "jane/chat", "v1"), PACKAGE.files["main.wasm"]
+    liar.by_range["/elsewhere"] = Ranges(liar.answers[_blob_path(content)])
+    moved = {"Content-Length": "0", "Location": f"https://{liar.host}/elsewhere"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    assert client(liar.host).fetch(name).digest == PACKAGE.digest
+    asked = [
+        found
+        for path, (found, _) in zip(liar.requested, liar.ranges, strict=True)
+        if path == "/elsewhere"
+    ]
+    assert len(asked) == 6
+    assert None not in asked
 
 
 def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer) -> None:

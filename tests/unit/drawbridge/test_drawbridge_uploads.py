@@ -217,7 +217,7 @@ def test_no_room_for_an_upload(
     drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.BytesIO):
-        def write(self, _: object) -> int:
+        def writelines(self, _: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
 
     def full(*_: object) -> Full:

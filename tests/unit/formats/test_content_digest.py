@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 
 from garrison.errors import Malformed, Unverified
 from garrison.formats.content_digest import ContentDigest, ContentHasher
+
+if TYPE_CHECKING:
+    import random
 
 # RFC 9530, appendix D, gives this content and these two digests.
 CONTENT = b'{"hello": "world"}\n'
@@ -32,6 +36,27 @@ def test_pieces_give_the_same_as_the_whole(data: bytes, cut: int) -> None:
     assert hasher.digest() == ContentDigest.of(data)
     assert hasher.length == len(data)
     assert hasher.digest().values["sha-512"] == hashlib.sha512(data).digest()
+
+
+@given(st.lists(st.lists(st.binary(), max_size=3), max_size=3), st.randoms())
+def test_jobs_in_any_order_give_the_same_as_the_whole(
+    blocks: list[list[bytes]], chance: random.Random
+) -> None:
+    hasher = ContentHasher()
+    for pieces in blocks:
+        jobs = hasher.jobs(pieces)
+        chance.shuffle(jobs)
+        for job in jobs:
+            job()
+    whole = b"".join(piece for pieces in blocks for piece in pieces)
+    assert (hasher.length, hasher.digest()) == (len(whole), ContentDigest.of(whole))
+
+
+def test_a_long_content_has_the_digests_of_the_standard_library() -> None:
+    content = bytes(range(256)) * 8192
+    assert ContentDigest.of(content).values == {
+        f"sha-{size}": hashlib.new(f"sha{size}", content).digest() for size in (224, 256, 384, 512)
+    }
 
 
 @given(st.binary(), st.sets(st.sampled_from(["sha-224", "sha-256", "sha-384", "sha-512"])))

@@ -101,6 +101,16 @@ def test_a_broken_member_of_an_entry_is_malformed(change: dict[str, Any]) -> Non
         Entry.from_bytes(dumped(entry(b"x") | change))
 
 
+@pytest.mark.parametrize(
+    "member", ["NaN", "[Infinity]", "-Infinity", "1e999", r'"\ud800"', r'{"\udfff":1}']
+)
+def test_a_custom_member_that_other_readers_refuse_is_malformed(member: str) -> None:
+    data = dumped(entry(b"x"))
+    assert Entry.from_bytes(data[:-1] + b',"x":[1.5,"\xc3\xa9"]}').custom
+    with pytest.raises(Malformed, match="JSON"):
+        Entry.from_bytes(data[:-1] + f',"x":{member}}}'.encode())
+
+
 @pytest.mark.parametrize("name", ["digest", "length", "type"])
 def test_a_missing_member_of_an_entry_is_malformed(name: str) -> None:
     value = entry(b"x")
@@ -252,3 +262,18 @@ def test_a_file_that_is_too_large_is_refused_unread(
 def test_what_is_no_directory_is_misuse(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="not a directory"):
         Package.from_directory(tmp_path / "nothing")
+
+
+def test_the_digests_of_a_package_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+
+    def of(content: bytes, media_type: str) -> Entry:
+        computed.append(content)
+        return Entry(ContentDigest.of(content), len(content), media_type)
+
+    monkeypatch.setattr(Entry, "of", of)
+    package = Package(FILES)
+    nodes = dict(package.nodes())
+    assert dict(package.nodes()) == nodes
+    assert package.digest == package.entry.workload_digest
+    assert sorted(computed) == sorted(content for _, content in nodes.values())
