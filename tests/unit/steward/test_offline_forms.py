@@ -74,6 +74,7 @@ mr_owner_config = "any"
 mr_service_td = "any"
 tcb_statuses = ["UpToDate"]
 advisories = []
+minimum_tcb_evaluation = "any"
 [tdx.rtmrs]
 others = "any"
 [tdx.insecure_simulated_roots.test]
@@ -84,6 +85,7 @@ signers = "any"
 config_ids = "any"
 tcb_statuses = ["UpToDate"]
 advisories = []
+minimum_tcb_evaluation = "any"
 [sgx.insecure_simulated_roots.test]
 key_sha256 = "{INTEL.root_key_sha256}"
 """

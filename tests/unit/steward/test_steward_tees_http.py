@@ -69,6 +69,7 @@ signers = [{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}
 config_ids = "any"
 tcb_statuses = ["UpToDate"]
 advisories = []
+minimum_tcb_evaluation = "any"
 [sgx.insecure_simulated_roots.test]
 key_sha256 = "{INTEL.root_key_sha256}"
 
@@ -81,6 +82,7 @@ mr_owner_config = "any"
 mr_service_td = "any"
 tcb_statuses = ["UpToDate"]
 advisories = []
+minimum_tcb_evaluation = "any"
 [tdx.rtmrs]
 others = "any"
 [tdx.insecure_simulated_roots.test]
