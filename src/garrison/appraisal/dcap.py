@@ -138,6 +138,7 @@ def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
     tcb = platform.tcb
     return {
         "root": platform.anchor.name,
+        "root_certificate": platform.anchor.certificate_sha256,
         "fmspc": platform.fmspc.hex(),
         "pck_issuer": platform.issuer,
         "platform_status": tcb.platform,
