@@ -484,6 +484,37 @@ def test_messages_of_googles_guest_libraries(policy: Path, tmp_path: Path, form:
         assert "out of the message tdx.QuoteV4" in admitted(done)["taken_for"]
 
 
+def test_a_directory_with_evidence_of_any_name(policy: Path, tmp_path: Path) -> None:
+    """As the tools of others leave it: a report, its certificates, and what does not matter."""
+    directory = tmp_path / "as it came"
+    directory.mkdir()
+    chain = PLATFORM.endorsements()
+    put(directory / "vcek_milan.der", chain.leaf)
+    put(directory / "cert_chain_milan", pem(chain.issuer) + pem(chain.root))
+    put(directory / "notes.txt", b"what the guest said")
+    (directory / "logs").mkdir()
+    alone = verify(directory, "--policy", policy)
+    assert json.loads(alone.stdout)["taken_for"].startswith("the certificate of an SNP signing key")
+    put(directory / "report_milan.hex", PLATFORM.report().hex().encode())
+    document = admitted(verify(directory, "--policy", policy))
+    assert document["taken_for"] == "an SNP report, version 3, with 1 certificates, out of hex"
+    put(directory / "another", PLATFORM.report())
+    several = verify(directory, "--policy", policy).exception
+    assert isinstance(several, Misuse)
+    assert several.found == "another, report_milan.hex"
+    # A name that is known says which is meant.
+    put(directory / "report.bin", PLATFORM.report())
+    admitted(verify(directory, "--policy", policy))
+
+
+def test_several_in_one_file(policy: Path, tmp_path: Path) -> None:
+    lines = [b"0x" + FakeQuoter(INTEL).quote(td_report(), 4).hex().encode() for _ in range(2)]
+    done = verify(put(tmp_path / "quotes.hex", b"\n".join(lines)), "--policy", policy)
+    assert isinstance(done.exception, Malformed)
+    assert "several pieces of evidence in hex" in str(done.exception)
+    assert done.exception.found == "2 lines, each from 0x on"
+
+
 def test_compressed_evidence(policy: Path, tmp_path: Path) -> None:
     document = gzip.compress(FakeNitro().document())
     for data in (document, b64encode(document), json.dumps({"body": b64encode(document).decode()})):
