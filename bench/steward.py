@@ -32,10 +32,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from garrison.endorsements import pcs
-from garrison.endorsements.cache import Cache, Entry
-from garrison.endorsements.pcs import Ca, IntelTee
-from garrison.endorsements.resource import Document
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request
 from garrison.formats.dcap_quote import TeeType
@@ -54,6 +50,14 @@ from garrison.testing.dcap import FakeIntel, FakeQuoter, sgx_report, td_report
 from garrison.testing.nitro import FakeNitro
 from garrison.testing.snp import FakePlatform, ca_key
 from garrison.testing.stack import GARRISON, free_port
+from garrison.testing.tees import (
+    fill_cache,
+    nitro_section,
+    sgx_section,
+    snp_section,
+    tdx_section,
+    write_amd,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +78,9 @@ INTEL = FakeIntel(
 )
 PLATFORM = FakePlatform(start=NOW - timedelta(days=1))
 NITRO = FakeNitro(now=NOW)
-POLICY = f"""
+POLICY = "\n".join(
+    (
+        """
 trust_domain = "bench.test"
 freshness = "required"
 local_workloads = true
@@ -82,45 +88,17 @@ local_workloads = true
 lifetime_minutes = 60
 [endorsements]
 cache = "cache"
-[snp]
-measurements = "any"
-products = "any"
-minimum_tcb = "any"
-id_key_digests = "any"
-author_key_digests = "any"
-host_data = "any"
-chip_ids = "any"
-endorsements = []
-[snp.insecure_simulated_roots.bench]
-key_sha256 = "{PLATFORM.root_key_sha256}"
-endorsements = "amd"
-[nitro.pcrs]
-0 = ["{"ab" * 48}"]
-others = "any"
-[nitro.insecure_simulated_roots]
-bench = "{next(iter(NITRO.roots().simulated))}"
-[sgx]
-measurements = ["{"ab" * 32}"]
-signers = [{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]
-config_ids = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[sgx.insecure_simulated_roots.bench]
-key_sha256 = "{INTEL.root_key_sha256}"
-[tdx]
-mr_td = ["{"ab" * 48}"]
-mr_seam = "any"
-mr_config_id = "any"
-mr_owner = "any"
-mr_owner_config = "any"
-mr_service_td = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[tdx.rtmrs]
-others = "any"
-[tdx.insecure_simulated_roots.bench]
-key_sha256 = "{INTEL.root_key_sha256}"
-"""
+""",
+        snp_section(PLATFORM),
+        nitro_section(NITRO, pcrs=f'{{ 0 = ["{"ab" * 48}"], others = "any" }}'),
+        sgx_section(
+            INTEL,
+            measurements=f'["{"ab" * 32}"]',
+            signers=f'[{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]',
+        ),
+        tdx_section(INTEL, mr_td=f'["{"ab" * 48}"]'),
+    )
+)
 
 
 def snp(report_data: bytes) -> Evidence:
@@ -215,21 +193,8 @@ def prepare(directory: Path) -> None:
     """Make a steward's directory, its policy, and the vendors' endorsements."""
     init.create(directory / "steward", trust_domain="bench.test", hosts=["localhost"], now=NOW)
     (directory / "policy.toml").write_text(POLICY)
-    (directory / "amd").mkdir()
-    chain = PLATFORM.endorsements()
-    for name, der in (("ark", chain.root), ("ask", chain.issuer), ("crl", chain.crl or b"")):
-        (directory / "amd" / f"{name}.der").write_bytes(der)
-    cache = Cache(directory / "cache")
-    for tee, name in ((TeeType.SGX, IntelTee.SGX), (TeeType.TDX, IntelTee.TDX)):
-        made = INTEL.collateral(tee)
-        assert made.qe_identity is not None
-        for resource, body, pem in (
-            (pcs.root_crl(), made.root_crl, b""),
-            (pcs.pck_crl(Ca.PLATFORM), made.pck_crl, INTEL.pem("ca", "root")),
-            (pcs.tcb_info(name, INTEL.fmspc.hex()), made.tcb_info, made.tcb_info_chain),
-            (pcs.qe_identity(name), made.qe_identity, made.qe_identity_chain),
-        ):
-            cache.write(Entry(resource.url, resource.kind, NOW, Document(body, pem)))
+    write_amd(directory / "amd", PLATFORM.endorsements())
+    fill_cache(directory / "cache", INTEL, NOW, TeeType.SGX, TeeType.TDX)
 
 
 @contextlib.contextmanager

@@ -468,6 +468,7 @@ mr_owner_config = "any"
 mr_service_td = "any"
 tcb_statuses = ["UpToDate"]
 advisories = []
+minimum_tcb_evaluation = 17
 [tdx.rtmrs]
 others = "zero"
 [deny]

@@ -26,7 +26,6 @@ from tests.unit.steward.test_steward_tees_http import (
     INTEL,
     POLICY,
     base,
-    fill_cache,
     sgx,
     tdx,
 )
@@ -54,6 +53,7 @@ from garrison.steward.challenge import LIFETIME
 from garrison.steward.http import application
 from garrison.steward.setup import open_steward
 from garrison.testing.dcap import NOW, PCK_SERIAL
+from garrison.testing.tees import fill_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ class Target:
 
 @pytest.fixture
 def target(base: Path) -> Target:
-    fill_cache(base / "cache", TeeType.SGX, TeeType.TDX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX, TeeType.TDX)
     return Target(base)
 
 
@@ -160,7 +160,7 @@ def test_the_platforms_documents_end_to_the_second(target: Target, base: Path) -
 
 
 def test_a_revoked_platform(base: Path, keep: Keep) -> None:
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     resource = pcs.pck_crl(Ca.PLATFORM)
     revoked = Document(INTEL.crl("ca", [PCK_SERIAL]), INTEL.pem("ca", "root"))
     Cache(base / "cache").write(Entry(resource.url, resource.kind, NOW, revoked))
@@ -255,7 +255,7 @@ LOOK_ALIKES = {
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 def test_names_that_look_like_others(base: Path, keep: Keep, name: str) -> None:
     """None of them is read as a name of the drawbridge that the policy names."""
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     target = Target(base, extra=DRAWBRIDGE)
     body = claiming(target, keep, LOOK_ALIKES[name])
     answer = target.ask("POST", body)
@@ -268,7 +268,7 @@ def test_names_that_look_like_others(base: Path, keep: Keep, name: str) -> None:
 
 def test_the_name_that_they_look_like(base: Path, keep: Keep) -> None:
     """The control: the name itself is read, and looked up."""
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     target = Target(base, extra=DRAWBRIDGE)
     honest = claiming(target, keep, "drawbridge.test/jane/chat:1.0.0")
     assert target.ask("POST", honest).status == 200

@@ -2,14 +2,18 @@
 
     tcb_statuses = ["UpToDate", "SWHardeningNeeded"]    # of Intel's statuses, or "any"
     advisories = ["INTEL-SA-00615"]                     # that may apply; [] for none, or "any"
+    minimum_tcb_evaluation = 17                         # of the collateral, or "any"
 
     # Trusts a simulated vendor: whoever has its keys can claim anything.
     [insecure_simulated_roots.<name>]
     key_sha256 = "<64 hex digits>"
     endorsements = "simulator"      # its directory; absent: collateral comes from the cache, too
 
-The first two keys must be there. A status is the whole platform's, quoting enclave and TDX module
-included. An advisory list alone says nothing: a platform can be out of date without one.
+The first three keys must be there. A status is the whole platform's, quoting enclave and TDX module
+included. An advisory list alone says nothing: a platform can be out of date without one. And a
+status is by a certain evaluation of Intel's, who serves several at a time (PCS API, "update"): by
+an earlier one a platform is still up to date that by a later one is not. The least that a policy
+admits is a `tcbEvaluationDataNumber`, which TCB info and QE identity must both have reached.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING
 from garrison.appraisal.reference import ANY, read_hex, read_list, word_of
 from garrison.appraisal.result import Check
 from garrison.errors import Malformed
-from garrison.formats.dcap_collateral import TcbStatus
+from garrison.formats.dcap_collateral import MAX_EVALUATION, TcbStatus
 from garrison.verification.roots import Roots
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class DcapPolicy:
     Attributes:
         tcb_statuses: statuses of the whole platform.
         advisories: advisories that may apply to it.
+        minimum_evaluation: the number of the earliest of Intel's evaluations that may be used.
         qe_identity_required: whether Intel's word on the quoting enclave must be there.
         simulated_roots: simulated roots that are trusted: name, and SHA-256 of the key in hex.
         simulated_endorsements: the directories of those that have one, by name.
@@ -51,6 +56,7 @@ class DcapPolicy:
 
     tcb_statuses: tuple[TcbStatus, ...] | None
     advisories: tuple[str, ...] | None
+    minimum_evaluation: int | None
     simulated_roots: Mapping[str, str]
     simulated_endorsements: Mapping[str, Path]
     qe_identity_required: bool = True
@@ -66,6 +72,7 @@ class DcapPolicy:
         return cls(
             tcb_statuses=_statuses(table),
             advisories=_advisories(table),
+            minimum_evaluation=_minimum_evaluation(table),
             simulated_roots=keys,
             simulated_endorsements=directories,
         )
@@ -81,7 +88,7 @@ class DcapPolicy:
     def checks(self, platform: DcapPlatform) -> tuple[Check, ...]:
         """Hold `platform` to the policy."""
         status, advisories = platform.tcb.status, platform.tcb.advisories
-        admitted = self.advisories
+        admitted, least = self.advisories, self.minimum_evaluation
         others = () if admitted is None else [one for one in advisories if one not in admitted]
         known = platform.tcb.qe is not None
         return (
@@ -105,6 +112,13 @@ class DcapPolicy:
                 passed=not others,
                 remedy="mend the platform as the advisories say, or list them under advisories",
             ),
+            Check(
+                name="TCB evaluation",
+                found=str(platform.evaluation),
+                wanted=ANY if least is None else f"at least {least}",
+                passed=least is None or platform.evaluation >= least,
+                remedy="fetch Intel's latest collateral, or lower minimum_tcb_evaluation",
+            ),
         )
 
 
@@ -124,6 +138,7 @@ def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
     tcb = platform.tcb
     return {
         "root": platform.anchor.name,
+        "root_certificate": platform.anchor.certificate_sha256,
         "fmspc": platform.fmspc.hex(),
         "pck_issuer": platform.issuer,
         "platform_status": tcb.platform,
@@ -170,6 +185,21 @@ def _advisories(table: Table) -> tuple[str, ...] | None:
     if len(found) != len(listed):
         raise table.malformed("advisories", "wrong entry", expected=expected)
     return found
+
+
+def _minimum_evaluation(table: Table) -> int | None:
+    key, expected = "minimum_tcb_evaluation", 'a tcbEvaluationDataNumber, or "any"'
+    if key not in table:
+        raise Malformed(
+            "missing",
+            field=table.where(key),
+            expected=expected,
+            hint="Intel's numbers: PCS API, Get TCB Evaluation Data Numbers",
+        )
+    if table.value(key) == ANY:
+        return None
+    # Intel counts from 1 on.
+    return table.integer(key, low=1, high=MAX_EVALUATION)
 
 
 def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], dict[str, Path]]:

@@ -129,6 +129,7 @@ def appraise(
         checks=checks,
         claims={
             "root": claims.anchor.name,
+            "root_certificate": claims.anchor.certificate_sha256,
             "module_id": document.module_id,
             "timestamp": claims.timestamp.isoformat(),
             "verified_at": claims.verified_at.isoformat(),

@@ -10,7 +10,8 @@
     isv_prod_id = 0                         # or "any"
     minimum_isv_svn = 1
 
-    # And tcb_statuses, advisories, insecure_simulated_roots: see garrison.appraisal.dcap.
+    # And tcb_statuses, advisories, minimum_tcb_evaluation, insecure_simulated_roots: see
+    # garrison.appraisal.dcap.
 
     # May be left out, and is then the strictest, as shown here.
     [sgx]

@@ -287,6 +287,7 @@ def appraise(
         checks=checks,
         claims={
             "root": claims.anchor.name,
+            "root_certificate": claims.anchor.certificate_sha256,
             "product": claims.product.value,
             "tcb": str(claims.tcb),
             "chip_id": "" if claims.chip_id is None else claims.chip_id.hex(),

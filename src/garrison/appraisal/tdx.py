@@ -14,7 +14,8 @@
     2 = ["<96 hex digits>"]                 # ... command line and initial file system
     3 = "zero"                              # what was extended at run time
 
-    # And tcb_statuses, advisories, insecure_simulated_roots: see garrison.appraisal.dcap.
+    # And tcb_statuses, advisories, minimum_tcb_evaluation, insecure_simulated_roots: see
+    # garrison.appraisal.dcap.
 
     # All that follows may be left out, and is then the strictest, as shown here.
     [tdx]

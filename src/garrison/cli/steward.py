@@ -81,7 +81,7 @@ def serve(
     from garrison.service.server import serve as serve_app
     from garrison.service.worker import Hosted
     from garrison.steward.authority import ISSUER_TOKEN, SERVER_KEY, SERVER_PEM, home_of
-    from garrison.steward.http import PATHS, application, check_ready
+    from garrison.steward.http import PATHS, application, check_ready, prompt_of
     from garrison.steward.issuance_log import IssuanceLog
     from garrison.steward.keys import read_secret
     from garrison.steward.setup import open_steward
@@ -106,6 +106,7 @@ def serve(
             ready=lambda: check_ready(app),
             paths=PATHS,
             reload=lambda: _reload(app, reopen),
+            prompt=prompt_of(app),
             use_certificate=lambda: _use_certificate(app, certificate),
         )
 

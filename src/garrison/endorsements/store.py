@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
     from garrison.formats.snp_evidence import SnpEvidence
 
-# Chains of all vendors are some dozens; which certificate fits which is found once.
+# Chains of all vendors are some dozens; which certificate fits which is found once, and for the
+# chips that come again and again, what verifies them.
 _REMEMBERED = 128
+_REMEMBERED_CHIPS = 512
 _KDS = "https://kdsintf.amd.com"
 
 
-@dataclass(frozen=True, slots=True)
+# Each is itself alone: what is remembered of one is never another's.
+@dataclass(frozen=True, slots=True, eq=False)
 class SnpEndorsementStore:
     """The certificates and revocation lists of all directories."""
 
@@ -86,20 +89,7 @@ class SnpEndorsementStore:
                 expected="the VCEK or VLEK certificate",
                 hint=f"the host must provide it, from {_KDS}/vcek/v1/<product>/<chip id>",
             )
-        leaf, *others = (
-            load_certificate(der, "SNP evidence: certificates") for der in evidence.certificates
-        )
-        candidates = (*self.certificates, *others)
-        issuer = _issuer_of(leaf, candidates, "ASK")
-        root = _issuer_of(issuer, candidates, "ARK")
-        lists = (*self.crls, *(load_crl(der, "SNP evidence: revocation list") for der in crls))
-        crl = _latest(lists, root)
-        return SnpEndorsements(
-            leaf=evidence.certificates[0],
-            issuer=issuer.public_bytes(Encoding.DER),
-            root=root.public_bytes(Encoding.DER),
-            crl=None if crl is None else crl.public_bytes(Encoding.DER),
-        )
+        return _chosen(self, evidence.certificates, tuple(crls))
 
     def has_current_crl(self, root: bytes, now: datetime) -> bool:
         """Whether a directory holds a list of `root` (DER) that has not ended at `now`.
@@ -107,7 +97,7 @@ class SnpEndorsementStore:
         Raises:
             Malformed: `root` is not a certificate.
         """
-        crl = _latest(self.crls, load_certificate(root, "ARK certificate"))
+        crl = _latest_here(self, root)
         return crl is not None and crl.next_update_utc is not None and now <= crl.next_update_utc
 
     def has_any_current_crl(self, now: datetime) -> bool:
@@ -115,6 +105,29 @@ class SnpEndorsementStore:
         return any(
             crl.next_update_utc is not None and now <= crl.next_update_utc for crl in self.crls
         )
+
+
+@lru_cache(_REMEMBERED_CHIPS)
+def _chosen(
+    store: SnpEndorsementStore, certificates: tuple[bytes, ...], crls: tuple[bytes, ...]
+) -> SnpEndorsements:
+    leaf, *others = (load_certificate(der, "SNP evidence: certificates") for der in certificates)
+    candidates = (*store.certificates, *others)
+    issuer = _issuer_of(leaf, candidates, "ASK")
+    root = _issuer_of(issuer, candidates, "ARK")
+    lists = (*store.crls, *(load_crl(der, "SNP evidence: revocation list") for der in crls))
+    crl = _latest(lists, root)
+    return SnpEndorsements(
+        leaf=certificates[0],
+        issuer=issuer.public_bytes(Encoding.DER),
+        root=root.public_bytes(Encoding.DER),
+        crl=None if crl is None else crl.public_bytes(Encoding.DER),
+    )
+
+
+@lru_cache(_REMEMBERED)
+def _latest_here(store: SnpEndorsementStore, root: bytes) -> x509.CertificateRevocationList | None:
+    return _latest(store.crls, load_certificate(root, "ARK certificate"))
 
 
 def _latest(
@@ -169,6 +182,9 @@ def _issuer_of(
             expected=certificate.issuer.rfc4514_string(),
             hint=f"put it into a directory of endorsements, from {_KDS}",
         )
+    if len(named) == 1:
+        # Whether it signed is for the verifier to find, once.
+        return named[0]
     return next((found for found in named if _issued(certificate, found)), named[0])
 
 

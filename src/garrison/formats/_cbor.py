@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from garrison.errors import Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLES = {20: False, 21: True, 22: None}
 # RFC 8949, section 3: the additional information that announces 1, 2, 4 or 8 bytes of argument.
 _WIDTHS = {24: 1, 25: 2, 26: 4, 27: 8}
+# The least argument that needs so many.
+_LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 # Section 3.2.1: what announces an indefinite length, and what ends it.
 _INDEFINITE, _BREAK = 31, b"\xff"
 _INDEFINITE_COUNT = -1
@@ -198,16 +200,20 @@ class _Reader:
         return taken
 
     def head(self) -> tuple[int, int]:
-        start = self.offset
-        initial = self.take(1)[0]
+        # Most of what is read is heads: no call is made for the bytes of one.
+        data, start = self.data, self.offset
+        if start >= len(data):
+            raise self.malformed("ends too early", "1 bytes")
+        initial = data[start]
         major, info = initial >> 5, initial & 31
+        self.offset = start + 1
         if info < 24:
             return major, info
         if info == _INDEFINITE and self.indefinite and major in (_ARRAY, _MAP):
             return major, _INDEFINITE_COUNT
         width = _WIDTHS.get(info)
         argument = -1 if width is None else int.from_bytes(self.take(width), "big")
-        if argument < 0 or self.data[start : self.offset] != _head(major, argument):
+        if width is None or argument < _LEAST[info]:
             self.offset = start
             raise self.malformed("not CBOR in its one encoding", "a definite, shortest length")
         return major, argument
@@ -245,18 +251,19 @@ class _Reader:
             self.offset = start
             raise self.malformed("not UTF-8", "text") from error
 
-    def _elements(self, count: int) -> Iterator[None]:
+    def _elements(self, count: int) -> Iterable[object]:
         """One turn for each element; of indefinite length until the end, which is taken."""
         if count == _INDEFINITE_COUNT:
-            while self.data[self.offset : self.offset + 1] != _BREAK:
-                yield
-            self.offset += 1
-            return
+            return self._until_the_end()
         # Each element has a byte at least.
         if count > len(self.data) - self.offset:
             raise self.malformed("ends too early", f"{count} elements")
-        for _ in range(count):
+        return range(count)
+
+    def _until_the_end(self) -> Iterator[None]:
+        while self.data[self.offset : self.offset + 1] != _BREAK:
             yield
+        self.offset += 1
 
     def _map(self, count: int, depth: int) -> dict[int | str, Any]:
         members: dict[int | str, Any] = {}

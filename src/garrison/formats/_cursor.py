@@ -12,11 +12,13 @@ from garrison.errors import Malformed
 class Cursor:
     """Reads `data`, which errors call `what`, from its start to its end."""
 
-    __slots__ = ("_data", "_offset", "_what")
+    # Evidence is read by some hundred calls of these: so none makes another where it need not.
+    __slots__ = ("_data", "_offset", "_size", "_what")
 
     def __init__(self, data: bytes, what: str) -> None:
         self._data = data
         self._offset = 0
+        self._size = len(data)
         self._what = what
 
     def take(self, size: int, field: str) -> bytes:
@@ -26,16 +28,11 @@ class Cursor:
             Malformed: there are fewer.
         """
         offset = self._offset
-        value = self._data[offset : offset + size]
-        if len(value) != size:
-            raise Malformed(
-                "ends too early",
-                field=f"{self._what}: {field}",
-                found=f"{len(value)} bytes at offset {offset:#x}",
-                expected=f"{size} bytes",
-            )
-        self._offset = offset + size
-        return value
+        end = offset + size
+        if end > self._size:
+            raise self._short(size, field)
+        self._offset = end
+        return self._data[offset:end]
 
     def integer(self, size: int, field: str) -> int:
         """Read an unsigned little-endian integer of `size` bytes.
@@ -43,7 +40,12 @@ class Cursor:
         Raises:
             Malformed: there are fewer bytes.
         """
-        return int.from_bytes(self.take(size, field), "little")
+        offset = self._offset
+        end = offset + size
+        if end > self._size:
+            raise self._short(size, field)
+        self._offset = end
+        return int.from_bytes(self._data[offset:end], "little")
 
     def zeros(self, size: int, field: str) -> None:
         """Read `size` reserved bytes.
@@ -61,9 +63,22 @@ class Cursor:
                 expected="0",
             )
 
+    def _short(self, size: int, field: str) -> Malformed:
+        return Malformed(
+            "ends too early",
+            field=f"{self._what}: {field}",
+            found=f"{self._size - self._offset} bytes at offset {self._offset:#x}",
+            expected=f"{size} bytes",
+        )
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are read."""
+        return self._offset
+
     def rest(self) -> bytes:
         """What is left, which is read by that."""
-        offset, self._offset = self._offset, len(self._data)
+        offset, self._offset = self._offset, self._size
         return self._data[offset:]
 
     def end(self) -> None:
@@ -72,7 +87,7 @@ class Cursor:
         Raises:
             Malformed: there is something.
         """
-        rest = len(self._data) - self._offset
+        rest = self._size - self._offset
         if rest:
             raise Malformed(
                 "bytes after the end", field=self._what, found=f"{rest} bytes", expected="none"

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from garrison.errors import Malformed, Unverified
@@ -63,11 +63,18 @@ MAX_BUNDLE = 512 * 1024
 MAX_ANSWER = 256 * 1024
 _MAX_DNS_NAMES = 16
 
-_SIGNATURES = {
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+_SIGNATURES: dict[x509.ObjectIdentifier, ec.ECDSA] = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.ECDSA(hashes.SHA256()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.ECDSA(hashes.SHA384()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.ECDSA(hashes.SHA512()),
 }
+# RFC 5480, section 2: all that stands before the coordinates where the curve has its name (P-256,
+# P-384) and the point is not compressed; and the length of the whole.
+_KEYS = (
+    (bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), 91),
+    (bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), 120),
+)
+_EMPTY = b"\x30\x00"
 
 
 @asn1.sequence
@@ -173,9 +180,9 @@ class Request:
         """
         check_size(data, MAX_REQUEST, "certificate request")
         raw = decode(_Request, data, "certificate request")
-        public_key, subject = _verified(data)
-        spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if asn1.encode_der(raw.info.spki) != spki:
+        public_key, subject = _verified(data, asn1.encode_der(raw.info.subject))
+        spki = asn1.encode_der(raw.info.spki)
+        if not any(spki.startswith(start) and len(spki) == size for start, size in _KEYS):
             raise _malformed(
                 "unusual encoding of the key", expected="named curve, uncompressed point"
             )
@@ -292,11 +299,15 @@ def decode_bundle_answer(
     return tuple(answer.chain), tuple(answer.issued)
 
 
-def _verified(data: bytes) -> tuple[ec.EllipticCurvePublicKey, x509.Name]:
-    """The key and the subject of the request `data`, once its signature is verified."""
+def _verified(data: bytes, subject: bytes) -> tuple[ec.EllipticCurvePublicKey, x509.Name | None]:
+    """The key and the subject of the request `data`, once its signature is verified.
+
+    An empty `subject`, which nearly all have, is None, and costs nothing.
+    """
     try:
         parsed = x509.load_der_x509_csr(data)
-        public_key, subject = parsed.public_key(), parsed.subject
+        public_key = parsed.public_key()
+        name = None if subject == _EMPTY else parsed.subject
         algorithm = parsed.signature_algorithm_oid
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _malformed("not a PKCS#10 request of version 1") from error
@@ -307,17 +318,19 @@ def _verified(data: bytes) -> tuple[ec.EllipticCurvePublicKey, x509.Name]:
         raise _malformed(
             "unsupported key", found=type(public_key).__name__, expected="ECDSA on P-256 or P-384"
         )
-    if algorithm not in _SIGNATURES:
+    scheme = _SIGNATURES.get(algorithm)
+    if scheme is None:
         raise _malformed(
             "unsupported signature", found=algorithm.dotted_string, expected="ECDSA with SHA-2"
         )
     try:
-        genuine = parsed.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _malformed("unreadable signature") from error
-    if not genuine:
-        raise Unverified("not signed by the key it holds", field="certificate request signature")
-    return public_key, subject
+        # Not the library's `is_signature_valid`, which makes the key once more.
+        public_key.verify(parsed.signature, parsed.tbs_certrequest_bytes, scheme)
+    except InvalidSignature as error:
+        raise Unverified(
+            "not signed by the key it holds", field="certificate request signature"
+        ) from error
+    return public_key, name
 
 
 def _attributes(raw: _Request) -> dict[x509.ObjectIdentifier, bytes]:
@@ -395,26 +408,26 @@ def _challenge(value: bytes | None) -> bytes | None:
     return decode_challenge(decode(_Text, inside(value, "challenge"), "challenge").text)
 
 
-def _workload(value: bytes | None, subject: x509.Name) -> WorkloadIdentity | None:
+def _workload(value: bytes | None, subject: x509.Name | None) -> WorkloadIdentity | None:
     """The workload asked for, in the extension or, the original's way, in the subject."""
+    if value is None:
+        return None if subject is None else _workload_of_subject(subject)
+    if subject is not None:
+        raise _malformed("a subject beside WorkloadIdentity", found=subject.rfc4514_string()[:200])
+    asked = WorkloadIdentity.from_der(value)
+    if asked.digest is None or asked != WorkloadIdentity(
+        asked.slug, asked.digest, policy=asked.policy
+    ):
+        raise _malformed(
+            "WorkloadIdentity claims what only a steward may say",
+            found=asked,
+            expected="slug, digest and policy alone",
+        )
+    return asked
+
+
+def _workload_of_subject(subject: x509.Name) -> WorkloadIdentity:
     names = [attribute for relative in subject.rdns for attribute in relative]
-    if value is None and not names:
-        return None
-    if value is not None:
-        if names:
-            raise _malformed(
-                "a subject beside WorkloadIdentity", found=subject.rfc4514_string()[:200]
-            )
-        asked = WorkloadIdentity.from_der(value)
-        if asked.digest is None or asked != WorkloadIdentity(
-            asked.slug, asked.digest, policy=asked.policy
-        ):
-            raise _malformed(
-                "WorkloadIdentity claims what only a steward may say",
-                found=asked,
-                expected="slug, digest and policy alone",
-            )
-        return asked
     if len(names) != 1 or names[0].oid != NameOID.COMMON_NAME:
         raise _malformed(
             "unusable subject",

@@ -27,6 +27,8 @@ from garrison.formats.sgx_certificate import COMPONENTS
 MAX_JSON = 256 * 1024
 # Collateral is the same for every quote of a kind of platform: each document is read once.
 _REMEMBERED = 64
+# Of a tcbEvaluationDataNumber: Intel counts a few a year.
+MAX_EVALUATION = 0xFFFFFFFF
 # The most levels that one document has: Intel's have below 30.
 _MAX_LEVELS = 256
 _SIGNED = re.compile(
@@ -191,7 +193,7 @@ class TcbInfo:
             expires=info.time("nextUpdate"),
             fmspc=info.octets("fmspc", 6),
             pce_id=info.octets("pceId", 2),
-            evaluation=info.number("tcbEvaluationDataNumber", 0xFFFFFFFF),
+            evaluation=info.number("tcbEvaluationDataNumber", MAX_EVALUATION),
             levels=tuple(_tcb_level(each, tee) for each in info.objects("tcbLevels")),
             module=module,
             modules=modules,
@@ -242,7 +244,7 @@ class EnclaveIdentity:
             name=identity.text("id", ("QE", "TD_QE")),
             issued=identity.time("issueDate"),
             expires=identity.time("nextUpdate"),
-            evaluation=identity.number("tcbEvaluationDataNumber", 0xFFFFFFFF),
+            evaluation=identity.number("tcbEvaluationDataNumber", MAX_EVALUATION),
             misc_select=identity.octets("miscselect", 4),
             misc_select_mask=identity.octets("miscselectMask", 4),
             attributes=identity.octets("attributes", 16),

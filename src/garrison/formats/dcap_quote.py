@@ -15,7 +15,7 @@ kept for the same bytes to come out, and means nothing: drivers return the whole
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 
@@ -71,6 +71,11 @@ class CertificationKind(IntEnum):
     QE_REPORT = 6
 
 
+_TEE_TYPES = frozenset(TeeType)
+# What certifies the quoting enclave's report; that is no certification data of itself.
+_CERTIFIED_BY = frozenset(CertificationKind) - {CertificationKind.QE_REPORT}
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The first 48 bytes.
@@ -113,7 +118,7 @@ class Header:
                 expected=f"{_ECDSA_P256}, ECDSA P-256",
             )
         number = cursor.integer(4, "TEE type")
-        if number not in set(TeeType) or (version == 3 and number != TeeType.SGX):
+        if number not in _TEE_TYPES or (version == 3 and number != TeeType.SGX):
             raise Malformed(
                 "unknown TEE type",
                 field="quote: TEE type",
@@ -206,7 +211,7 @@ class SignatureData:
         qe_signature = cursor.take(_SIGNATURE_SIZE, "QE report signature")
         auth = cursor.take(cursor.integer(2, "QE authentication data size"), "QE auth. data")
         number = cursor.integer(2, "QE certification data type")
-        if number not in set(CertificationKind) - {CertificationKind.QE_REPORT}:
+        if number not in _CERTIFIED_BY:
             raise Malformed(
                 "unknown type",
                 field="quote: QE certification data type",
@@ -254,10 +259,15 @@ class Quote:
     body: SgxReport | TdReport
     signature: SignatureData
     trailing: bytes = b""
+    # As it came; a quote that was made, or changed, has none.
+    _as_it_came: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def signed(self) -> bytes:
         """What the signature covers: all before its size."""
+        return self._encoded() if self._as_it_came is None else self._as_it_came
+
+    def _encoded(self) -> bytes:
         body = self.body.to_bytes()
         descriptor = b""
         if self.header.version == 5:
@@ -291,15 +301,18 @@ class Quote:
                 )
             kind = found
         raw = cursor.take(_BODY_SIZES[kind], "body")
+        covered = data[: cursor.offset]
         body: SgxReport | TdReport = (
             SgxReport.from_bytes(raw) if kind is BodyType.SGX else TdReport.from_bytes(raw)
         )
         signature = cursor.take(cursor.integer(4, "signature data size"), "signature data")
         signed_by = SignatureData.from_bytes(signature, header.version)
-        return cls(header, body, signed_by, trailing=cursor.rest())
+        quote = cls(header, body, signed_by, trailing=cursor.rest())
+        object.__setattr__(quote, "_as_it_came", covered)
+        return quote
 
     def to_bytes(self) -> bytes:
         """Write the quote."""
         signature = self.signature.to_bytes(self.header.version)
         size = len(signature).to_bytes(4, "little")
-        return self.signed + size + signature + self.trailing
+        return self._encoded() + size + signature + self.trailing

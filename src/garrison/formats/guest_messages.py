@@ -4,6 +4,9 @@ Sources: `proto/sevsnp.proto` of go-sev-guest 0.15 and `proto/tdx.proto` of go-t
 Their tools write a report or quote field by field, in protocol buffers or their text. A message
 is described by where its fields stand in the signed form, one after the other: what is missing or
 of another size is refused, what is wrong in it the signature shows. Nothing is believed.
+
+`proto/attest.proto` of go-tpm-tools 0.4 has one of these beside quotes of a virtual TPM, whose key
+only Google vouches for: the former is taken, and refused if it is not there; the latter are left.
 """
 
 from __future__ import annotations
@@ -233,7 +236,47 @@ _ATTESTATION: Mapping[int, Field] = {
         },
     ),
 }
+# go-tpm-tools, `attest.Attestation`, and `tpm.Quote` in it.
+_TPM: Mapping[int, Field] = {
+    1: Field("ak_pub", "bytes"),
+    2: Field(
+        "quotes",
+        {
+            1: Field("quote", "bytes"),
+            2: Field("raw_sig", "bytes"),
+            3: Field(
+                "pcrs",
+                {
+                    1: Field("hash", "enum"),
+                    2: Field(
+                        "pcrs",
+                        {1: Field("key", "number"), 2: Field("value", "bytes")},
+                        repeated=True,
+                    ),
+                },
+            ),
+        },
+        repeated=True,
+    ),
+    3: Field("event_log", "bytes"),
+    4: Field(
+        "instance_info",
+        {
+            1: Field("zone", "bytes"),
+            2: Field("project_id", "bytes"),
+            3: Field("project_number", "number"),
+            4: Field("instance_name", "bytes"),
+            5: Field("instance_id", "number"),
+        },
+    ),
+    5: Field("canonical_event_log", "bytes"),
+    6: Field("ak_cert", "bytes"),
+    7: Field("intermediate_certs", "bytes", repeated=True),
+    8: Field("sev_snp_attestation", _ATTESTATION),
+    9: Field("tdx_attestation", _fields(_QUOTE_V4)),
+}
 _NAMES = {
+    "tpm": "attest.Attestation",
     "attestation": "sevsnp.Attestation",
     "report": "sevsnp.Report",
     "v4": "tdx.QuoteV4",
@@ -244,16 +287,23 @@ _MESSAGES: dict[str, Mapping[int, Field]] = {
     "report": _fields(_REPORT),
     "v4": _fields(_QUOTE_V4),
     "v5": _fields(_QUOTE_V5),
+    "tpm": _TPM,
 }
 # How they begin: the tools write fields by number. In bytes, a tag, a length and the tag of a
-# version; the message of a report is longer than a length of one byte can tell, a header is not.
+# version; the message of a report is longer than a length of one byte can tell, a header is not. Of
+# a TPM's, its key (TPMT_PUBLIC): RSA or ECC, named by SHA-256.
 _BINARY = (
+    (
+        "tpm",
+        re.compile(rb"\x0a(?:[\x10-\x7f]|[\x80-\xff][\x01-\x7f])\0[\x01\x23]\0\x0b", re.DOTALL),
+    ),
     ("v4", re.compile(rb"\x0a[\x10-\x7f]\x08\x04")),
     ("v5", re.compile(rb"\x0a[\x10-\x7f]\x08\x05")),
     ("attestation", re.compile(rb"\x0a[\x80-\xff][\x01-\x7f]\x08[\x02-\x0f]")),
     ("report", re.compile(rb"\x08[\x02-\x0f](?:\x10.|\x18)", re.DOTALL)),
 )
 _TEXT = (
+    ("tpm", re.compile(rb"\s*ak_pub\s*:")),
     ("v4", re.compile(rb"\s*header\s*:?\s*[{<]\s*version\s*:\s*4\b")),
     ("v5", re.compile(rb"\s*header\s*:?\s*[{<]\s*version\s*:\s*5\b")),
     ("attestation", re.compile(rb"\s*report\s*:?\s*[{<]\s*version\s*:")),
@@ -291,6 +341,8 @@ def read_message(data: bytes) -> Message | None:
 
 def _message(which: str, value: dict[str, Any]) -> Message:
     name = _NAMES[which]
+    if which == "tpm":
+        return _beside_a_tpm(value, name)
     if which == "v4":
         return Message(name, _lay_out(value, _QUOTE_V4, name))
     if which == "v5":
@@ -303,6 +355,23 @@ def _message(which: str, value: dict[str, Any]) -> Message:
         _lay_out(value.get("report", {}), _REPORT, f"{name}: report"),
         tuple(chain[each.name] for each in _CHAIN.values() if chain.get(each.name)),
     )
+
+
+def _beside_a_tpm(value: dict[str, Any], name: str) -> Message:
+    """The report or quote in the message of go-tpm-tools; it is bound to its own nonce."""
+    forms = {"sev_snp_attestation": "attestation", "tdx_attestation": "v4"}
+    there = [each for each in forms if each in value]
+    if len(there) != 1:
+        raise Malformed(
+            "a virtual TPM's attestation of go-tpm-tools, without a TEE's evidence",
+            field=name,
+            found=" and ".join(there) or "quotes of the TPM alone",
+            expected=" or ".join(forms),
+            hint="a TPM's key is Google's word: attest with `gotpm attest --tee-technology`",
+        )
+    inner = _message(forms[there[0]], value[there[0]])
+    left = f"{name}, of which the TPM's quotes are not looked at"
+    return Message(f"{left}, out of the message {inner.name}", inner.evidence, inner.certificates)
 
 
 def _lay_out(value: dict[str, Any], layout: _Layout, what: str) -> bytes:

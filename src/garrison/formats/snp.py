@@ -377,9 +377,12 @@ def _policy(bits: int) -> GuestPolicy:
     return GuestPolicy(bits)
 
 
+_SIGNING_KEYS = frozenset(SigningKey)
+
+
 def _signing_key(flags: int) -> SigningKey:
     kind = flags >> 2 & 7
-    if flags & ~_FLAGS_KNOWN or kind not in set(SigningKey):
+    if flags & ~_FLAGS_KNOWN or kind not in _SIGNING_KEYS:
         raise _malformed("key flags", f"{flags:#x}", "SIGNING_KEY 0, 1 or 7, reserved bits 0")
     return SigningKey(kind)
 

@@ -49,6 +49,10 @@ class Prediction:
         }
 
 
+# What a policy on an Intel TEE must say of Intel's evaluations, which no image tells.
+EVALUATION = 'minimum_tcb_evaluation = "any"  # better: the number of the latest that you know'
+
+
 def toml_list(value: bytes) -> str:
     """A list of one digest, as policies have it."""
     return f'["{value.hex()}"]'

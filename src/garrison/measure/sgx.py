@@ -15,7 +15,7 @@ from garrison.errors import Misuse
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import PAGE_SIZE
 from garrison.measure import sgx_keys
-from garrison.measure.prediction import Prediction, toml_list
+from garrison.measure.prediction import EVALUATION, Prediction, toml_list
 
 if TYPE_CHECKING:
     from garrison.formats.sgx_sigstruct import Sigstruct
@@ -86,6 +86,7 @@ def prediction(
         'config_ids = "any"',
         'tcb_statuses = ["UpToDate"]',
         "advisories = []",
+        EVALUATION,
         "",
         "[[sgx.signers]]",
         f'mr_signer = "{signer.hex()}"',

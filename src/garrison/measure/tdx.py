@@ -22,7 +22,7 @@ from garrison.formats.ccel import extend, read_log, replay
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import PAGE_SIZE, Firmware
 from garrison.formats.pe import authenticode, sections
-from garrison.measure.prediction import Prediction, toml_list
+from garrison.measure.prediction import EVALUATION, Prediction, toml_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -159,6 +159,7 @@ def _policy(
         'mr_service_td = "any"',
         'tcb_statuses = ["UpToDate"]',
         "advisories = []",
+        EVALUATION,
         "",
         "[tdx.rtmrs]",
     ]

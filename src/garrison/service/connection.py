@@ -18,11 +18,12 @@ from garrison.errors import GarrisonError, Malformed, Unavailable
 from garrison.service import metrics, tracing
 from garrison.service.known import is_plain
 from garrison.service.problem import HeadTooLarge, TooSlow, problem
-from garrison.service.requests import answer_known
+from garrison.service.prompt import is_plain_post, post_to
+from garrison.service.requests import answer_known, answer_promptly
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
     from uvicorn import Config
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from garrison.service.known import Lookup
     from garrison.service.limits import Limits
+    from garrison.service.prompt import Prompt
 
 # How long a body that nobody wants any more is still read, so that its sender sees the answer.
 _UNWANTED_SECONDS = 5
@@ -108,6 +110,7 @@ class Connection(HttpToolsProtocol):
         on_lost: Callable[[], None],
         *,
         known: Lookup | None = None,
+        prompt: Prompt | None = None,
         is_beyond: bool = False,
     ) -> None:
         """Make the protocol of one connection.
@@ -119,6 +122,7 @@ class Connection(HttpToolsProtocol):
             limits: the bounds.
             on_lost: called when the connection has ended.
             known: finds answers that are known already.
+            prompt: answers requests at once.
             is_beyond: there are too many already: refuse its first request.
         """
         super().__init__(config, server_state, app_state)
@@ -127,8 +131,13 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._on_lost = on_lost
         self._known = known
+        self._prompt = prompt
         # The current request was answered without a cycle.
         self._was_known = False
+        # The body, so far, of a request that may be answered at once; and whether one of the same
+        # piece has been.
+        self._held: bytearray | None = None
+        self._was_prompt = False
         self._joined: _Joined | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -177,7 +186,11 @@ class Connection(HttpToolsProtocol):
                 return
             piece = data[start : start + size]
             self._pending_bytes += len(piece)
+            self._was_prompt = False
             super().data_received(piece)
+            if self._held is not None:
+                # The rest is still on its way, however long that takes.
+                self._take_the_long_way({})
             if self._pending_bytes > self._limits.head_bytes and not self.transport.is_closing():
                 self._too_much = True
                 self.send_400_response("")
@@ -220,6 +233,13 @@ class Connection(HttpToolsProtocol):
         if self._known is not None and self._answer_known(self._known):
             self._was_known = True
             return
+        if self._prompt is not None and self._may_be_prompt():
+            self._held = bytearray()
+            return
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """Hand the request, whose head is complete, to the application."""
         super().on_headers_complete()
         self._joined = _Joined(self.transport, self.loop)
         self.cycle.transport = self._joined  # type: ignore[assignment]  # what a cycle uses of one
@@ -234,6 +254,9 @@ class Connection(HttpToolsProtocol):
         """Hand over a piece of the body."""
         self._pending_bytes = 0
         self._body_began = True
+        if self._held is not None:
+            self._held += body
+            return
         if self.cycle.response_complete:
             return
         # The base pauses a body at a quarter of this, and takes four times as many turns for it.
@@ -250,6 +273,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request; one that is answered already leaves the connection idle."""
         self._pending_bytes = 0
+        if self._held is not None and self._prompt is not None:
+            self._answer_promptly(self._prompt, bytes(self._held))
         if self._was_known:
             self._set_deadline(self._limits.idle_seconds)
             return
@@ -297,18 +322,25 @@ class Connection(HttpToolsProtocol):
             and not self.cycle.response_complete
         )
 
+    @property
+    def _has_its_turn(self) -> bool:
+        """Whether an answer may be sent now, without a cycle."""
+        return not (
+            # Answers go in the order of the requests, and to clients that read them.
+            self._is_answering
+            or (self._joined is not None and self._joined.waits)
+            or self.flow.write_paused
+            or self._draining
+            or tracing.is_on()
+        )
+
     def _answer_known(self, known: Lookup) -> bool:
         """Answer the request whose head is complete, if its answer is known; tell whether it is."""
         if (
             self.parser.get_method() != b"GET"
             or self.parser.get_http_version() != "1.1"
             or not is_plain(self.headers)
-            # Answers go in the order of the requests, and to clients that read them.
-            or self._is_answering
-            or (self._joined is not None and self._joined.waits)
-            or self.flow.write_paused
-            or self._draining
-            or tracing.is_on()
+            or not self._has_its_turn
         ):
             return False
         found = known(self.url)
@@ -319,6 +351,43 @@ class Connection(HttpToolsProtocol):
         authenticated = self.app_state["client_certificate"] is not None
         self.transport.write(answer_known(found, head, client, authenticated=authenticated))
         return True
+
+    def _may_be_prompt(self) -> bool:
+        """Tell whether the request whose head is complete may be answered without a cycle."""
+        return (
+            self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and is_plain_post(self.headers)
+            and not self._was_prompt
+            and self._has_its_turn
+        )
+
+    def _answer_promptly(self, prompt: Prompt, body: bytes) -> None:
+        """Answer the request that is complete, or have it take the long way."""
+        request = post_to(self.url, self.headers, self.scope["state"])
+        if request is None:
+            self._take_the_long_way({})
+            return
+        client = self.client[0] if self.client else None
+        default_head = self.server_state.default_headers
+        answer = answer_promptly(prompt, request, body, default_head, client)
+        if not isinstance(answer, bytes):
+            self._take_the_long_way(answer)
+            return
+        self._held = None
+        self._was_known = self._was_prompt = True
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+
+    def _take_the_long_way(self, state: Mapping[str, object]) -> None:
+        """Hand the request that was held to the application, with more in its state."""
+        held, self._held = self._held, None
+        if self.transport.is_closing():
+            return
+        self.scope["state"].update(state)
+        self._begin_cycle()
+        if held:
+            self.on_body(bytes(held))
 
     def _refuse(self, error: GarrisonError) -> None:
         """Answer what is no request with `error`, and end the connection."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from garrison.service.known import Lookup
     from garrison.service.limits import Limits
+    from garrison.service.prompt import Prompt
 
 # When there are no more descriptors, connections wait in the kernel's queue for so long.
 _OUT_OF_FILES_SECONDS = 0.5
@@ -51,6 +52,7 @@ class Frontend:
         limits: Limits,
         *,
         known: Lookup | None = None,
+        prompt: Prompt | None = None,
         is_counted: bool = True,
     ) -> None:
         """Prepare; `open` begins.
@@ -62,9 +64,11 @@ class Frontend:
             state: uvicorn's; here it is known which connections there are.
             limits: the bounds.
             known: finds answers that are known already; None where there are no such.
+            prompt: answers requests at once; None where that cannot be.
             is_counted: whether its connections stand in the metrics.
         """
         self._known = known
+        self._prompt = prompt
         self._is_counted = is_counted
         self._listener = listener
         self._context = context
@@ -161,6 +165,7 @@ class Frontend:
                 self._limits,
                 lost,
                 known=None if is_beyond else self._known,
+                prompt=None if is_beyond else self._prompt,
                 is_beyond=is_beyond,
             )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,11 @@ def record(event: str, fields: Mapping[str, object], *, level: int = logging.INF
     """
     if not _LOGGER.isEnabledFor(level):
         return
+    handlers = _LOGGER.handlers
+    if len(handlers) == 1 and type(handlers[0]) is _Lines:
+        # There are two lines to an answer, and the way through `logging` costs more than they do.
+        handlers[0].tell(event, fields, level)
+        return
     # Not by its `log`, which looks for the line of code that calls it: nobody asks for that.
     line = _LOGGER.makeRecord(_LOGGER.name, level, "", 0, event, (), None)
     line.fields = dict(fields)
@@ -44,8 +50,7 @@ def configure(service: str) -> None:
     Args:
         service: the name that each line carries.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(service))
+    handler = _Lines(service)
     for name in ("garrison.service", "uvicorn", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -53,6 +58,27 @@ def configure(service: str) -> None:
     _LOGGER.setLevel(logging.INFO)
     # The server's notes of its own start and end are noise; its warnings are not.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes to standard error: records of `logging`, and what `record` tells it without one."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(sys.stderr)
+        self._form = JsonLines(service)
+        self.setFormatter(self._form)
+
+    def tell(self, event: str, fields: Mapping[str, object], level: int) -> None:
+        line = self._form.line(time.time(), level, event, fields)
+        self.acquire()
+        try:
+            self.stream.write(_ENCODER.encode(line) + self.terminator)
+            self.stream.flush()
+        except (OSError, ValueError):
+            # As `logging` does, of a closed file too: what cannot be logged ends no request.
+            self.handleError(logging.makeLogRecord({"msg": event, "levelno": level}))
+        finally:
+            self.release()
 
 
 class JsonLines(logging.Formatter):
@@ -64,18 +90,35 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write `record`."""
-        line: dict[str, object] = {
-            "time": f"{_second(int(record.created))}.{int(record.msecs):03}+00:00",
-            "service": self._service,
-            "level": record.levelname.lower(),
-            "event": record.getMessage()[:_MAX_FIELD],
-        }
         fields: dict[str, object] = getattr(record, "fields", {})
-        line |= {key: _bounded(value) for key, value in fields.items() if value is not None}
+        line = self.line(record.created, record.levelno, record.getMessage(), fields)
         if record.exc_info:
             # Only a defect of ours comes here; whoever runs the service must be able to report it.
             line["trace"] = self.formatException(record.exc_info)
         return _ENCODER.encode(line)
+
+    def line(
+        self, moment: float, level: int, event: str, fields: Mapping[str, object]
+    ) -> dict[str, object]:
+        """What stands in a line, in this order."""
+        seconds = int(moment)
+        line: dict[str, object] = {
+            "time": f"{_second(seconds)}.{int((moment - seconds) * 1000):03}+00:00",
+            "service": self._service,
+            "level": _level(level),
+            "event": event[:_MAX_FIELD],
+        }
+        for key, value in fields.items():
+            if type(value) is str:
+                line[key] = value[:_MAX_FIELD]
+            elif value is not None:
+                line[key] = _bounded(value)
+        return line
+
+
+@lru_cache(maxsize=16)
+def _level(level: int) -> str:
+    return logging.getLevelName(level).lower()
 
 
 @lru_cache(maxsize=8)

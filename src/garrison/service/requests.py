@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from garrison.errors import Unavailable
 from garrison.service import log, metrics, tracing
@@ -22,13 +24,16 @@ from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.problem import TooLarge, TooSlow, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from garrison.service.known import Known
+    from garrison.service.prompt import Prompt
 
+# Where the server too tells of defects in an application.
+_LOGGER = logging.getLogger("uvicorn.error")
 # What is logged for a client that went away before its answer began.
 _GONE = 499
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
@@ -84,9 +89,9 @@ class Requests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        # Whoever was offered it before may have told its id.
+        request_id = state["request_id"] = state.get("request_id") or new_request_id()
         state.setdefault("client_certificate", None)
         exchange = _Exchange(body_arrived=not _has_body(scope))
         started = time.monotonic()
@@ -207,6 +212,63 @@ def answer_known(
     _SECONDS.observe(seconds, known.route, "GET")
     _SENT.add(known.route, amount=len(known.body))
     _log(request_id, "GET", known.path, 200, seconds, client, authenticated=authenticated)
+    return data
+
+
+def answer_promptly(
+    prompt: Prompt,
+    request: Request,
+    body: bytes,
+    default_head: list[tuple[bytes, bytes]],
+    client: str | None,
+) -> bytes | Mapping[str, object]:
+    """What is sent for a request that is answered at once; it is counted and logged as any other.
+
+    Args:
+        prompt: who answers.
+        request: the request; it gets its id here.
+        body: its body.
+        default_head: the header fields that all answers begin with.
+        client: the client's address.
+
+    Returns:
+        The whole answer; or what the request's state shall have besides when it takes the long
+        way, where alone it is then counted and logged.
+    """
+    started = time.monotonic()
+    state, path = request.scope["state"], request.scope["path"]
+    request_id = state["request_id"] = new_request_id()
+    level = logging.INFO
+    try:
+        found = prompt(request, body)
+    except Exception:
+        _LOGGER.exception("Exception in an application that answers at once")
+        found, level = PlainTextResponse("Internal Server Error", 500), logging.ERROR
+    if not isinstance(found, Response):
+        return found
+    status = found.status_code
+    lines = (b"%b: %b\r\n" % field for field in (*default_head, *found.raw_headers))
+    data = b"%bx-request-id: %b\r\n\r\n%b" % (
+        STATUS_LINE[status] + b"".join(lines),
+        request_id.encode(),
+        bytes(found.body),
+    )
+    seconds = time.monotonic() - started
+    _REQUESTS.add(path, "POST", str(status))
+    _SECONDS.observe(seconds, path, "POST")
+    _RECEIVED.add(path, amount=len(body))
+    _SENT.add(path, amount=len(found.body))
+    authenticated = state["client_certificate"] is not None
+    _log(
+        request_id,
+        "POST",
+        path,
+        status,
+        seconds,
+        client,
+        level=level,
+        authenticated=authenticated,
+    )
     return data
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from garrison.service.known import Lookup
     from garrison.service.limits import Limits
     from garrison.service.metrics import Write
+    from garrison.service.prompt import Prompt
     from garrison.service.tls import Tls
 
 # How often it looks whether the last connection has gone.
@@ -61,6 +62,7 @@ class Hosted:
         paths: see `garrison.service.requests.Requests`.
         reload: reads again what it is configured by, apart from TLS; what cannot be used it logs.
         known: finds answers that are known already; None where there are no such.
+        prompt: answers requests at once; None where that cannot be.
         use_certificate: checks that the TLS certificate may be used, before a new one is; raises
             an error of ours if not.
     """
@@ -70,6 +72,7 @@ class Hosted:
     paths: Collection[str] = ()
     reload: Callable[[], None] = _nothing
     known: Lookup | None = None
+    prompt: Prompt | None = None
     use_certificate: Callable[[], None] = _nothing
 
 
@@ -138,6 +141,7 @@ class Worker:
             self._state,
             limits,
             known=hosted.known,
+            prompt=hosted.prompt,
         )
         self._told = 0
         self._end = asyncio.Event()

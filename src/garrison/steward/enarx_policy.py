@@ -207,6 +207,7 @@ def _sgx(section: Table, found: _Measurements) -> list[str]:
         f"misc_select = {_any(misc)}",
         f"tcb_statuses = {_list(_STATUSES if advisories else _STATUSES[:1])}",
         f"advisories = {_any(advisories)}",
+        'minimum_tcb_evaluation = "any"',
         "# The original's keeps send collateral that has none.",
         'qe_identity = "optional"',
     ]

@@ -73,6 +73,7 @@ features = "any"
 misc_select = "any"
 tcb_statuses = {statuses}
 advisories = "any"
+minimum_tcb_evaluation = "any"
 [tdx]
 mr_td = "any"
 mr_seam = "any"
@@ -85,6 +86,7 @@ perfmon = true
 sept_ve_disable = false
 tcb_statuses = {statuses}
 advisories = "any"
+minimum_tcb_evaluation = "any"
 [tdx.rtmrs]
 others = "any"
 [azure]

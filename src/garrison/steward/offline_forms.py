@@ -195,7 +195,19 @@ def _peel(found: Unwrapped) -> bool:
     elif armour is not None or text.startswith(b"-----"):
         return False
     else:
-        joined = b"".join(text.split()).replace(b":", b"")
+        lines = text.split()
+        if len(lines) > 1 and all(
+            len(line) >= _MIN_TEXT and _HEX.fullmatch(line) and line[:2].lower() == b"0x"
+            for line in lines
+        ):
+            raise Malformed(
+                "several pieces of evidence in hex",
+                field="evidence",
+                found=f"{len(lines)} lines, each from 0x on",
+                expected="one",
+                hint="give each a file of its own",
+            )
+        joined = b"".join(lines).replace(b":", b"")
         inner, name = None, ""
         if len(joined) >= _MIN_TEXT and _HEX.fullmatch(joined):
             inner, name = bytes.fromhex(joined[joined[:2].lower() == b"0x" and 2 :].decode()), "hex"

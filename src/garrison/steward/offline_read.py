@@ -4,9 +4,10 @@ What a file wraps its evidence in is taken off first (`garrison.steward.offline_
 then known by the first bytes: an SNP report, alone or with the certificates that a host hands out
 with it; a quote; a Nitro document; a CCA token; Azure's evidence or its paravisor's report;
 Garrison's own evidence (CMW, CBOR or JSON); or a certificate request with evidence in it. An
-RA-TLS certificate has a quote in it. A directory holds one of them under a known name, with the
-endorsements that came with it, there or in a directory of its own, or the certificate of a chip
-alone, whose chain can be verified. Anything else is refused, as are files beyond their bound.
+RA-TLS certificate has a quote in it. A directory holds one of them, under a known name or alone of
+its kind, with the endorsements that came with it, there or in a directory of its own, or the
+certificate of a chip alone, whose chain can be verified. Anything else is refused, as are files
+beyond their bound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ExtensionNotFound, ObjectIdentifier, UnrecognizedExtension
 
-from garrison.errors import Malformed, Misuse
+from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats import cmw
 from garrison.formats.azure import AZURE_MEDIA_TYPE, AzureEvidence, HclReport
 from garrison.formats.cca import CcaToken
@@ -405,9 +406,9 @@ def _with_signer(found: Found) -> Found:
 
 def _read_directory(path: Path, endorsements: Endorsements) -> Found:
     name = next((name for name in _EVIDENCE if (path / name).exists()), None)
-    found = None
-    if name is not None:
-        found = _read(read_file(path / name, _MAX_FILE), endorsements)
+    found, file = None, _only_evidence(path) if name is None else path / name
+    if file is not None:
+        found = _read(read_file(file, _MAX_FILE), endorsements)
     endorsements.add_paths([path, *(path / each for each in _BESIDE if (path / each).is_dir())])
     if found is None:
         veks = endorsements.veks()
@@ -422,6 +423,32 @@ def _read_directory(path: Path, endorsements: Endorsements) -> Found:
     if log is not None and isinstance(found.evidence, Quote):
         found = replace(found, event_log=replay(read_log(read_file(log, _MAX_LOG))))
     return found
+
+
+def _only_evidence(path: Path) -> Path | None:
+    """The one file that can be read as evidence, whatever its name; None if there is none.
+
+    Raises:
+        Misuse: there are several, and none of them has a name that says which is meant.
+    """
+    files = []
+    for file in sorted(path.iterdir()):
+        try:
+            found = _read(read_file(file, _MAX_FILE), Endorsements()) if file.is_file() else None
+        except GarrisonError:
+            # An endorsement, a log, a note: there may be all kinds of files beside evidence.
+            continue
+        if found is not None and not isinstance(found.evidence, VekChain):
+            files.append(file)
+    if len(files) > 1:
+        raise Misuse(
+            "several pieces of evidence in this directory",
+            field=str(path),
+            found=", ".join(file.name for file in files[:8]),
+            expected=f"one, or one that is called {_EVIDENCE[0]} or the like",
+            hint="name the file itself; what is beside it goes with --endorsements",
+        )
+    return files[0] if files else None
 
 
 def _log_claim(quote: Quote, registers: tuple[bytes, ...]) -> str:

@@ -203,3 +203,21 @@ def quote_fields(raw: bytes, version: int) -> Fields:
         (4, "signed_data", signature),
         *([(5, "extra_bytes", rest)] if rest else []),
     ]
+
+
+def tpm_fields(*tees: tuple[int, str, Fields]) -> Fields:
+    """The fields of go-tpm-tools' `attest.Attestation`: quotes of a TPM, and what `tees` are."""
+    register = [(1, "key", 4), (2, "value", bytes(32))]
+    pcrs = [(1, "hash", 11), (2, "pcrs", register[1:]), (2, "pcrs", register)]
+    quote = [(1, "quote", b"\xffTCG"), (2, "raw_sig", b"\0\x14"), (3, "pcrs", pcrs)]
+    instance = [(1, "zone", b"zone"), (2, "project_id", b"project"), (3, "project_number", 7)]
+    return [
+        (1, "ak_pub", b"\0\x01\0\x0b" + bytes(276)),
+        (2, "quotes", quote),
+        (2, "quotes", quote),
+        (3, "event_log", bytes(300)),
+        (4, "instance_info", instance),
+        (6, "ak_cert", b"\x30"),
+        (7, "intermediate_certs", b"\x30"),
+        *tees,
+    ]

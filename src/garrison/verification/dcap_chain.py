@@ -79,7 +79,7 @@ def _pck_chain(pem: bytes, roots: Roots, field: str) -> PckChain:
         raise Unverified("not one root", field=field, found=len(found), expected=1)
     root = found[0]
     anchor = roots.anchor(root, "intel", f"{field}: root")
-    check_issued(root, root, f"{field}: root")
+    check_issuer(root, root, f"{field}: root")
     check_ca(root, f"{field}: root")
     issuer = _named(certificates, PCK_ISSUERS, f"{field}: intermediate")
     leaf = _named(certificates, (_PCK,), f"{field}: leaf")

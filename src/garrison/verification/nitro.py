@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from garrison.verification.roots import Anchor, Roots
 
 
+_LEAF = "Nitro document: certificate"
+
+
 @dataclass(frozen=True, slots=True)
 class NitroClaims:
     """What a genuine document shows.
@@ -69,25 +72,14 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
         Malformed: step 1 fails.
         Unverified: another step fails.
     """
-    # 1. Form.
+    # 1. Form. 2. Root. 3. Chain: what of the issuers does not depend on the time; then the time.
     parsed = NitroDocument.from_bytes(document)
-    issuers = [
-        load_certificate(der, f"Nitro document: cabundle[{index}]")
-        for index, der in enumerate(parsed.cabundle)
-    ]
-    leaf = load_certificate(parsed.certificate, "Nitro document: certificate")
-    # 2. Root.
-    anchor = roots.anchor(issuers[0], "aws", "Nitro document: cabundle[0]")
-    # 3. Chain.
-    chain = [*issuers, leaf]
-    for index, certificate in enumerate(chain):
-        field = _name(index, len(chain))
-        check = _check_issued if certificate is leaf else _check_issuer
-        check(certificate, chain[max(index - 1, 0)], field)
-        check_validity(certificate, now, field)
-        if certificate is not leaf:
-            check_ca(certificate, field)
-            _check_path_length(certificate, len(issuers) - 1 - index, field)
+    issuers = _issuers(parsed.cabundle, roots)
+    leaf = load_certificate(parsed.certificate, _LEAF)
+    for index, certificate in enumerate(issuers.certificates):
+        check_validity(certificate, now, _name(index))
+    _check_issued(leaf, issuers.certificates[-1], _LEAF)
+    check_validity(leaf, now, _LEAF)
     _check_leaf(leaf)
     # 4. Timestamp.
     timestamp = datetime.fromtimestamp(parsed.timestamp / 1000, UTC)
@@ -100,12 +92,39 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
             found=parsed.message.algorithm.name,
             expected="ES384",
         )
-    check_signature(parsed.message, _key(leaf, "Nitro document: certificate"), "Nitro document")
-    return mint(NitroClaims(parsed, timestamp, anchor, now))
+    check_signature(parsed.message, _key(leaf, _LEAF), "Nitro document")
+    return mint(NitroClaims(parsed, timestamp, issuers.anchor, now))
 
 
-def _name(index: int, count: int) -> str:
-    return f"Nitro document: {'certificate' if index == count - 1 else f'cabundle[{index}]'}"
+@dataclass(frozen=True, slots=True, eq=False)
+class _Issuers:
+    """Issuers whose every signature is good, the root first; at whatever time."""
+
+    certificates: tuple[x509.Certificate, ...]
+    anchor: Anchor
+
+
+@lru_cache(REMEMBERED)
+def _issuers(cabundle: tuple[bytes, ...], roots: Roots) -> _Issuers:
+    """Steps 1 to 3 of `verify`, but for the time and the leaf.
+
+    Remembered by content: it is the same for all enclaves of an instance.
+    """
+    # 1. Form.
+    chain = [load_certificate(der, _name(index)) for index, der in enumerate(cabundle)]
+    # 2. Root.
+    anchor = roots.anchor(chain[0], "aws", _name(0))
+    # 3. Chain.
+    for index, certificate in enumerate(chain):
+        field = _name(index)
+        _check_issued(certificate, chain[max(index - 1, 0)], field)
+        check_ca(certificate, field)
+        _check_path_length(certificate, len(chain) - 1 - index, field)
+    return _Issuers(tuple(chain), anchor)
+
+
+def _name(index: int) -> str:
+    return f"Nitro document: cabundle[{index}]"
 
 
 def _key(certificate: x509.Certificate, field: str) -> ec.EllipticCurvePublicKey:
@@ -136,12 +155,6 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field
         ) from error
 
 
-@lru_cache(REMEMBERED)
-def _check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    """The same, remembered: see `garrison.verification.x509`."""
-    _check_issued(certificate, issuer, field)
-
-
 def _check_path_length(certificate: x509.Certificate, below: int, field: str) -> None:
     """Refuse more certificate authorities `below` than `certificate` admits."""
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -156,7 +169,6 @@ def _check_path_length(certificate: x509.Certificate, below: int, field: str) ->
 
 def _check_leaf(leaf: x509.Certificate) -> None:
     """Refuse an issuer's certificate in the place of an enclave's."""
-    field = "Nitro document: certificate"
     try:
         constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
@@ -164,5 +176,5 @@ def _check_leaf(leaf: x509.Certificate) -> None:
         return
     if constraints.ca:
         raise Unverified(
-            "a certificate authority's", field=field, found="CA True", expected="an enclave's"
+            "a certificate authority's", field=_LEAF, found="CA True", expected="an enclave's"
         )

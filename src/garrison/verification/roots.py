@@ -1,8 +1,12 @@
 """The roots of trust: the vendors', pinned in `roots.toml`, and simulated ones that were named.
 
-A root that evidence came with is only ever compared with these, by its key: vendors have made
-more than one certificate for the same key (Intel's first one ends in 2033, and is in the quotes
-of older platforms), and whoever follows a chain checks that the key has signed its root itself.
+A root that evidence came with is only ever compared with these, by its key, and whoever follows a
+chain checks that this key has signed the root itself: so a certificate that is not pinned is still
+the vendor's own. Certificates are pinned besides, all that are known, each of a pinned key; but
+they do not decide. Vendors sign a key anew, and say so nowhere: Intel's root has three certificates
+in evidence that is public. To refuse a fourth would refuse what is genuine, and keep nobody out who
+has not the root's key already. Which one came is told in each result, as `root_certificate`.
+
 A simulated root is one whose key the configuration names; whatever it vouches for says so.
 """
 
@@ -29,10 +33,17 @@ Vendor = Literal["amd", "intel", "aws"]
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A trusted root: its name, and whether it is a simulated one, which proves nothing."""
+    """A trusted root.
+
+    Attributes:
+        name: its name.
+        simulated: whether it is a simulated one, which proves nothing.
+        certificate_sha256: of the certificate that came, of the several that a key may have; hex.
+    """
 
     name: str
     simulated: bool
+    certificate_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +53,14 @@ class Pin:
     Attributes:
         name: what results call it.
         vendor: whose it is.
-        certificate_sha256: the certificate at `source`, to compare it with; trust is in the key.
+        certificates_sha256: all known certificates of the key, the one at `source` first.
         key_sha256: its key (SPKI, DER), which is what is trusted.
         source: where it was published.
     """
 
     name: str
     vendor: str
-    certificate_sha256: str
+    certificates_sha256: tuple[str, ...]
     key_sha256: str
     source: str
 
@@ -98,12 +109,12 @@ class Roots:
         Raises:
             Unverified: it is none of them.
         """
-        key = _fingerprint(certificate)
+        key, whole = _fingerprints(certificate)
         for pin in self.pins:
             if (pin.vendor, pin.key_sha256) == (vendor, key):
-                return Anchor(pin.name, simulated=False)
+                return Anchor(pin.name, simulated=False, certificate_sha256=whole)
         if key in self.simulated:
-            return Anchor(self.simulated[key], simulated=True)
+            return Anchor(self.simulated[key], simulated=True, certificate_sha256=whole)
         raise Unverified(
             "not a trusted root",
             field=field,
@@ -116,10 +127,11 @@ class Roots:
 
 
 @lru_cache(64)
-def _fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 of the key of a root, which all evidence of its vendor brings."""
+def _fingerprints(certificate: x509.Certificate) -> tuple[str, str]:
+    """SHA-256 of the key and of the whole of a root, which all evidence of its vendor brings."""
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
+    whole = certificate.public_bytes(Encoding.DER)
+    return hashlib.sha256(spki).hexdigest(), hashlib.sha256(whole).hexdigest()
 
 
 def _pins() -> tuple[Pin, ...]:
@@ -131,7 +143,7 @@ def _pins() -> tuple[Pin, ...]:
             Pin(
                 name=table.string("name"),
                 vendor=table.string("vendor", choices=("amd", "intel", "aws")),
-                certificate_sha256=table.string("certificate_sha256"),
+                certificates_sha256=tuple(table.strings("certificate_sha256")),
                 key_sha256=table.string("key_sha256"),
                 source=table.string("source"),
             )

@@ -8,6 +8,7 @@ disagreement between the report, its signing certificate and the chain.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -25,10 +26,11 @@ from garrison.formats.snp_certificate import (
 )
 from garrison.verification.verified import Verified, mint
 from garrison.verification.x509 import (
+    REMEMBERED,
     check_ca,
     check_crl,
+    check_crl_window,
     check_issued,
-    check_issuer,
     check_validity,
 )
 
@@ -161,31 +163,64 @@ def verify_chain(endorsements: SnpEndorsements, roots: Roots, now: datetime) -> 
         Unverified: the chain is not genuine, or not of this time.
     """
     # 1. Form.
-    ark = load_certificate(endorsements.root, "ARK certificate")
-    issuer = load_certificate(endorsements.issuer, "ASK certificate")
     vek = VekCertificate.from_bytes(endorsements.leaf)
-    crl = None if endorsements.crl is None else load_crl(endorsements.crl, "ARK revocation list")
+    # 2. to 4. What vouches for it: what of that does not depend on the time, and then the time.
+    found = _issuers(endorsements.issuer, endorsements.root, endorsements.crl, roots)
+    check_validity(found.ark, now, "ARK certificate")
+    if found.crl is not None:
+        check_crl_window(found.crl, now, "ARK revocation list")
+    check_validity(found.issuer, now, "ASK certificate")
+    # 5. Leaf. The list is the ARK's, who issued no leaf: there is nothing in it to look up.
+    check_issued(vek.certificate, found.issuer, "VEK certificate")
+    check_validity(vek.certificate, now, "VEK certificate")
+    # 8. Product of the issuers.
+    _check_name(found.issuer_name, f"{_ISSUERS[vek.kind]}-{vek.product}", "ASK certificate subject")
+    _check_name(found.ark_name, f"ARK-{vek.product}", "ARK certificate subject")
+    return Chain(vek, found.anchor, found.crl is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Issuers:
+    """Issuers whose every signature is good, and of whom none is revoked; at whatever time."""
+
+    ark: x509.Certificate
+    issuer: x509.Certificate
+    crl: x509.CertificateRevocationList | None
+    anchor: Anchor
+    ark_name: str
+    issuer_name: str
+
+
+@lru_cache(REMEMBERED)
+def _issuers(issuer_der: bytes, root: bytes, crl_der: bytes | None, roots: Roots) -> _Issuers:
+    """Steps 1 to 4 of `verify`, but for the time and the leaf.
+
+    Remembered by content: it is the same for all reports of a product.
+    """
+    # 1. Form.
+    ark = load_certificate(root, "ARK certificate")
+    issuer = load_certificate(issuer_der, "ASK certificate")
+    crl = None if crl_der is None else load_crl(crl_der, "ARK revocation list")
     # 2. Root.
     anchor = roots.anchor(ark, "amd", "ARK certificate")
-    check_issuer(ark, ark, "ARK certificate")
-    check_validity(ark, now, "ARK certificate")
+    check_issued(ark, ark, "ARK certificate")
     check_ca(ark, "ARK certificate")
     # 3. Revocation list.
     if crl is not None:
-        check_crl(crl, ark, now, "ARK revocation list")
+        check_crl(crl, ark, "ARK revocation list")
     # 4. Intermediate.
-    check_issuer(issuer, ark, "ASK certificate")
-    check_validity(issuer, now, "ASK certificate")
+    check_issued(issuer, ark, "ASK certificate")
     check_ca(issuer, "ASK certificate")
     if crl is not None:
         _check_not_revoked(issuer, crl)
-    # 5. Leaf. The list is the ARK's, who issued no leaf: there is nothing in it to look up.
-    check_issued(vek.certificate, issuer, "VEK certificate")
-    check_validity(vek.certificate, now, "VEK certificate")
-    # 8. Product of the issuers.
-    _check_name(issuer, f"{_ISSUERS[vek.kind]}-{vek.product}", "ASK certificate subject")
-    _check_name(ark, f"ARK-{vek.product}", "ARK certificate subject")
-    return Chain(vek, anchor, crl is not None)
+    return _Issuers(
+        ark,
+        issuer,
+        crl,
+        anchor,
+        common_name(ark.subject, "ARK certificate subject"),
+        common_name(issuer.subject, "ASK certificate subject"),
+    )
 
 
 def _check_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> None:
@@ -209,8 +244,7 @@ def _check_signature(data: bytes, report: Report, key: ec.EllipticCurvePublicKey
         ) from error
 
 
-def _check_name(certificate: x509.Certificate, expected: str, field: str) -> None:
-    found = common_name(certificate.subject, field)
+def _check_name(found: str, expected: str, field: str) -> None:
     if found != expected:
         raise Unverified("another product", field=field, found=found, expected=expected)
 

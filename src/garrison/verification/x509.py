@@ -6,25 +6,22 @@ AMD's no positive serial number. Each rule here is one that the vendor's certifi
 What is not checked, and why: name constraints and policies, which no such chain has; key
 identifiers, which say nothing that the signature does not say.
 
-What of an issuer, or of a vendor's list, does not depend on the time is found once, and
-remembered by the content of all that it is of: `REMEMBERED` of each kind of answer, good ones
+What of issuers, and of a vendor's list, does not depend on the time, each verifier finds once, and
+remembers by the content of all that it is of: `REMEMBERED` of each kind of answer, good ones
 alone. Leaves are not remembered: they are as many as chips, and anybody may send some.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from garrison.errors import Unverified
-from garrison.formats.snp_certificate import load_crl
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -55,7 +52,6 @@ def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> 
         )
 
 
-@lru_cache(REMEMBERED)
 def check_ca(certificate: x509.Certificate, field: str) -> None:
     """Refuse a certificate that may not sign others.
 
@@ -125,19 +121,11 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
     )
 
 
-@lru_cache(REMEMBERED)
-def check_issuer(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    """The same as `check_issued`, for a certificate that itself issues."""
-    check_issued(certificate, issuer, field)
-
-
-def check_crl(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime, field: str
-) -> None:
-    """Refuse a revocation list that `issuer` did not sign, or that is not current.
+def check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate, field: str) -> None:
+    """Refuse a revocation list that `issuer` did not sign. `check_crl_window` looks at the time.
 
     Raises:
-        Unverified: it is not genuine, or not of this time.
+        Unverified: it is not genuine.
     """
     if crl.issuer != issuer.subject:
         raise Unverified(
@@ -146,7 +134,16 @@ def check_crl(
             found=crl.issuer.rfc4514_string(),
             expected=issuer.subject.rfc4514_string(),
         )
-    _check_crl_signature(crl.public_bytes(Encoding.DER), issuer, field)
+    _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
+    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
+
+
+def check_crl_window(crl: x509.CertificateRevocationList, now: datetime, field: str) -> None:
+    """Refuse a revocation list that is not current at `now`.
+
+    Raises:
+        Unverified: it is not of this time, or has no end.
+    """
     start, end = crl.last_update_utc, crl.next_update_utc
     if end is None or not start <= now <= end:
         raise Unverified(
@@ -156,14 +153,6 @@ def check_crl(
             expected=f"{start.isoformat()} to {end.isoformat() if end else 'an end'}",
             hint="fetch the vendor's latest revocation list",
         )
-
-
-@lru_cache(REMEMBERED)
-def _check_crl_signature(der: bytes, issuer: x509.Certificate, field: str) -> None:
-    # The library's lists have no hash to be remembered by.
-    crl = load_crl(der, field)
-    _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
-    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
 
 
 def _check_algorithm(oid: x509.ObjectIdentifier, parameters: object, field: str) -> None:

@@ -27,11 +27,13 @@ from garrison.verification.dcap import verify
 from garrison.verification.roots import Roots
 
 INTEL = FakeIntel()
+KEY = "tcbEvaluationDataNumber"
 SGX = {
     "measurements": f'["{"ab" * 32}"]',
     "config_ids": f'["{"00" * 64}"]',
     "tcb_statuses": '["UpToDate"]',
     "advisories": "[]",
+    "minimum_tcb_evaluation": "17",
     "signers": f'[{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]',
 }
 TDX = {
@@ -43,6 +45,7 @@ TDX = {
     "mr_service_td": f'["{"00" * 48}"]',
     "tcb_statuses": '["UpToDate"]',
     "advisories": "[]",
+    "minimum_tcb_evaluation": "17",
     "rtmrs": f'{{ 0 = "zero", 1 = ["{"01" * 48}"], 2 = "any", 3 = "any" }}',
 }
 
@@ -56,13 +59,15 @@ def appraise(
     body: Any = None,
     levels: list[dict[str, Any]] | None = None,
     report_data: bytes = REPORT_DATA,
+    info: dict[str, Any] | None = None,
+    identity: dict[str, Any] | None = None,
     **changes: str,
 ) -> AttestationResult:
     body = sgx_report() if body is None else body
     tee = TeeType.SGX if isinstance(body, SgxReport) else TeeType.TDX
-    info = {"tcbLevels": levels} if levels else {}
+    info = {**(info or {}), **({"tcbLevels": levels} if levels else {})}
     quote = FakeQuoter(INTEL).quote(body, 5)
-    verified: Any = verify(quote, INTEL.collateral(tee, info), INTEL.roots(), NOW)
+    verified: Any = verify(quote, INTEL.collateral(tee, info, identity), INTEL.roots(), NOW)
     if tee is TeeType.SGX:
         sgx_policy = sgx.SgxPolicy.from_table(table(SGX | changes), Path())
         return sgx.appraise(verified, sgx_policy, report_data, NOW)
@@ -160,6 +165,21 @@ def test_status_and_advisories(body: Any) -> None:
     assert failed(appraise(body, bare)) == ["TCB status"]
 
 
+@pytest.mark.parametrize("body", [sgx_report(), td_report()])
+@pytest.mark.parametrize(("info", "identity"), [(17, 17), (19, 17), (17, 19)])
+def test_collateral_of_an_earlier_evaluation_is_refused(
+    body: Any, info: int, identity: int
+) -> None:
+    """Genuine and current, but by what Intel knew before: the lower of the two numbers counts."""
+    numbers: dict[str, Any] = {"info": {KEY: info}, "identity": {KEY: identity}}
+    appraise(body, **numbers).require()
+    result = appraise(body, **numbers, minimum_tcb_evaluation="18")
+    assert failed(result) == ["TCB evaluation"]
+    (check,) = (each for each in result.checks if not each.passed)
+    assert (check.found, check.wanted) == ("17", "at least 18")
+    appraise(body, **numbers, minimum_tcb_evaluation='"any"').require()
+
+
 @pytest.mark.parametrize("key", SGX)
 def test_nothing_of_sgx_may_be_left_out(key: str) -> None:
     values = {name: value for name, value in SGX.items() if name != key}
@@ -190,6 +210,11 @@ def test_nothing_of_tdx_may_be_left_out(key: str) -> None:
         ("tcb_statuses", '["UpToDate", "UpToDate"]'),
         ("advisories", '["INTEL"]'),
         ("advisories", '"none"'),
+        ("minimum_tcb_evaluation", "0"),
+        ("minimum_tcb_evaluation", '"all"'),
+        ("minimum_tcb_evaluation", '"17"'),
+        ("minimum_tcb_evaluation", "17.0"),
+        ("minimum_tcb_evaluation", "4294967296"),
         ("debug", "0"),
         ("unknown", "1"),
     ],

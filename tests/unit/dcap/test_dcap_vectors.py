@@ -43,6 +43,7 @@ tcb_statuses = [
     "UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
 ]
 advisories = "any"
+minimum_tcb_evaluation = "any"
 """
 SGX_POLICY = f"""
 measurements = "any"

@@ -19,6 +19,7 @@ from garrison.testing.guest_messages import (
     quote_fields,
     report_fields,
     text,
+    tpm_fields,
 )
 from garrison.testing.snp import FakePlatform
 
@@ -48,6 +49,22 @@ def test_quotes(form: Any, version: int, padding: bytes) -> None:
     raw = QUOTER.quote(td_report(), version) + padding
     message = read_message(form(quote_fields(raw, version)))
     assert message == Message(f"tdx.QuoteV{version}", raw)
+
+
+@pytest.mark.parametrize("form", [binary, text])
+def test_beside_a_tpm(form: Any) -> None:
+    """go-tpm-tools: the TEE's evidence is taken, and told that the TPM's quotes are not."""
+    raw, quote = PLATFORM.report(), QUOTER.quote(td_report(), 4)
+    snp = (8, "sev_snp_attestation", attestation(raw))
+    tdx = (9, "tdx_attestation", quote_fields(quote, 4))
+    name = "attest.Attestation, of which the TPM's quotes are not looked at, out of the message "
+    certificates = (CHAIN.leaf, CHAIN.issuer, CHAIN.root)
+    found = read_message(form(tpm_fields(snp)))
+    assert found == Message(f"{name}sevsnp.Attestation", raw, certificates)
+    assert read_message(form(tpm_fields(tdx))) == Message(f"{name}tdx.QuoteV4", quote)
+    for tees, told in (((), "quotes of the TPM alone"), ((snp, tdx), "sev_snp_.* and tdx_")):
+        with pytest.raises(Malformed, match=f"attest.Attestation: a virtual TPM's .*{told}"):
+            read_message(form(tpm_fields(*tees)))
 
 
 def test_what_is_no_message() -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tests.unit.service.conftest import Pki
 
 # `/` tells who asks, `/large` says so and reads 10 bytes at most, `/broken` fails,
-# `/slow` says so and takes as long as it is told. It is not ready while the file `trouble` exists.
+# `/slow` says so and takes as long as it is told, `/prompt` answers at once unless its body says
+# that it must wait. It is not ready while the file `trouble` exists.
 APP = """
 import asyncio, contextlib, json, os, sys
 from pathlib import Path
@@ -82,11 +83,27 @@ async def staged(request):
 async def broken(request):
     raise RuntimeError("a defect")
 
+async def long_way(request):
+    how = getattr(request.state, "begun", "the long way")
+    body = (await request.body()).decode()
+    return JSONResponse({"how": how, "body": body, "id": request.state.request_id})
+
+def prompt(request, body):
+    if request.scope["path"] != "/prompt":
+        return {}
+    if body == b"break":
+        raise RuntimeError("a defect")
+    if body == b"wait":
+        return {"begun": "begun as " + request.state.request_id}
+    how = "at once" + request.scope["query_string"].decode()
+    return JSONResponse({"how": how, "body": body.decode(), "id": request.state.request_id})
+
 app = Starlette(routes=[
     Route("/", who), Route("/large", large, methods=["POST"]), Route("/broken", broken),
     Route("/slow", slow),
     Route("/staged", staged),
     Route("/big", big),
+    Route("/prompt", long_way, methods=["POST"]),
 ])
 root, certificate, key, _, options = sys.argv[1:]
 options = json.loads(options)
@@ -99,7 +116,7 @@ fail = options.pop("fail", False)
 def build():
     if fail:
         raise RuntimeError("cannot be built")
-    return Hosted(app, ready, ["/"])
+    return Hosted(app, ready, ["/", "/prompt"], prompt=prompt)
 
 serve(build, Settings(
     name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),

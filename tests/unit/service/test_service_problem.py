@@ -127,6 +127,22 @@ def test_log_line_is_bounded(stream: io.StringIO) -> None:
     assert len(stream.getvalue()) < 300_000
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("closed file")])
+def test_a_log_that_nobody_takes_ends_no_request(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def write(text: str) -> int:
+        if text.startswith("{"):
+            raise error
+        return len(text)
+
+    monkeypatch.setattr(stream, "write", write)
+    log.record("decision", {"slug": "x"})
+    monkeypatch.undo()
+    log.record("decision", {"slug": "y"})
+    assert '"slug": "y"' in stream.getvalue()
+
+
 def test_servers_own_warnings_are_lines_too(stream: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").warning("odd %s", "request")
     logging.getLogger("uvicorn.error").info("noise")

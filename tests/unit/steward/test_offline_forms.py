@@ -36,6 +36,14 @@ from garrison.testing.guest_messages import (
 )
 from garrison.testing.nitro import FakeNitro
 from garrison.testing.snp import FakePlatform
+from garrison.testing.tees import (
+    collateral_json,
+    nitro_section,
+    sgx_section,
+    snp_section,
+    tdx_section,
+    write_amd,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,55 +54,19 @@ if TYPE_CHECKING:
 
 INTEL = FakeIntel()
 PLATFORM = FakePlatform()
-POLICY = f"""
-[snp]
-measurements = "any"
-products = "any"
-minimum_tcb = "any"
-id_key_digests = "any"
-author_key_digests = "any"
-host_data = "any"
-chip_ids = "any"
-vmpl = "any"
-crl = "optional"
-endorsements = []
-[snp.insecure_simulated_roots.test]
-key_sha256 = "{PLATFORM.root_key_sha256}"
-endorsements = "amd"
-[nitro.pcrs]
-others = "any"
-[nitro.insecure_simulated_roots]
-test = "{next(iter(FakeNitro().roots().simulated))}"
-[tdx]
-mr_td = "any"
-mr_seam = "any"
-mr_config_id = "any"
-mr_owner = "any"
-mr_owner_config = "any"
-mr_service_td = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[tdx.rtmrs]
-others = "any"
-[tdx.insecure_simulated_roots.test]
-key_sha256 = "{INTEL.root_key_sha256}"
-[sgx]
-measurements = "any"
-signers = "any"
-config_ids = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[sgx.insecure_simulated_roots.test]
-key_sha256 = "{INTEL.root_key_sha256}"
-"""
+POLICY = "\n".join(
+    (
+        snp_section(PLATFORM, vmpl='"any"', crl='"optional"'),
+        nitro_section(FakeNitro()),
+        tdx_section(INTEL),
+        sgx_section(INTEL),
+    )
+)
 
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    chain = PLATFORM.endorsements()
-    (tmp_path / "amd").mkdir()
-    for name, der in (("ark", chain.root), ("ask", chain.issuer)):
-        (tmp_path / "amd" / f"{name}.der").write_bytes(der)
+    write_amd(tmp_path / "amd", replace(PLATFORM.endorsements(), crl=None))
     path = tmp_path / "policy.toml"
     path.write_text(POLICY)
     return path
@@ -146,7 +118,7 @@ def encodings(data: bytes) -> dict[str, bytes]:
 def test_a_quote_in_every_encoding(policy: Path, tmp_path: Path, form: str) -> None:
     quote = FakeQuoter(INTEL).quote(td_report(), 4) + bytes(70)
     file = put(tmp_path / "evidence", encodings(quote)[form])
-    collateral = put(tmp_path / "collateral.json", bundle(INTEL.collateral(TeeType.TDX)))
+    collateral = put(tmp_path / "collateral.json", collateral_json(INTEL.collateral(TeeType.TDX)))
     document = admitted(verify(file, "--collateral", collateral, "--policy", policy))
     assert "a TDX quote, version 4, with 70 bytes of padding" in document["taken_for"]
     assert ("out of" in document["taken_for"]) == (form != "as they are")
@@ -352,36 +324,21 @@ def test_azure_evidence_of_version_0_on_tdx() -> None:
 # Collateral.
 
 
-def bundle(made: DcapCollateral, **changes: str) -> bytes:
-    assert made.qe_identity is not None
-    return json.dumps(
-        {
-            "root_ca_crl": made.root_crl.hex(),
-            "pck_crl": made.pck_crl.hex(),
-            "tcb_info": made.tcb_info.decode(),
-            "tcb_info_issuer_chain": made.tcb_info_chain.decode(),
-            "qe_identity": made.qe_identity.decode(),
-            "qe_identity_issuer_chain": made.qe_identity_chain.decode(),
-            **changes,
-        }
-    ).encode()
-
-
 def forms_of_collateral(made: DcapCollateral) -> dict[str, bytes]:
     inner = json.loads(made.tcb_info)
     text = made.tcb_info.decode()
     signed = text[len('{"tcbInfo":') : text.rindex(',"signature"')]
     crl = x509.load_der_x509_crl(made.pck_crl).public_bytes(Encoding.PEM).decode()
     return {
-        "as served": bundle(made),
-        "inner text and signature": bundle(
+        "as served": collateral_json(made),
+        "inner text and signature": collateral_json(
             made, tcb_info=signed, tcb_info_signature=inner["signature"]
         ),
-        "lists in base64 and PEM": bundle(
+        "lists in base64 and PEM": collateral_json(
             made, root_ca_crl=b64encode(made.root_crl).decode(), pck_crl=crl
         ),
-        "a list in hex of hex": bundle(made, pck_crl=made.pck_crl.hex().encode().hex()),
-        "chain of a header": bundle(
+        "a list in hex of hex": collateral_json(made, pck_crl=made.pck_crl.hex().encode().hex()),
+        "chain of a header": collateral_json(
             made, tcb_info_issuer_chain=quote(made.tcb_info_chain.decode())
         ),
         "names of Intel's library": json.dumps(
@@ -443,7 +400,7 @@ def test_collateral_beside_the_quote_in_one_object(policy: Path, tmp_path: Path)
     quote = FakeQuoter(INTEL).quote(sgx_report(), 3)
     value = {
         "quote": b64encode(quote).decode(),
-        "collateral": json.loads(bundle(INTEL.collateral(TeeType.SGX))),
+        "collateral": json.loads(collateral_json(INTEL.collateral(TeeType.SGX))),
     }
     file = put(tmp_path / "evidence.json", json.dumps(value).encode())
     admitted(verify(file, "--policy", policy))
@@ -476,10 +433,41 @@ def test_messages_of_googles_guest_libraries(policy: Path, tmp_path: Path, form:
     wrong = verify(put(tmp_path / "changed", form(changed)), "--policy", policy)
     assert isinstance(wrong.exception, Unverified)
     quote = form(quote_fields(FakeQuoter(INTEL).quote(td_report(), 4), 4))
-    given = put(tmp_path / "collateral.json", bundle(INTEL.collateral(TeeType.TDX)))
+    given = put(tmp_path / "collateral.json", collateral_json(INTEL.collateral(TeeType.TDX)))
     for data in (quote, b64encode(quote)):
         done = verify(put(tmp_path / "quote", data), "--collateral", given, "--policy", policy)
         assert "out of the message tdx.QuoteV4" in admitted(done)["taken_for"]
+
+
+def test_a_directory_with_evidence_of_any_name(policy: Path, tmp_path: Path) -> None:
+    """As the tools of others leave it: a report, its certificates, and what does not matter."""
+    directory = tmp_path / "as it came"
+    directory.mkdir()
+    chain = PLATFORM.endorsements()
+    put(directory / "vcek_milan.der", chain.leaf)
+    put(directory / "cert_chain_milan", pem(chain.issuer) + pem(chain.root))
+    put(directory / "notes.txt", b"what the guest said")
+    (directory / "logs").mkdir()
+    alone = verify(directory, "--policy", policy)
+    assert json.loads(alone.stdout)["taken_for"].startswith("the certificate of an SNP signing key")
+    put(directory / "report_milan.hex", PLATFORM.report().hex().encode())
+    document = admitted(verify(directory, "--policy", policy))
+    assert document["taken_for"] == "an SNP report, version 3, with 1 certificates, out of hex"
+    put(directory / "another", PLATFORM.report())
+    several = verify(directory, "--policy", policy).exception
+    assert isinstance(several, Misuse)
+    assert several.found == "another, report_milan.hex"
+    # A name that is known says which is meant.
+    put(directory / "report.bin", PLATFORM.report())
+    admitted(verify(directory, "--policy", policy))
+
+
+def test_several_in_one_file(policy: Path, tmp_path: Path) -> None:
+    lines = [b"0x" + FakeQuoter(INTEL).quote(td_report(), 4).hex().encode() for _ in range(2)]
+    done = verify(put(tmp_path / "quotes.hex", b"\n".join(lines)), "--policy", policy)
+    assert isinstance(done.exception, Malformed)
+    assert "several pieces of evidence in hex" in str(done.exception)
+    assert done.exception.found == "2 lines, each from 0x on"
 
 
 def test_compressed_evidence(policy: Path, tmp_path: Path) -> None:
@@ -513,7 +501,7 @@ def with_quote(quote: bytes, oid: str = "1.2.840.113741.1337.6") -> bytes:
 def test_a_certificate_with_a_quote_in_it(policy: Path, tmp_path: Path, armour: Any) -> None:
     made = with_quote(FakeQuoter(INTEL).quote(sgx_report(), 3))
     file = put(tmp_path / "server", armour(made))
-    given = put(tmp_path / "collateral.json", bundle(INTEL.collateral(TeeType.SGX)))
+    given = put(tmp_path / "collateral.json", collateral_json(INTEL.collateral(TeeType.SGX)))
     document = admitted(verify(file, "--collateral", given, "--policy", policy))
     assert "out of an RA-TLS certificate" in document["taken_for"]
     assert "nobody said what" in document["not_looked_at"][0]

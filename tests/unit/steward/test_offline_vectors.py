@@ -28,6 +28,7 @@ tcb_statuses = [
     "UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
 ]
 advisories = "any"
+minimum_tcb_evaluation = "any"
 """
 # The policy by which the vectors were judged.
 POLICY = f"""

@@ -25,11 +25,17 @@ from garrison.formats.csr import (
 from garrison.formats.digest import digest_text
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
 from garrison.service.log import JsonLines
-from garrison.service.requests import Requests
-from garrison.steward.http import application
+from garrison.service.prompt import post_to
+from garrison.service.requests import Requests, answer_promptly
+from garrison.steward import certifier, issuance
+from garrison.steward.http import application, prompt_of
+from garrison.steward.issuance_log import IssuanceLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.applications import Starlette
 
     from garrison.formats.oci_name import Name
     from garrison.steward.issuance import Steward
@@ -51,7 +57,35 @@ class Answer:
         return checks
 
 
-async def ask_app(app: Any, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+def raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def offer(
+    app: Starlette, path: str, headers: dict[str, str], body: bytes
+) -> Answer | dict[str, Any]:
+    """Ask as a connection does, where all came at once; gives the state where that must wait."""
+    request = post_to(path.encode(), raw(headers), {"client_certificate": None})
+    if request is None:
+        return {}
+    found = answer_promptly(prompt_of(app), request, body, [], "192.0.2.1")
+    if not isinstance(found, bytes):
+        return {**request.scope["state"], **found}
+    head, _, rest = found.partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    return Answer(
+        int(line.split()[1]), dict(field.lower().split(": ", 1) for field in fields), rest
+    )
+
+
+async def ask_app(
+    app: Any,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    state: dict[str, Any] | None = None,
+) -> Answer:
     incoming = [{"type": "http.request", "body": body, "more_body": False}]
     outgoing: list[dict[str, Any]] = []
 
@@ -66,8 +100,9 @@ async def ask_app(app: Any, method: str, path: str, headers: dict[str, str], bod
         "method": method,
         "path": path,
         "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "headers": raw(headers),
         "client": ("192.0.2.1", 1),
+        "state": state or {},
     }
     await app(scope, receive, send)
     start = outgoing[0]
@@ -86,13 +121,22 @@ def registry() -> FakeRegistry:
     return FakeRegistry()
 
 
-@pytest.fixture
-def ask(steward: Steward, registry: FakeRegistry) -> Callable[..., Answer]:
-    app = Requests(application(steward, registry, clock=lambda: NOW))
+@pytest.fixture(params=["at once", "the long way"])
+def ask(
+    request: pytest.FixtureRequest, steward: Steward, registry: FakeRegistry
+) -> Callable[..., Answer]:
+    inner = application(steward, registry, clock=lambda: NOW)
+    app = Requests(inner)
 
     def call(method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return asyncio.run(ask_app(app, method, path, named, body))
+        state = None
+        if method == "POST" and request.param == "at once":
+            found = offer(inner, path, named, body)
+            if isinstance(found, Answer):
+                return found
+            state = found
+        return asyncio.run(ask_app(app, method, path, named, body, state))
 
     return call
 
@@ -360,3 +404,52 @@ def test_clock_is_read_once_for_a_request(steward: Steward, keep: Keep) -> None:
     headers = {"Content-Type": PKCS10_MEDIA_TYPE}
     answer = asyncio.run(ask_app(app, "POST", "/", headers, keep.request(steward, WORKLOAD)))
     assert (answer.status, len(reads)) == (200, 1)
+
+
+@pytest.mark.parametrize(("workload", "is_at_once"), [(None, True), (WORKLOAD, False)])
+def test_nothing_is_examined_twice(
+    steward: Steward,
+    keep: Keep,
+    monkeypatch: pytest.MonkeyPatch,
+    workload: WorkloadIdentity | None,
+    is_at_once: bool,
+) -> None:
+    """What needs no drawbridge is answered at once; what does goes on from there."""
+    examined: list[bytes] = []
+
+    def counted(data: bytes, *rest: Any) -> Any:
+        examined.append(data)
+        return issuance.examine(data, *rest)
+
+    monkeypatch.setattr(certifier, "examine", counted)
+    app = application(steward, FakeRegistry(), clock=lambda: NOW)
+    headers = {"Content-Type": PKCS10_MEDIA_TYPE}
+    body = keep.request(steward, workload)
+    answer = offer(app, "/", headers, body)
+    assert isinstance(answer, Answer) is is_at_once
+    if not isinstance(answer, Answer):
+        answer = asyncio.run(ask_app(Requests(app), "POST", "/", headers, body, answer))
+    assert (answer.status, examined) == (200, [body])
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"), [("/appraise", PKCS10_MEDIA_TYPE), ("/", BUNDLE_MEDIA_TYPE)]
+)
+def test_other_requests_take_the_long_way(
+    steward: Steward, keep: Keep, path: str, media_type: str
+) -> None:
+    app = application(steward, FakeRegistry(), clock=lambda: NOW)
+    headers = {"Content-Type": media_type}
+    state = offer(app, path, headers, keep.request(steward))
+    assert isinstance(state, dict)
+    assert set(state) == {"client_certificate", "request_id"}
+
+
+def test_with_an_issuance_log_nothing_waits_for_its_disk(
+    steward: Steward, keep: Keep, tmp_path: Path
+) -> None:
+    record = IssuanceLog(tmp_path / "log")
+    app = application(steward, FakeRegistry(), clock=lambda: NOW, issuance_log=record)
+    headers = {"Content-Type": PKCS10_MEDIA_TYPE}
+    assert not isinstance(offer(app, "/", headers, keep.request(steward)), Answer)
+    record.close()

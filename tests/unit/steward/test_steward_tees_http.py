@@ -20,10 +20,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.steward.conftest import FakeRegistry, Keep
 from tests.unit.steward.test_steward_http import PROBLEM, Answer, ask_app
 
-from garrison.endorsements import pcs
-from garrison.endorsements.cache import Cache, Entry
-from garrison.endorsements.pcs import Ca, IntelTee
-from garrison.endorsements.resource import Document
 from garrison.endorsements.source import EndorsementSource
 from garrison.endorsements.supply import MustWait, Supply
 from garrison.formats.azure import AZURE_MEDIA_TYPE, HclReport, ReportType, quote_nonce
@@ -41,6 +37,7 @@ from garrison.steward.setup import open_steward
 from garrison.testing.azure import FakeAzure, runtime
 from garrison.testing.azure import key as azure_key
 from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
+from garrison.testing.tees import fill_cache, sgx_section, snp_section, tdx_section, write_amd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,13 +45,15 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from garrison.endorsements.resource import Resource
+    from garrison.endorsements.resource import Document, Resource
 
 INTEL = FakeIntel()
 AZURE = FakeAzure()
 DIGEST = bytes(range(32))
 QE_SIGNER = "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"
-POLICY = f"""
+POLICY = "\n".join(
+    (
+        """
 trust_domain = "example.test"
 freshness = "required"
 local_workloads = true
@@ -62,71 +61,27 @@ local_workloads = true
 lifetime_minutes = 5
 [endorsements]
 cache = "cache"
-
-[sgx]
-measurements = ["{"ab" * 32}"]
-signers = [{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]
-config_ids = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[sgx.insecure_simulated_roots.test]
-key_sha256 = "{INTEL.root_key_sha256}"
-
-[tdx]
-mr_td = ["{"ab" * 48}"]
-mr_seam = "any"
-mr_config_id = "any"
-mr_owner = "any"
-mr_owner_config = "any"
-mr_service_td = "any"
-tcb_statuses = ["UpToDate"]
-advisories = []
-[tdx.rtmrs]
-others = "any"
-[tdx.insecure_simulated_roots.test]
-key_sha256 = "{INTEL.root_key_sha256}"
-
-[snp]
-measurements = "any"
-products = "any"
-minimum_tcb = "any"
-id_key_digests = "any"
-author_key_digests = "any"
-host_data = "any"
-chip_ids = "any"
-endorsements = []
-[snp.insecure_simulated_roots.test]
-key_sha256 = "{AZURE.platform.root_key_sha256}"
-endorsements = "amd"
-
+""",
+        sgx_section(
+            INTEL,
+            measurements=f'["{"ab" * 32}"]',
+            signers=f'[{{ mr_signer = "{"cd" * 32}", isv_prod_id = 1, minimum_isv_svn = 8 }}]',
+        ),
+        tdx_section(INTEL, mr_td=f'["{"ab" * 48}"]'),
+        snp_section(AZURE.platform),
+        f"""
 [azure.pcrs]
 4 = ["{"04" * 32}"]
 others = "any"
-"""
-
-
-def fill_cache(directory: Path, *tees: TeeType) -> None:
-    cache = Cache(directory)
-    for tee in tees:
-        name = IntelTee.SGX if tee is TeeType.SGX else IntelTee.TDX
-        made = INTEL.collateral(tee)
-        for resource, body, chain in (
-            (pcs.root_crl(), made.root_crl, b""),
-            (pcs.pck_crl(Ca.PLATFORM), made.pck_crl, INTEL.pem("ca", "root")),
-            (pcs.tcb_info(name, INTEL.fmspc.hex()), made.tcb_info, made.tcb_info_chain),
-            (pcs.qe_identity(name), made.qe_identity or b"", made.qe_identity_chain),
-        ):
-            cache.write(Entry(resource.url, resource.kind, NOW, Document(body, chain)))
+""",
+    )
+)
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     init.create(tmp_path / "steward", trust_domain="example.test", hosts=["localhost"], now=NOW)
-    amd = tmp_path / "amd"
-    amd.mkdir()
-    chain = AZURE.platform.endorsements()
-    for name, der in (("ark", chain.root), ("ask", chain.issuer), ("crl", chain.crl or b"")):
-        (amd / f"{name}.der").write_bytes(der)
+    write_amd(tmp_path / "amd", AZURE.platform.endorsements())
     (tmp_path / "policy.toml").write_text(POLICY)
     return tmp_path
 
@@ -188,7 +143,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_certificate(base: Path, name: str) -> None:
     make, curve, measurement = CASES[name]
-    fill_cache(base / "cache", TeeType.SGX, TeeType.TDX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX, TeeType.TDX)
     app = app_of(base)
     answer = certify(app, make, curve)
     assert answer.status == 200, answer.body
@@ -213,7 +168,7 @@ def test_a_certificate(base: Path, name: str) -> None:
     ids=["sgx-measurement", "tdx-measurement", "sgx-bound-to-another", "azure-of-another-nonce"],
 )
 def test_a_refusal(base: Path, make: Callable[[bytes], Evidence], check: str) -> None:
-    fill_cache(base / "cache", TeeType.SGX, TeeType.TDX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX, TeeType.TDX)
     curve = ec.SECP384R1() if check.startswith("TPM") else ec.SECP256R1()
     answer = certify(app_of(base), make, curve)
     assert answer.status == 400
@@ -227,14 +182,14 @@ def test_a_key_weaker_than_azures(base: Path) -> None:
 
 
 def test_collateral_that_is_missing_is_not_the_keeps_fault(base: Path) -> None:
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     answer = certify(app_of(base), tdx, ec.SECP256R1())
     assert answer.status == 503
     assert "not in the cache" in answer.checks[0]["check"]
 
 
 def test_the_answer_is_of_this_steward(base: Path) -> None:
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     app = app_of(base)
     root = decode_pki_path(certify(app, sgx, ec.SECP256R1()).body)[0]
     assert root.public_bytes(Encoding.PEM) == (base / "steward" / "root.pem").read_bytes()
@@ -273,7 +228,7 @@ def test_a_keep_of_the_original_brings_its_collateral_along(base: Path, admits: 
         assert answer.status == 503
         return
     assert answer.status == 200, answer.body
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     # The fake Intel's own identity knows another signer.
     answer = ask(app_of(base), "POST", request)
     assert (answer.status, "MRSIGNER" in answer.checks[0]["check"]) == (400, True)
@@ -283,7 +238,7 @@ def test_what_must_be_fetched_is_not_waited_for_on_the_event_loop(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is fetched all the same, by a thread; what is cached is used at once."""
-    fill_cache(base / "cache", TeeType.SGX)
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX)
     app = app_of(base)
     threads: list[str] = []
 

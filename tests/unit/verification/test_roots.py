@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Misuse, Unverified
 from garrison.formats.snp_certificate import load_certificate
@@ -23,16 +25,21 @@ def test_pins() -> None:
         "AMD ARK-Turin",
     ]
     for pin in pins:
-        assert re.fullmatch("[0-9a-f]{64}", pin.certificate_sha256)
+        assert pin.certificates_sha256
+        for whole in pin.certificates_sha256:
+            assert re.fullmatch("[0-9a-f]{64}", whole)
         assert re.fullmatch("[0-9a-f]{64}", pin.key_sha256)
         assert "https://" in pin.source
     assert len({pin.key_sha256 for pin in pins}) == len(pins)
+    certificates = [whole for pin in pins for whole in pin.certificates_sha256]
+    assert len(set(certificates)) == len(certificates) == 7
 
 
 def test_a_simulated_root_says_that_it_is_one() -> None:
     platform = FakePlatform()
     ark = load_certificate(platform.endorsements().root, "ARK")
-    assert platform.roots().anchor(ark, "amd", "ARK") == Anchor("test", simulated=True)
+    whole = hashlib.sha256(ark.public_bytes(Encoding.DER)).hexdigest()
+    assert platform.roots().anchor(ark, "amd", "ARK") == Anchor("test", True, whole)  # noqa: FBT003
 
 
 def test_another_certificate_of_a_pinned_key() -> None:
@@ -40,8 +47,11 @@ def test_another_certificate_of_a_pinned_key() -> None:
     platform = FakePlatform()
     ark = load_certificate(platform.endorsements().root, "ARK")
     key = next(iter(platform.roots().simulated))
-    roots = Roots((Pin("Root", "amd", "0" * 64, key, "https://vendor.invalid"),), {})
-    assert roots.anchor(ark, "amd", "ARK") == Anchor("Root", simulated=False)
+    roots = Roots((Pin("Root", "amd", ("0" * 64,), key, "https://vendor.invalid"),), {})
+    anchor = roots.anchor(ark, "amd", "ARK")
+    assert (anchor.name, anchor.simulated) == ("Root", False)
+    whole = hashlib.sha256(ark.public_bytes(Encoding.DER)).hexdigest()
+    assert anchor.certificate_sha256 == whole
     with pytest.raises(Unverified, match="not a trusted root"):
         roots.anchor(ark, "intel", "ARK")
 
