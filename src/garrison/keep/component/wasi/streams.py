@@ -276,9 +276,8 @@ class OutputStream:
             self._waiting += bytes(data)
             self.push()
             return
-        rest = self._give(memoryview(data))
         # A copy: the data is the component's, and true during the call only.
-        self._waiting = bytes(rest)
+        self._waiting = bytes(self._give(data))
 
     def push(self) -> bool:
         """Go on with what is kept; whether there still is something.
@@ -288,7 +287,7 @@ class OutputStream:
         """
         self.check_open()
         if self._waiting:
-            self._waiting = bytes(self._give(memoryview(self._waiting)))
+            self._waiting = bytes(self._give(self._waiting))
         return bool(self._waiting)
 
     def check_open(self) -> None:
@@ -300,11 +299,15 @@ class OutputStream:
         if self._closed:
             raise Failed(_CLOSED)
 
-    def _give(self, data: memoryview) -> memoryview:
+    def _give(self, given: memoryview | bytes) -> memoryview | bytes:
         """Write what is taken at once; the rest."""
+        data = memoryview(given)
         try:
             while data:
-                data = data[self._write(data) :]
+                count = self._write(data)
+                if count == len(data):
+                    return b""
+                data = data[count:]
         except BlockingIOError:
             pass
         except (Errno, OSError) as error:
