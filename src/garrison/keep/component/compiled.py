@@ -69,6 +69,8 @@ class _Source:
             "entries": boundary.handles.entries,
             "memory": boundary.memory,
             "body": body,
+            # `Boundary.allocate` says that there is none.
+            "allocate": boundary.realloc or boundary.allocate,
             "put_pair": _put_pair,
             "Failed": Failed,
         }
@@ -162,7 +164,7 @@ class _Source:
         if kind == _BYTES:
             self._add(
                 f"size = len({value})\n"
-                f"address = boundary.allocate(size, 1)\n"
+                f"address = allocate(size, 1)\n"
                 f"memory.view(address, size)[:] = {value}\n"
                 f"put_pair(out, {place}, address, size)",
                 depth,

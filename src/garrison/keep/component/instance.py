@@ -342,8 +342,10 @@ class Instance:
                 if call is None:
                     extern = self._typed(realloc, "IIII", "I")
                     call = self._allocators[realloc] = caller(extern, values("IIII"), values("I"))
+                store = self._store or self._running
                 # Lowering holds `may_leave`: the allocator may not call us back.
-                return int(call(self._running.context, 0, 0, align, size)[0])
+                address: int = call(store.context, 0, 0, align, size)[0]
+                return address
 
         return Boundary(view, self.handles, allocate)
 

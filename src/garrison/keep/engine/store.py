@@ -279,8 +279,9 @@ def caller(function: Extern, parameters: Struct, results: Struct) -> Callable[..
         if trap.value:
             handle, trap.value = trap.value, None
             raise trapped(handle)
-        # A trap that a host function made is told as an error.
-        check(error, Trap, "the guest failed")
+        if error:
+            # A trap that a host function made is told as an error.
+            check(error, Trap, "the guest failed")
         return unpack(raw)
 
     return call
