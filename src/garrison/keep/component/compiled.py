@@ -35,14 +35,14 @@ _known: dict[str, CodeType] = {}
 def compiled(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run | None:
     """Make what does the same as `callbacks.runner`, in less time; None for what is too rare.
 
-    That is a function that is given a handle for good, or so many parameters that they are in
-    memory, or that was given no memory.
+    That is a function that is given one handle for good and another for the call only, which then
+    could be the same; or so many parameters that they are in memory; or that was given no memory.
     """
     kinds = [part for _, part in kind.parameters]
     flat = [codec(part).flat for part in kinds]
     count = sum(map(len, flat))
-    owns = any(isinstance(part, t.Own) for part in kinds)
-    if owns or count > MAX_FLAT_PARAMETERS or boundary.memory is None:
+    mixed = any(isinstance(part, t.Own) for part in kinds) and any(map(_lends, kinds))
+    if mixed or count > MAX_FLAT_PARAMETERS or boundary.memory is None:
         return None
     source = _Source(state, boundary, body)
     result = None if kind.result is None else codec(kind.result)
@@ -55,6 +55,19 @@ def compiled(state: State, boundary: Boundary, kind: t.Function, body: Body) -> 
         at += len(letters)
     source.call(arguments, kind.result, by_address=by_address)
     return source.function(count + by_address)
+
+
+def _lends(kind: Any) -> bool:
+    """Whether there is a borrowed handle anywhere in a type."""
+    if isinstance(kind, t.Borrow):
+        return True
+    parts = kind if isinstance(kind, tuple) else [getattr(kind, n) for n in _parts_of(kind)]
+    return any(map(_lends, parts))
+
+
+def _parts_of(kind: Any) -> tuple[str, ...]:
+    # What is no type, such as a name, has no parts.
+    return tuple(kind.__slots__) if isinstance(kind, t.Type) else ()
 
 
 class _Source:
@@ -109,6 +122,10 @@ class _Source:
                 f"    h{at} = handles.get(v{at}, {resource})"
             )
             return f"h{at}.thing"
+        if isinstance(kind, t.Own):
+            resource = self._named("resource", kind.resource)
+            self._add(f"a{at} = handles.take(v{at}, {resource})")
+            return f"a{at}"
         if kind == _BYTES:
             self._add(f"a{at} = memory.view(v{at}, v{at + 1})")
             return f"a{at}"
