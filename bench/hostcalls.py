@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import least
 from start import native_wasmtime
 
 from garrison.keep.engine.library import wat2wasm
@@ -56,7 +57,8 @@ def microseconds(command: list[str], folder: Path) -> dict[str, float]:
 def empty_call() -> float:
     """Microseconds from WebAssembly into a Python function that does nothing, and back.
 
-    What no host in Python can be faster than: the machine's own share of the figures above.
+    The machine's own share of the figures above. The least that reads parameters, does the work
+    and writes a result, without any check, is `least.microseconds`.
     """
     engine = Engine()
     module = Module.compile(engine, wat2wasm(_EMPTY))
@@ -83,15 +85,26 @@ def main() -> int:
         mapped = ["--dir", f"{folder}/tmp::/tmp", "--dir", "/dev::/dev"]  # noqa: S108  (the guest's)
         ours = [str(Path(sys.executable).parent / "garrison"), "run", guest, "200000"]
         theirs = [str(native_wasmtime(folder)), "run", *mapped, guest, "20000"]
-        found = [(microseconds(ours, folder), microseconds(theirs, folder)) for _ in range(_RUNS)]
-    print("| call | garrison µs | wasmtime µs | ratio | goal µs |\n|---|---|---|---|---|")
+        least_of = Path(guest).read_bytes()
+        found = [
+            (
+                microseconds(ours, folder),
+                microseconds(theirs, folder),
+                least.microseconds(least_of, [guest, "200000"]),
+            )
+            for _ in range(_RUNS)
+        ]
+    print("| call | garrison µs | wasmtime µs | ratio | the least in Python µs | ratio | goal µs |")
+    print("|---|---|---|---|---|---|---|")
     missed = False
     for call, goal in GOALS.items():
-        mine = statistics.median(run[call] for run, _ in found)
-        peer = statistics.median(run[call] for _, run in found)
+        mine, peer, floor = (statistics.median(run[who][call] for run in found) for who in range(3))
         missed = missed or mine > goal
-        print(f"| {call} | {mine:.2f} | {peer:.2f} | {mine / peer:.2f} | {goal} |")
-    print(f"| an empty function of Python's | {empty_call():.2f} | | | |")
+        print(
+            f"| {call} | {mine:.2f} | {peer:.2f} | {mine / peer:.2f} | {floor:.2f}"
+            f" | {mine / floor:.2f} | {goal} |"
+        )
+    print(f"| an empty function of Python's | | | | {empty_call():.2f} | | |")
     return int(missed)
 
 

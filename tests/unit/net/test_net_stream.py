@@ -111,6 +111,42 @@ def test_a_read_fills_the_view_over_full_records() -> None:
         assert view[:40000] == DATA[:40000]
 
 
+def test_whole_records_that_come_alone_are_not_looked_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    read = stream._read
+
+    def counted(ssl: object, place: object, size: int) -> int:
+        calls.append(size)
+        return int(read(ssl, place, size))
+
+    view = memoryview(bytearray(1 << 18))
+    with pair() as (a, b):
+        monkeypatch.setattr(stream, "_read", counted)
+        for _ in range(200):
+            write_all(a, DATA[:16384])
+            select.select([b], [], [], 30)
+            assert b.read_into(view) == 16384
+            assert view[:16384] == DATA[:16384]
+            assert not b.restless
+            assert not b.pending()
+        # One look for the 1st, 3rd, 7th, 15th, 31st and 63rd, and for each 64th after that.
+        assert len(calls) < 200 + 12
+        # Those that come together are read together again, once that was seen.
+        got: list[int] = []
+        while len(got) < 200:
+            write_all(a, DATA[:65536])
+            left = 65536
+            while left:
+                select.select([b], [], [], 30)
+                got.append(b.read_into(view))
+                assert view[: got[-1]] == DATA[65536 - left :][: got[-1]]
+                left -= got[-1]
+        assert 65536 in got
+        assert len([size for size in got if size == 16384]) < 80
+
+
 def test_data_goes_to_the_guests_memory_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     # What OpenSSL is called with is the guest's own buffer: the one copy is OpenSSL's.
     memory = bytearray(1 << 20)

@@ -10,11 +10,11 @@ import pytest
 
 from garrison.formats.limits import Limits
 from garrison.keep.vfs import descriptor as d
-from garrison.keep.vfs.errno import NOENT, Errno
+from garrison.keep.vfs.errno import EXIST, NOENT, NOTCAPABLE, Errno
 from garrison.keep.vfs.nodes import Directory, File, FileDescriptor, Quota
 from garrison.keep.vfs.root import root_directory
-from garrison.keep.wasi import paths
-from garrison.keep.wasi.descriptors import fd_close
+from garrison.keep.wasi import abi, paths
+from garrison.keep.wasi.descriptors import fd_close, fd_fdstat_set_rights
 from garrison.keep.wasi.host import Host, Table
 
 if TYPE_CHECKING:
@@ -40,10 +40,16 @@ class Guest:
         self.host.memory.all[place : place + len(data)] = data
         return place, len(data)
 
+    def open(self, name: str, oflags: int = 0, rights: int = _RIGHTS, flags: int = 0) -> int:
+        paths.path_open(self.host, _ROOT, 1, *self.path(name), oflags, rights, 0, flags, 1024)
+        return int.from_bytes(self.host.memory.all[1024:1028], "little")
+
+    def opened(self, number: int) -> FileDescriptor:
+        return cast("FileDescriptor", self.host.descriptors[number])
+
     def node(self, name: str) -> Node:
-        paths.path_open(self.host, _ROOT, 1, *self.path(name), 0, _RIGHTS, 0, 0, 1024)
-        number = int.from_bytes(self.host.memory.all[1024:1028], "little")
-        node = cast("FileDescriptor", self.host.descriptors[number])._node
+        number = self.open(name)
+        node = self.opened(number)._node
         fd_close(self.host, number)
         return node
 
@@ -134,3 +140,60 @@ def test_only_so_many_are_kept(root: Directory, tmp: Directory) -> None:
     for count in range(600):
         guest.node("./" * count + "tmp/a")
     assert len(guest.host.places) <= 256
+    assert len(guest.host.openings) <= 256
+
+
+def test_each_opening_is_one_of_its_own(root: Directory, tmp: Directory) -> None:
+    guest = Guest(root)
+    made = tmp.create_file("a")
+    made.open(read=True, write=True).write(memoryview(b"abc"))
+    before = made.opens
+    first, second = guest.open("tmp/a"), guest.open("tmp/a", flags=abi.APPEND)
+    third = guest.open("tmp/a")
+    assert len({first, second, third}) == 3
+    assert len(guest.host.openings) == 2
+    view = memoryview(bytearray(2))
+    assert [guest.opened(number).read(view) for number in (first, second, third)] == [2, 2, 2]
+    assert [guest.opened(number).flags for number in (first, second, third)] == [0, abi.APPEND, 0]
+    assert {guest.opened(number).rights for number in (first, third)} == {_RIGHTS}
+    assert made.opens == before + 3
+
+
+def test_what_was_opened_needs_its_rights_again(root: Directory, tmp: Directory) -> None:
+    guest = Guest(root)
+    tmp.create_file("a")
+    fd_close(guest.host, guest.open("tmp/a"))
+    outer = guest.opened(_ROOT)
+    fd_fdstat_set_rights(guest.host, _ROOT, outer.rights, d.ALL & ~d.FD_READ)
+    with pytest.raises(Errno) as caught:
+        guest.open("tmp/a")
+    assert caught.value.number == NOTCAPABLE
+    fd_close(guest.host, guest.open("tmp/a", rights=d.FD_FILESTAT_GET))
+    fd_fdstat_set_rights(guest.host, _ROOT, outer.rights & ~d.PATH_OPEN, outer.inheriting)
+    with pytest.raises(Errno) as caught:
+        guest.open("tmp/a", rights=d.FD_FILESTAT_GET)
+    assert caught.value.number == NOTCAPABLE
+
+
+def test_what_was_opened_is_cut_and_refused_again(root: Directory, tmp: Directory) -> None:
+    guest = Guest(root)
+    made = tmp.create_file("a")
+    for _ in range(3):
+        made.open(read=True, write=True).write(memoryview(b"abc"))
+        fd_close(guest.host, guest.open("tmp/a"))
+        assert made.size() == 3
+        fd_close(guest.host, guest.open("tmp/a", abi.TRUNCATE, _RIGHTS | d.FD_WRITE))
+        assert made.size() == 0
+        with pytest.raises(Errno) as caught:
+            guest.open("tmp/a", abi.CREATE | abi.EXCLUSIVE)
+        assert caught.value.number == EXIST
+
+
+def test_what_was_opened_and_removed_is_not_opened(root: Directory, tmp: Directory) -> None:
+    guest = Guest(root)
+    first = tmp.create_file("a")
+    assert guest.node("tmp/a") is guest.node("tmp/a") is first
+    paths.path_unlink_file(guest.host, _ROOT, *guest.path("tmp/a"))
+    assert guest.host.openings == {}
+    number = guest.open("tmp/a", abi.CREATE)
+    assert guest.opened(number)._node is not first

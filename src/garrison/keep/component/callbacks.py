@@ -33,6 +33,8 @@ MAX_FLAT_PARAMETERS = 16
 MAX_FLAT_RESULTS = 1
 # A component that calls at ever other depths of its stack shall not fill our memory.
 _MAX_KNOWN = 64
+# After so many calls a function is written for its type.
+_OFTEN = 100
 
 
 class Failed(Exception):
@@ -79,9 +81,14 @@ def lowered_signature(kind: t.Function) -> tuple[str, str]:
 def lowered(state: State, boundary: Boundary, kind: t.Function, body: Body) -> HostFunction:
     """Make what the engine calls for an import of type `kind`, which `body` serves."""
     flat, returned = lowered_signature(kind)
-    return HostFunction(
-        flat, returned, _callback(state, runner(state, boundary, kind, body), values(flat))
-    )
+
+    def often() -> Run | None:
+        from garrison.keep.component.compiled import compiled  # late: few calls come often
+
+        return compiled(state, boundary, kind, body)
+
+    run = runner(state, boundary, kind, body)
+    return HostFunction(flat, returned, _callback(state, run, values(flat), often))
 
 
 def handle_function(
@@ -164,9 +171,21 @@ def _run(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run:
     return run
 
 
-def _callback(state: State, run: Run, layout: Struct) -> Callable[[int, int, int, int], int]:
+def _callback(
+    state: State, run: Run, layout: Struct, often: Callable[[], Run | None] | None = None
+) -> Callable[[int, int, int, int], int]:
     # The values are on the engine's stack, at one of few addresses.
     known: dict[int, memoryview] = {}
+    usual, calls = run, 0
+
+    def counted(flat_values: tuple[Any, ...], view: memoryview) -> None:
+        nonlocal run, calls
+        calls += 1
+        if calls == _OFTEN and often is not None:
+            run = often() or usual
+        usual(flat_values, view)
+
+    run = usual if often is None else counted
     unpack, size = layout.unpack_from, max(layout.size, VALUE_SIZE)
 
     def callback(_environment: int, _caller: int, at: int, _count: int) -> int:

@@ -41,17 +41,20 @@ class Handles:
     """The table.
 
     All handles in it are owned: the worlds that a keep has lend nothing to a component.
+
+    Attributes:
+        entries: by number; always the same dictionary.
     """
 
     def __init__(self, limit: int = MAX_HANDLES) -> None:
         self._limit = limit
-        self._entries: dict[int, Handle] = {}
+        self.entries: dict[int, Handle] = {}
         self._free: list[int] = []
         # What `things` said last, as long as that is still so.
         self._known: tuple[bytes, Resource, list[object]] | None = None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def add(self, resource: Resource, thing: object) -> int:
         """Make a handle. What it is for is dropped if there is no room.
@@ -59,13 +62,13 @@ class Handles:
         Raises:
             Trap: there are too many.
         """
-        if len(self._entries) >= self._limit:
+        if len(self.entries) >= self._limit:
             if resource.drop is not None:
                 resource.drop(thing)
             raise Trap(f"the guest failed: it has more than {self._limit} handles")
         # As in CanonicalABI.md: 0 is none, and a free number is used again.
-        number = self._free.pop() if self._free else len(self._entries) + 1
-        self._entries[number] = Handle(resource, thing)
+        number = self._free.pop() if self._free else len(self.entries) + 1
+        self.entries[number] = Handle(resource, thing)
         return number
 
     def get(self, number: int, resource: Resource) -> Handle:
@@ -74,7 +77,7 @@ class Handles:
         Raises:
             Trap: there is none of that number, or it is of another kind.
         """
-        entry = self._entries.get(number)
+        entry = self.entries.get(number)
         if entry is None:
             raise Trap(f"the guest failed: it has no handle {number}, used as {resource.name}")
         if entry.resource is not resource:
@@ -102,7 +105,7 @@ class Handles:
         known = self._known
         if known is not None and known[0] == wanted and known[1] is resource:
             return known[2]
-        entries, found = self._entries, []
+        entries, found = self.entries, []
         for number in view.cast("I"):
             entry = entries.get(number)
             if entry is None or entry.resource is not resource:
@@ -122,7 +125,7 @@ class Handles:
         if entry.lent:
             raise Trap(f"the guest failed: it gives handle {number} away while it is lent")
         self._known = None
-        del self._entries[number]
+        del self.entries[number]
         self._free.append(number)
         return entry.thing
 
@@ -130,8 +133,8 @@ class Handles:
         """Drop all that is left, the last first: the guest has ended."""
         self._known = None
         self._free.clear()
-        while self._entries:
-            _, entry = self._entries.popitem()
+        while self.entries:
+            _, entry = self.entries.popitem()
             if entry.resource.drop is None:
                 continue
             try:

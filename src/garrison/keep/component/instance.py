@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from garrison.keep.component.link import CoreRef, Lifted, Program
     from garrison.keep.engine.runtime import Engine
 
-    # What to ask for: an export by the instance and its name, or else a function of ours.
+    # An export to ask for, by the instance and its name.
     _Asked = tuple[CoreRef, Extern, Any, bytes]
 
 
@@ -124,7 +124,10 @@ class Instance:
         self._instances = [instance_words() for _ in program.steps]
         self._imports: dict[int, Imports] = {}
         self._externs: dict[CoreRef, Extern] = {}
-        self._asked: list[list[_Asked]] = [[] for _ in range(len(program.steps) + 1)]
+        stages = range(len(program.steps) + 1)
+        # Exports of the component's instances, and functions of ours.
+        self._asked: list[list[_Asked]] = [[] for _ in stages]
+        self._ours: list[list[tuple[HostFunction, Extern]]] = [[] for _ in stages]
         self._allocators: dict[CoreRef, Callable[..., tuple[Any, ...]]] = {}
         self._functions: dict[CoreRef, HostFunction] = {}
         self._typed_refs: set[tuple[CoreRef, str, str]] = set()
@@ -154,10 +157,8 @@ class Instance:
         """Ask a new store for what an earlier one was asked for when it was as far."""
         store = self._running
         self._stage = stage
+        store.functions(self._ours[stage])
         for ref, extern, instance, name in self._asked[stage]:
-            if instance is None:
-                store.function(self._functions[ref], extern)
-                continue
             if not store.export(instance, name, extern):
                 raise RuntimeError("two instances of a module export different things")
             if extern.kind == "memory" and ref in self._memories:
@@ -191,6 +192,8 @@ class Instance:
     def end(self) -> None:
         """Give back what a new start would need too."""
         self.close()
+        # No start can come after it.
+        self._ours.clear()
         while self._functions:
             self._functions.popitem()[1].close()
 
@@ -257,7 +260,6 @@ class Instance:
 
     def _made(self, ref: CoreRef, extern: Extern) -> Extern:
         """Ask for something for the first time, and have each later start ask for it too."""
-        instance, name = None, b""
         if isinstance(ref, CoreExport):
             if ref.instance >= self._stage:
                 raise RuntimeError("an export of an instance that is not there is used")
@@ -271,11 +273,13 @@ class Instance:
                     found=extern.kind or None,
                     expected=f"{ref.sort or 'something'} {ref.name}",
                 )
+            self._asked[self._stage].append((ref, extern, instance, name))
         else:
-            self._running.function(self._function(ref), extern)
+            made = (self._function(ref), extern)
+            self._running.functions([made])
             extern.kind = "func"
+            self._ours[self._stage].append(made)
         self._externs[ref] = extern
-        self._asked[self._stage].append((ref, extern, instance, name))
         return extern
 
     def _function(self, ref: Lowered | HandleFunction) -> HostFunction:
@@ -342,8 +346,10 @@ class Instance:
                 if call is None:
                     extern = self._typed(realloc, "IIII", "I")
                     call = self._allocators[realloc] = caller(extern, values("IIII"), values("I"))
+                store = self._store or self._running
                 # Lowering holds `may_leave`: the allocator may not call us back.
-                return int(call(self._running.context, 0, 0, align, size)[0])
+                address: int = call(store.context, 0, 0, align, size)[0]
+                return address
 
         return Boundary(view, self.handles, allocate)
 

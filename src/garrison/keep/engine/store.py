@@ -16,7 +16,7 @@ from garrison.keep.engine.runtime import trapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from garrison.keep.engine.runtime import Engine, Module
@@ -167,11 +167,11 @@ class Store:
         if deadline is not None:
             lib.wasmtime_store_epoch_deadline_callback(self._store, deadline, None, None)
 
-    def function(self, function: HostFunction, extern: Extern) -> None:
-        """Have `extern` be a host function, which has to outlive the store."""
-        library().wasmtime_func_new_unchecked(
-            self.context, function.kind, function.callback, None, None, extern.address
-        )
+    def functions(self, made: Iterable[tuple[HostFunction, Extern]]) -> None:
+        """Have each `extern` be a host function, which has to outlive the store."""
+        new, context = library().wasmtime_func_new_unchecked, self.context
+        for function, extern in made:
+            new(context, function.kind, function.callback, None, None, extern.address)
 
     def instantiate(self, module: Module, imports: Imports, instance: Any) -> None:
         """Make an instance; this runs the module's own start function, if it has one.
@@ -279,8 +279,9 @@ def caller(function: Extern, parameters: Struct, results: Struct) -> Callable[..
         if trap.value:
             handle, trap.value = trap.value, None
             raise trapped(handle)
-        # A trap that a host function made is told as an error.
-        check(error, Trap, "the guest failed")
+        if error:
+            # A trap that a host function made is told as an error.
+            check(error, Trap, "the guest failed")
         return unpack(raw)
 
     return call

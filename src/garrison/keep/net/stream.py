@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # RFC 8446, section 5.1: the plain text of a record has at most 2^14 bytes.
 _MAX_RECORD = 1 << 14
+# How many of them are taken to come alone before one looks again whether another waits.
+_MOST_ALONE = 63
 # The library counts in a C int.
 _MAX_CALL = (1 << 31) - 1
 # How long, and for how many streams at a time, the announcement of the end may stay unsent
@@ -172,6 +174,9 @@ class TlsStream(Stream):
         self._connection = connection
         self._ssl = handle(connection)
         self._closed = False
+        # How many whole records are still taken to come alone, with none to look for after them;
+        # and how many were, the last time.
+        self._alone = self._expected = 0
         # Whether there is more to look at than the data: any of what is below, or the end.
         self._closing = False
         self.restless = self.pending()
@@ -211,8 +216,10 @@ class TlsStream(Stream):
             if _peek_error():
                 _clear_errors()
             count: int = _read(self._ssl, target, size)
-            if 0 < count < _MAX_RECORD and count < size:
+            if 0 < count < size and (count < _MAX_RECORD or self._alone):
                 # A record's end, and so all that there was most likely.
+                if count == _MAX_RECORD:
+                    self._alone -= 1
                 self.restless = self._write_ended
                 return count
             return self._read_on(target, size, count)
@@ -234,6 +241,11 @@ class TlsStream(Stream):
                 return total
             _clear_errors()
             count = _read(self._ssl, target + total, size - total)
+        if total == _MAX_RECORD:
+            # To look was for nothing: it is done half as often the next time.
+            self._alone = self._expected = min(2 * self._expected + 1, _MOST_ALONE)
+        elif total:
+            self._alone = self._expected = 0
         # If there was something, what comes next, also an error, is for the next call.
         if self._is_end(count) or total:
             return total

@@ -269,6 +269,8 @@ class Late(Descriptor):
     def _directory(self) -> Descriptor:
         if self._made is None:
             self._made = self._make()
+            # What every path asks for, from now on without a call of ours in between.
+            self.node = self._made.node  # type: ignore[method-assign]
         return self._made
 
     def read(self, view: memoryview) -> int:
@@ -293,8 +295,7 @@ class Late(Descriptor):
 
     def node(self) -> "Directory":
         """The directory."""
-        made = self._made
-        return (self._directory() if made is None else made).node()
+        return self._directory().node()
 
     def names(self, *, again: bool) -> "list[tuple[str, int, int]]":
         """What the directory holds."""

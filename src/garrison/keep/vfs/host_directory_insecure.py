@@ -96,7 +96,7 @@ class HostFile(_OnHost, File):
         if write:
             self.check_writable()
         self._reach((os.O_RDWR if read else os.O_WRONLY) if write else os.O_RDONLY)
-        return FileDescriptor(self)
+        return _HostFileDescriptor(self)
 
     def _reach(self, mode: int) -> None:
         if self._io < 0:
@@ -115,6 +115,16 @@ class HostFile(_OnHost, File):
         """Cut it or fill it with zeros."""
         self.check_writable()
         os.truncate(self.path(), size)
+
+
+class _HostFileDescriptor(FileDescriptor):
+    """Open on a file of the host."""
+
+    def read(self, view: memoryview) -> int:
+        """Read from its place on."""
+        count = self._file.read(view, self._offset)
+        self._offset += count
+        return count
 
 
 class HostSymlink(_OnHost, Symlink):

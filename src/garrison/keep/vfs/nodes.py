@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What a name in a directory costs of the quota, so that empty files are not free.
 _NODE_COST = 512
+# As many bytes are copied twice in less time than it takes to make a view of them.
+_FEW = 1 << 12
 # As on Linux (limits.h, NAME_MAX).
 _MAX_NAME = 255
 
@@ -350,8 +352,10 @@ class _Open(Descriptor):
 
     def close(self) -> None:
         """End it, and the node with it if that has no name any more."""
-        self._node.opens -= 1
-        self._node.unused()
+        node = self._node
+        node.opens -= 1
+        if not node.links:
+            node.unused()
 
 
 class Folder(_Open):
@@ -404,16 +408,21 @@ class FileDescriptor(_Open):
     filetype = d.REGULAR
     _offset = 0
 
-    def __init__(self, node: File) -> None:
+    def __init__(self, node: File, rights: int = d.FILE_RIGHTS, flags: int = 0) -> None:
         # As `_Open` does, of which nothing is left out: most of what a guest opens is files.
-        self.rights = self.possible
+        self.rights = rights
+        self.flags = flags
         self._file = self._node = node
         node.opens += 1
 
     def read(self, view: memoryview) -> int:
         """Read from its place on."""
-        count = self._file.read(view, self._offset)
-        self._offset += count
+        # As `File.read` does, without calling it.
+        data, place, size = self._file.data, self._offset, len(view)
+        found = (data if size <= _FEW else memoryview(data))[place : place + size]
+        count = len(found)
+        view[:count] = found
+        self._offset = place + count
         return count
 
     def write(self, view: memoryview) -> int:

@@ -7,7 +7,7 @@ from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.wasi import abi
-from garrison.keep.wasi.memory import U32, U64, put_u32
+from garrison.keep.wasi.memory import U32, U64, get_vector, put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _DIRENT = Struct("<QQIBxxx")
 _PREOPENED_DIRECTORY = 0
 _PREOPENED_SOCKET = 1
 
+# What every reading and writing asks, found without looking for it in a module.
+_FD_READ, _FD_WRITE = d.FD_READ, d.FD_WRITE
+
 # The files' offsets are signed on every host.
 _MAX_OFFSET = (1 << 63) - 1
 
@@ -34,16 +37,24 @@ _MAX_OFFSET = (1 << 63) - 1
 def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Read from its place on: what there is; wait only if there is nothing at all."""
     memory = host.memory
-    if result + 4 > memory.size:
+    seen = memory.size
+    if result + 4 > seen:
         memory.expect(result, 4)
     descriptor = host.descriptors.get(fd)
-    if descriptor is None or not descriptor.rights & d.FD_READ:
+    if descriptor is None or not descriptor.rights & _FD_READ:
         descriptor = _open_for(host, fd, d.FD_READ)
     if count == 1:
-        # As nearly all guests do, and a server all the time: without the calls of the general case.
-        buffer = memory.vector(vectors)
+        # As nearly all guests do, and a server all the time: without the calls of the general
+        # case, which `Memory.vectors` is.
+        if vectors + 8 > seen:
+            memory.expect(vectors, 8)
+        start, length = get_vector(memory.all, vectors)
+        end = start + length
+        if end > seen:
+            memory.expect(start, length)
+        buffer = memory.all[start:end]
         try:
-            size = descriptor.read(buffer) if buffer else 0
+            size = descriptor.read(buffer) if length else 0
         except BlockingIOError:
             host.wait_for(descriptor, write=False)
             size = read_some(host, descriptor, [buffer])
@@ -82,19 +93,27 @@ def read_some(host: "Host", descriptor: "Descriptor", buffers: list[memoryview])
 def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> None:
     """Write from its place on: all, or as much as goes if the guest does not want to wait."""
     memory = host.memory
-    if result + 4 > memory.size:
+    seen = memory.size
+    if result + 4 > seen:
         memory.expect(result, 4)
     descriptor = host.descriptors.get(fd)
-    if descriptor is None or not descriptor.rights & d.FD_WRITE:
+    if descriptor is None or not descriptor.rights & _FD_WRITE:
         descriptor = _open_for(host, fd, d.FD_WRITE)
     if count == 1:
-        buffer = memory.vector(vectors)
+        # As `fd_read`.
+        if vectors + 8 > seen:
+            memory.expect(vectors, 8)
+        start, length = get_vector(memory.all, vectors)
+        end = start + length
+        if end > seen:
+            memory.expect(start, length)
+        buffer = memory.all[start:end]
         try:
-            size = descriptor.write(buffer) if buffer else 0
+            size = descriptor.write(buffer) if length else 0
         except BlockingIOError:
             host.wait_for(descriptor, write=True)
             size = 0
-        if size < len(buffer):
+        if size < length:
             size = _write_all(host, descriptor, [buffer[size:]], size)
     else:
         size = _write_all(host, descriptor, memory.vectors(vectors, count))
@@ -226,7 +245,9 @@ def fd_fdstat_get(host: "Host", fd: int, result: int) -> None:
     memory = host.memory
     if result + 24 > memory.size:
         memory.expect(result, 24)
-    found = host.descriptors.having(fd)
+    found = host.descriptors.get(fd)
+    if found is None:
+        raise Errno(errno.BADF)
     _put_fdstat(memory.all, result, found.filetype, found.flags, found.rights, found.inheriting)
 
 

@@ -21,7 +21,7 @@ U64 = Struct("<Q")
 # What nearly every call needs, found without looking for it in an object.
 put_u32 = U32.pack_into
 put_u64 = U64.pack_into
-_vector = _VECTOR.unpack_from
+get_vector = _VECTOR.unpack_from
 
 
 class Memory:
@@ -63,20 +63,6 @@ class Memory:
             if end > self.size:
                 raise Errno(FAULT)
         return self.all[address:end]
-
-    def vector(self, address: int) -> memoryview:
-        """The one buffer of an array of one `iovec`, which is what nearly all guests give.
-
-        Raises:
-            Errno: it is outside the memory.
-        """
-        if address + 8 > self.size:
-            self.expect(address, _VECTOR.size)
-        start, size = _vector(self.all, address)
-        end = start + size
-        if end > self.size:
-            self.expect(start, size)
-        return self.all[start:end]
 
     def vectors(self, address: int, count: int) -> list[memoryview]:
         """The buffers of an array of `iovec`: a pointer and a length each.

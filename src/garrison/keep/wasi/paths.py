@@ -3,7 +3,7 @@
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno, paths
 from garrison.keep.vfs.errno import Errno
-from garrison.keep.vfs.nodes import Directory, File, Folder
+from garrison.keep.vfs.nodes import Directory, File, FileDescriptor, Folder
 from garrison.keep.vfs.paths import MAX_PATH, Place, decode, resolve
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.descriptors import chosen_times, put_stat
@@ -11,34 +11,57 @@ from garrison.keep.wasi.memory import U32, put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.host import Host
+    from garrison.keep.wasi.memory import Memory
+
+    _Key = TypeVar("_Key")
+    _Value = TypeVar("_Value")
 
 _STAT_SIZE = 64
-# Paths of which is kept where they lead.
+# Paths of which is kept where they lead, and of which what opening them came to.
 _MAX_KNOWN = 256
+# What every opening asks, found without looking for it in a module.
+_PATH_OPEN, _ALL = d.PATH_OPEN, d.ALL
 
 
 def _found(host: "Host", fd: int, path: int, size: int, right: int, follow: int) -> Place:
     """Find a path as `_place` does, to look at what is there: as fast as it was found before."""
-    if size > MAX_PATH:
-        raise Errno(errno.NAMETOOLONG)
     memory = host.memory
     end = path + size
-    if end > memory.size:
-        memory.expect(path, size)
+    if size > MAX_PATH or end > memory.size:
+        _check_path(memory, path, size)
     folder = host.descriptors.having(fd)
     directory = folder.node()
     if not folder.rights & right:
         raise Errno(errno.NOTCAPABLE)
-    key = (directory, bytes(memory.all[path:end]), follow)
+    return _known(host, directory, bytes(memory.all[path:end]), follow)
+
+
+def _check_path(memory: "Memory", path: int, size: int) -> None:
+    """Make sure that a path is not too long, and is in the memory."""
+    if size > MAX_PATH:
+        raise Errno(errno.NAMETOOLONG)
+    memory.expect(path, size)
+
+
+def _known(host: "Host", directory: Directory, path: bytes, follow: int) -> Place:
+    """Where a path leads from a directory: as it did before, if it cannot lead elsewhere now."""
+    key = (directory, path, follow)
     place = host.places.get(key)
     if place is None:
-        place = resolve(directory, decode(key[1]), follow=bool(follow))
+        place = resolve(directory, decode(path), follow=bool(follow))
         if place.steady and place.node is not None:
-            if len(host.places) >= _MAX_KNOWN:
-                host.places.clear()
-            host.places[key] = place
+            _keep(host.places, key, place)
     return place
+
+
+def _keep(known: "dict[_Key, _Value]", key: "_Key", value: "_Value") -> None:
+    if len(known) >= _MAX_KNOWN:
+        known.clear()
+    known[key] = value
 
 
 def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: bool) -> Place:
@@ -69,13 +92,39 @@ def path_open(
     memory = host.memory
     if result + 4 > memory.size:
         memory.expect(result, 4)
-    place = _found(host, fd, path, size, d.PATH_OPEN, lookup & abi.FOLLOW)
+    end = path + size
+    if size > MAX_PATH or end > memory.size:
+        _check_path(memory, path, size)
+    outer = host.descriptors.get(fd)
+    if outer is None:
+        raise Errno(errno.BADF)
+    key = (outer.node(), memory.all[path:end].tobytes(), lookup, oflags, rights, flags)
+    if not outer.rights & _PATH_OPEN:
+        raise Errno(errno.NOTCAPABLE)
+    opening = host.openings.get(key)
+    # What was opened before is opened again with the same rights, if the directory has them still.
+    if opening is None or (rights | inheriting) & ~outer.inheriting & _ALL:
+        opened = _opened(host, outer, key, inheriting)
+    else:
+        opened = FileDescriptor(opening[0], opening[1], flags)
+    put_u32(memory.all, result, host.descriptors.insert(opened))
+
+
+def _opened(
+    host: "Host",
+    outer: "Descriptor",
+    key: "tuple[Directory, bytes, int, int, int, int]",
+    inheriting: int,
+) -> "Descriptor":
+    """Open what `path_open` is asked for, in `key` as `Host.openings` has it."""
+    directory, path, lookup, oflags, rights, flags = key
+    place = _known(host, directory, path, lookup & abi.FOLLOW)
     if oflags & ~abi.OFLAGS or flags & ~abi.FDFLAGS:
         raise Errno(errno.INVAL)
-    outer = host.descriptors[fd]
     if (rights | inheriting) & ~outer.inheriting & d.ALL:
         raise Errno(errno.NOTCAPABLE)
-    if oflags & abi.CREATE and place.node is None and not outer.rights & d.PATH_CREATE_FILE:
+    there = place.node
+    if oflags & abi.CREATE and there is None and not outer.rights & d.PATH_CREATE_FILE:
         raise Errno(errno.NOTCAPABLE)
     node = paths.found_or_made(
         place,
@@ -103,7 +152,9 @@ def path_open(
     opened.flags = flags
     if isinstance(opened, Folder):
         opened.parent = place.parent.ino
-    put_u32(memory.all, result, host.descriptors.insert(opened))
+    elif type(node) is File and node is there and place.steady and not oflags & abi.TRUNCATE:
+        _keep(host.openings, key, (node, opened.rights))
+    return opened
 
 
 def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
@@ -158,14 +209,14 @@ def path_readlink(
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
     place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
-    host.places.clear()
+    host.forget_places()
     paths.remove_directory(place)
 
 
 def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
     place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
-    host.places.clear()
+    host.forget_places()
     paths.unlink(place)
 
 
@@ -175,7 +226,7 @@ def path_rename(
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
     source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
     target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
-    host.places.clear()
+    host.forget_places()
     paths.rename(source, target)
 
 

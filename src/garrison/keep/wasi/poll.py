@@ -6,6 +6,7 @@ from _struct import Struct  # see `memory`
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.streams import Socket
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.host import now
 from garrison.keep.wasi.memory import put_u32
@@ -90,6 +91,8 @@ class Poll:
         # What the kernel is asked where nothing is restless: made when it is first wanted.
         self._poller: select.poll | None = None
         self._by_number: dict[int, list[_Asked]] = {}
+        # What most of what the kernel sees means: that and no more, and the same each time.
+        self._plain: dict[tuple[int, int], bytes] = {}
 
     def _add(
         self, host: "Host", data: int, tag: int, number: int, timeout: int, flags: int
@@ -137,11 +140,19 @@ class Poll:
                 asked.append((event, tag, descriptor, events))
             for entry in asked:
                 self._by_number.setdefault(entry[3][0], []).append(entry)
+            self._plain = {
+                events: event
+                for event, _, descriptor, events in asked
+                if len(self._by_number[events[0]]) == 1 and isinstance(descriptor, Socket)
+            }
             self._poller = self._interrupts.poller([events for *_, events in asked])
         happened: list[bytes] = []
-        by_number = self._by_number
-        for number, seen in self._interrupts.wait_for(self._poller, _first(ends)):
-            for entry in by_number[number]:
+        for found in self._interrupts.wait_for(self._poller, _first(ends)):
+            if (plain := self._plain.get(found)) is not None:
+                happened.append(plain)
+                continue
+            number, seen = found
+            for entry in self._by_number[number]:
                 _note(happened, entry, seen)
         return happened
 

@@ -147,6 +147,9 @@ class InputStream:
         self._shared = shared
         self.descriptor = shared.use()
         self._closed = False
+        if self.__class__ is InputStream:
+            # What a server calls most, without a call of ours in between.
+            self._take = self.descriptor.read  # type: ignore[method-assign]
 
     def read(self, view: memoryview) -> int:
         """Read into `view`, at most as much as it holds; 0 if there is nothing yet.
@@ -210,7 +213,8 @@ def _read(host: Host, stream: InputStream, size: int, *, block: bool) -> memoryv
 
 def input_stream_read(host: Host, stream: InputStream, size: int) -> memoryview:
     """Give what there is."""
-    return _read(host, stream, size, block=False)
+    view = host.scratch if size >= CHUNK else host.scratch[:size]
+    return view[: stream.read(view)]
 
 
 def input_stream_blocking_read(host: Host, stream: InputStream, size: int) -> memoryview:
@@ -247,6 +251,9 @@ class OutputStream:
         self._waiting = b""
         self._permitted = 0
         self._closed = False
+        if self.__class__ is OutputStream:
+            # As in `InputStream`.
+            self._write = self.descriptor.write  # type: ignore[method-assign,assignment]
 
     def permit(self) -> int:
         """How much can be written now.
@@ -254,7 +261,10 @@ class OutputStream:
         Raises:
             Failed: the stream has ended, or what was written before failed.
         """
-        self._permitted = 0 if self.push() else CHUNK
+        if self._closed or self._waiting:
+            self._permitted = 0 if self.push() else CHUNK
+        else:
+            self._permitted = CHUNK
         return self._permitted
 
     def write(self, data: memoryview) -> None:
@@ -264,21 +274,22 @@ class OutputStream:
             Failed: as `permit`.
             Trap: it is more.
         """
-        if len(data) > self._permitted:
+        size = len(data)
+        if size > self._permitted:
             raise Trap("the guest failed: it writes more to a stream than it may")
-        self._permitted -= len(data)
+        self._permitted -= size
         self.put(data)
 
     def put(self, data: memoryview | bytes) -> None:
         """Write all, and keep what is not taken at once."""
-        self.check_open()
+        if self._closed:
+            self.check_open()
         if self._waiting:
             self._waiting += bytes(data)
             self.push()
-            return
-        rest = self._give(memoryview(data))
-        # A copy: the data is the component's, and true during the call only.
-        self._waiting = bytes(rest)
+        elif rest := self._give(data):
+            # A copy: the data is the component's, and true during the call only.
+            self._waiting = bytes(rest)
 
     def push(self) -> bool:
         """Go on with what is kept; whether there still is something.
@@ -288,7 +299,7 @@ class OutputStream:
         """
         self.check_open()
         if self._waiting:
-            self._waiting = bytes(self._give(memoryview(self._waiting)))
+            self._waiting = bytes(self._give(self._waiting))
         return bool(self._waiting)
 
     def check_open(self) -> None:
@@ -300,11 +311,15 @@ class OutputStream:
         if self._closed:
             raise Failed(_CLOSED)
 
-    def _give(self, data: memoryview) -> memoryview:
+    def _give(self, given: memoryview | bytes) -> memoryview | bytes:
         """Write what is taken at once; the rest."""
+        data = memoryview(given)
         try:
             while data:
-                data = data[self._write(data) :]
+                count = self._write(data)
+                if count == len(data):
+                    return b""
+                data = data[count:]
         except BlockingIOError:
             pass
         except (Errno, OSError) as error:
