@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import signal
 import sys
-from typing import TYPE_CHECKING
 
 from garrison.terminal import hear_interrupts, report
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
+else:
+    import _signal as signal  # its wrapper makes enumerations, which costs a start 3 ms
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1

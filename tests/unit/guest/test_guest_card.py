@@ -60,7 +60,8 @@ stream, mode, port, root = socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:]
 card.start_card(stream)
 (Path(root) / "run").mkdir()
 (Path(root) / "sys/class/net/eth0").mkdir(parents=True)
-machine.prepare({}, root=Path(root))
+machine.prepare({}, root=root)
+machine.connect(root=root)
 if mode == "connect":
     peer = socket.create_connection((machine.HOST, int(port)), 30)
     peer.sendall(b"from the guest")
