@@ -34,6 +34,7 @@ from garrison.formats.channel import (
 )
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.image import init
+from garrison.keep import logs
 from garrison.keep.start import start
 from garrison.relay import Flow, Messages, Watched, carry, closed
 from garrison.terminal import plain, report
@@ -237,7 +238,11 @@ class _Session:
             here = os.dup2(self._keep_end.fileno(), 3, inheritable=False)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             asks = _Asks(socket.socket(fileno=here))
-            code = start(lambda: _live(request, self._files, asks), request.log)
+            code = start(
+                lambda: _live(request, self._files, asks),
+                request.log,
+                logs_late=_bare(request.what, self._files),
+            )
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
@@ -254,6 +259,7 @@ class _Asks:
 
     def connect_machine(self) -> None:
         """Wait until there is a network; where there is none, the supervisor ends this keep."""
+        logs.set_up()  # what is imported next logs by itself
         with self._lock:
             self._supervisor.send(_NETWORK)
             self._supervisor.recv(len(_NETWORK))
