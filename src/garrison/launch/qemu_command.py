@@ -39,6 +39,8 @@ _HOST_DATA_SIZE = 32
 _REGISTER_SIZE = 48
 # A kernel and its initrd need this much; a slip of the finger would boot nothing.
 _MINIMUM_MEMORY = 256
+#: How QEMU runs a machine that no processor runs. With several threads, it has crashed kernels.
+EMULATED = "tcg,thread=single"
 # What EPYC can, under the name of one that runs nothing before its turn (Saltwell, an Atom).
 # Neither does an emulated one: what a kernel does about processors that guess is in vain there, and
 # takes longer. With the model `max`, QEMU has crashed kernels.
@@ -169,8 +171,7 @@ def kvm_command(guest: Guest, *, kvm: bool) -> list[str]:
     Raises:
         Misuse: the plan cannot be.
     """
-    # With several threads, QEMU has crashed kernels.
-    accel, cpu = ("kvm", "host") if kvm else ("tcg,thread=single", _EMULATED_CPU)
+    accel, cpu = ("kvm", "host") if kvm else (EMULATED, _EMULATED_CPU)
     return [
         *_processors(guest, accel, "q35,vmport=off,smm=off", cpu),
         *_parts(guest, {"disable-legacy": "on"}),
