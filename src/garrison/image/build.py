@@ -25,7 +25,7 @@ from garrison.errors import Malformed, Misuse
 from garrison.image import bom, cpio, elf, folder
 from garrison.image.contents import Stage
 from garrison.image.fetch import MIRROR, Inputs, Progress
-from garrison.image.folder import Image, load, part
+from garrison.image.folder import Image, cache, load, part
 from garrison.image.lock import LOCK, Lock, read
 
 if TYPE_CHECKING:
@@ -97,26 +97,6 @@ class Recipe:
             whole.update(hashlib.sha256(path.encode()).digest())
             whole.update(hashlib.sha256(text).digest())
         return f"sha256:{whole.hexdigest()}"
-
-
-def cache() -> Path:
-    """Where inputs and images are kept for this user.
-
-    Raises:
-        Misuse: there is no such place.
-    """
-    # XDG Base Directory 0.8: a relative path is to be ignored.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        home = os.environ.get("HOME", "")
-        if not home.startswith("/"):
-            raise Misuse(
-                "there is no folder to keep images in",
-                expected="XDG_CACHE_HOME or HOME",
-                hint="name a folder: --output",
-            )
-        base = f"{home}/.cache"
-    return Path(base) / "garrison" / "images"
 
 
 def default_folder(recipe: Recipe | None = None) -> Path:

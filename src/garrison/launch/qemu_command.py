@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Misuse
 from garrison.launch.monitor import NETDEV
-from garrison.measure import sev_keys
-from garrison.measure.snp import vcpu_signature
 from garrison.measure.snp_policy import DEFAULT_GUEST_POLICY
 
 if TYPE_CHECKING:
@@ -45,6 +43,8 @@ EMULATED = "tcg,thread=single"
 # Neither does an emulated one: what a kernel does about processors that guess is in vain there, and
 # takes longer. With the model `max`, QEMU has crashed kernels.
 _EMULATED_CPU = "EPYC,vendor=GenuineIntel,family=6,model=54,stepping=1"
+#: Of a keep's machine: how many processors. It is measured; a keep has no use for a second.
+VCPUS = 1
 QUOTE_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 
 
@@ -111,6 +111,10 @@ def snp_command(guest: Guest, launch: SnpLaunch) -> list[str]:
         Misuse: the plan cannot be, or its measurement could not be predicted.
         Unverified: its ID block is not signed by the key that stands beside it.
     """
+    # Late: what is signed or predicted is not for every machine.
+    from garrison.measure import sev_keys
+    from garrison.measure.snp import vcpu_signature
+
     vcpu_signature(launch.vcpu_type)
     properties: dict[str, Any] = {
         "qom-type": "sev-snp-guest",
