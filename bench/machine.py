@@ -32,7 +32,8 @@ from garrison.image.build import Recipe, default_folder
 from garrison.image.build import build as build_image
 from garrison.image.cpio import Entry
 from garrison.launch.acceleration import kvm_runs
-from garrison.launch.qemu_command import QEMU, Guest, kvm_command
+from garrison.launch.machine import touch_few_pages
+from garrison.launch.qemu_command import EMULATED, QEMU, Guest, kvm_command
 
 if TYPE_CHECKING:
     from garrison.image.folder import Image
@@ -46,8 +47,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _LAST = "ready"
 _PHASES = {
     "floor": "**floor**: a bare kernel's static program",
-    "booted": "booted: firmware, kernel, file system, Python, kernel modules, the guest's code",
-    "ready": "ready: the request, and the network",
+    "booted": "booted: firmware, kernel, file system, Python, the guest's code",
+    "ready": "ready: the request",
     "hello": "**hello**: the keep's code, compiling, the workload's first line",
 }
 
@@ -101,14 +102,16 @@ def floor(image: Image, folder: Path) -> Taken:
         console=its.fileno(),
         qemu=qemu,
     )
+    command = kvm_command(guest, kvm=kvm_runs(qemu))
     start = time.perf_counter()
     with (
         ours,
         ours.makefile("rb") as console,
         subprocess.Popen(
-            kvm_command(guest, kvm=kvm_runs(qemu)),
+            command,
             stdin=subprocess.DEVNULL,
             pass_fds=[its.fileno()],
+            preexec_fn=touch_few_pages if EMULATED in command else None,  # noqa: PLW1509  (a prctl)
         ) as process,
     ):
         its.close()

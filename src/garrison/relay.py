@@ -13,13 +13,16 @@ from __future__ import annotations
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Protocol
 
 from garrison.errors import Unavailable
 from garrison.formats.channel import MAX_DATA, STREAM, Frame, FrameReader, Kind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Protocol
+else:
+    Protocol = object  # `typing` takes an emulated machine a twentieth of a second to import
 
 # pipe(7), PIPE_BUF: what is written without blocking where poll(2) says that it can be written.
 _PIECE = 4096

@@ -7,7 +7,6 @@ Colour appears on a terminal only, and `NO_COLOR` (no-color.org) is honoured.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from enum import IntEnum
 
@@ -15,9 +14,12 @@ from garrison import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
     from types import FrameType
     from typing import Any, NoReturn, TextIO
+else:
+    import _signal as signal  # its wrapper makes enumerations, which costs a start 3 ms
 
 
 class ExitCode(IntEnum):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.errors import Unavailable
-from garrison.image.build import Recipe, build, cache
+from garrison.image.build import Recipe, build
+from garrison.image.folder import cache
 from garrison.keep import selftest
 
 if TYPE_CHECKING:

@@ -119,13 +119,15 @@ def run_in_machine(
     Raises:
         GarrisonError: it cannot be, or failed.
     """
-    from garrison.attesters.simulated_insecure import parse_simulator
-    from garrison.launch import backends, nitro
-    from garrison.launch.predicted import simulated_insecure
+    # Here and below: what signs, predicts and simulates takes longer to import than QEMU to start.
+    from garrison.launch import backends
 
     image = _image(machine.image)
     simulated = None
     if insecure_simulate is not None:
+        from garrison.attesters.simulated_insecure import parse_simulator
+        from garrison.launch.predicted import simulated_insecure
+
         tee, directory = parse_simulator(insecure_simulate, "--insecure-simulate")
         simulated = simulated_insecure(tee, Path(directory), image)
     level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
@@ -135,6 +137,8 @@ def run_in_machine(
     if backend == "nitro":
         if machine.signatures is not None:
             raise Misuse("are for snp", field="--image-signatures", found=f"--backend {backend}")
+        from garrison.launch import nitro
+
         enclave = nitro.EnclaveOptions(image, published=published, **memory)
         return nitro.run_nitro(what, enclave, files, log_level=level)
     options = backends.MachineOptions(

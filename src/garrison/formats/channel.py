@@ -16,13 +16,12 @@ from then on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed
-from garrison.formats.evidence import REPORT_DATA_SIZE
+from garrison.formats.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -30,6 +29,8 @@ _MAGIC = 0x47
 HEADER_SIZE = 8
 # A phase is a word and a number.
 MAX_PHASE = 64
+# As `garrison.formats.evidence` has it, which stands on no start's way: it loads OpenSSL.
+REPORT_DATA_SIZE = 64
 
 
 class Kind(IntEnum):
@@ -98,12 +99,14 @@ INSECURE_TO_HOST: Mapping[Kind, int] = {Kind.INSECURE_ASK: REPORT_DATA_SIZE}
 INSECURE_TO_KEEP: Mapping[Kind, int] = {Kind.INSECURE_EVIDENCE: MAX_EVIDENCE}
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Record):
     """One frame."""
 
-    kind: Kind
-    body: bytes
+    __slots__ = ("body", "kind")
+
+    def __init__(self, kind: Kind, body: bytes) -> None:
+        self.kind = kind
+        self.body = body
 
     def to_bytes(self) -> bytes:
         """The frame as it is sent."""
@@ -172,8 +175,7 @@ class FrameReader:
         return Malformed(message, field=f"channel {self._channel}", found=found, expected=expected)
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Record):
     """How far a keep's start is.
 
     Attributes:
@@ -181,8 +183,11 @@ class Phase:
         seconds: by the machine's clock, since it started.
     """
 
-    name: str
-    seconds: float
+    __slots__ = ("name", "seconds")
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Phase:
@@ -205,12 +210,14 @@ class Phase:
         return f"{self.name} {self.seconds:.3f}".encode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Record):
     """A file of a local workload: its path within the package, a zero byte, its content."""
 
-    path: str
-    content: bytes
+    __slots__ = ("content", "path")
+
+    def __init__(self, path: str, content: bytes) -> None:
+        self.path = path
+        self.content = content
 
     @classmethod
     def from_bytes(cls, body: bytes) -> File:
@@ -233,12 +240,14 @@ class File:
         return self.path.encode() + b"\0" + self.content
 
 
-@dataclass(frozen=True, slots=True)
-class Reachable:
+class Reachable(Record):
     """What becomes of a port that a keep listens on: zero, or the errno for which it cannot be."""
 
-    port: int
-    error: int = 0
+    __slots__ = ("error", "port")
+
+    def __init__(self, port: int, error: int = 0) -> None:
+        self.port = port
+        self.error = error
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Reachable:

@@ -7,18 +7,18 @@ it can name other hosts for the keep's peers, and then TLS fails; it can ask for
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed
 from garrison.formats.channel import MAX_REQUEST
-from garrison.formats.launch_request import LaunchRequest
+from garrison.formats.record import Record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
+
+    from garrison.formats.launch_request import LaunchRequest
 
 _WHAT = "guest request"
 _KEYS = {"launch", "local", "hosts", "log"}
@@ -28,13 +28,12 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # A file of hosts, not a directory of the world.
 _MAX_HOSTS = 64
 # RFC 1123, 2.1: letters, digits, hyphens, dots, at most 253 characters.
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_HOST = r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"
 # Linux, MAX_ARG_STRINGS is far above; a person's command line is far below.
 _MAX_ARGUMENTS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(Record):
     """A local workload, of which the files came before. For development only.
 
     Attributes:
@@ -45,15 +44,24 @@ class Local:
         limits: by name, what it may take in place of what its configuration says.
     """
 
-    arguments: tuple[str, ...] = ()
-    roots: str = ""
-    steward: str | None = None
-    attester: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, int] = field(default_factory=dict)
+    __slots__ = ("arguments", "attester", "limits", "roots", "steward")
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...] = (),
+        roots: str = "",
+        steward: str | None = None,
+        attester: Mapping[str, str] | None = None,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
+        self.arguments = arguments
+        self.roots = roots
+        self.steward = steward
+        self.attester: Mapping[str, str] = attester or {}
+        self.limits: Mapping[str, int] = limits or {}
 
 
-@dataclass(frozen=True, slots=True)
-class GuestRequest:
+class GuestRequest(Record):
     """What to run, and what the machine is to know.
 
     Attributes:
@@ -62,9 +70,17 @@ class GuestRequest:
         log: how much the keep logs.
     """
 
-    what: LaunchRequest | Local
-    hosts: Mapping[str, str] = field(default_factory=dict)
-    log: str = "info"
+    __slots__ = ("hosts", "log", "what")
+
+    def __init__(
+        self,
+        what: LaunchRequest | Local,
+        hosts: Mapping[str, str] | None = None,
+        log: str = "info",
+    ) -> None:
+        self.what = what
+        self.hosts: Mapping[str, str] = hosts or {}
+        self.log = log
 
     @classmethod
     def from_json(cls, data: bytes) -> GuestRequest:
@@ -92,6 +108,8 @@ class GuestRequest:
             )
         what: LaunchRequest | Local
         if read["launch"] is not None:
+            from garrison.formats.launch_request import LaunchRequest  # late: see `Record`
+
             what = LaunchRequest.from_json(json.dumps(read["launch"]).encode())
         else:
             what = _local(read["local"])
@@ -100,10 +118,10 @@ class GuestRequest:
     def to_json(self) -> bytes:
         """Write the document."""
         launch = local = None
-        if isinstance(self.what, LaunchRequest):
-            launch = json.loads(self.what.to_json())
+        if isinstance(self.what, Local):
+            local = {name: getattr(self.what, name) for name in _LOCAL_KEYS}
         else:
-            local = asdict(self.what)
+            launch = json.loads(self.what.to_json())
         document = {"launch": launch, "local": local, "hosts": dict(self.hosts), "log": self.log}
         return json.dumps(document).encode()
 
@@ -136,8 +154,13 @@ def _hosts(read: Any) -> dict[str, str]:
         raise Malformed(
             "not addresses by name", field=f"{_WHAT}: hosts", expected=f"at most {_MAX_HOSTS}"
         )
+    if not read:
+        return {}
+    import ipaddress  # late, as what compiles expressions works: most machines are told no names
+    import re
+
     for name, address in read.items():
-        if not _HOST.fullmatch(name):
+        if not re.fullmatch(_HOST, name):
             raise Malformed("not a host's name", field=f"{_WHAT}: hosts", found=repr(name)[:300])
         try:
             # Not a number, which would be an address too.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from garrison.formats.channel import CHANNELS
-from garrison.guest import enclave, machine
+from garrison.guest import machine
 from garrison.guest.serve import serve
+from garrison.image import init
 from garrison.virtio_ports import open_ports
 
 
@@ -14,5 +15,15 @@ def main() -> int:
     Raises:
         GarrisonError: the host gives no channels.
     """
-    ports = enclave.open_ports() if enclave.present() else open_ports(CHANNELS)
-    return serve(ports, lambda request: machine.prepare(request.hosts))
+    if machine.is_enclave():
+        from garrison.guest import enclave  # late: no other machine needs it
+
+        return serve(
+            enclave.open_ports(), lambda request: machine.prepare(request.hosts), machine.connect
+        )
+    return serve(open_ports(CHANNELS), lambda request: machine.prepare(request.hosts), _connect)
+
+
+def _connect() -> None:
+    init.load_devices()
+    machine.connect()

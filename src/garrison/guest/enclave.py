@@ -8,7 +8,6 @@ second connection is refused: nobody takes over a channel later.
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.formats.vsock import CARD, CARD_PORT, PORTS
@@ -16,13 +15,6 @@ from garrison.guest.card import start_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_SECURITY_MODULE = Path("/dev/nsm")
-
-
-def present(device: Path = _SECURITY_MODULE) -> bool:
-    """Whether this machine is an enclave."""
-    return device.exists()
 
 
 def listen(port: int) -> socket.socket:

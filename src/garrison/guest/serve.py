@@ -12,15 +12,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import ipaddress
 import os
 import select
-import signal
-import socket
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from _thread import allocate_lock
 
 from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats.channel import (
@@ -38,14 +34,23 @@ from garrison.formats.channel import (
 )
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.image import init
+from garrison.keep import logs
 from garrison.keep.start import start
 from garrison.relay import Flow, Messages, Watched, carry, closed
 from garrison.terminal import plain, report
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    import socket
     from collections.abc import Callable, Mapping
+    from typing import NoReturn
 
     from cryptography import x509
+else:
+    # Their wrappers make enumerations, which costs a start 3 ms each.
+    import _signal as signal
+    import _socket as socket
 
 # A package has few files; each costs memory beside its content.
 _MAX_FILES = 1024
@@ -56,16 +61,23 @@ _PORT_SIZE = 2
 # A port, and whether it is of UDP.
 _QUESTION_SIZE = _PORT_SIZE + 1
 _ANSWER_SIZE = 4
+# What a keep asks for in place of a port, and is answered when it is there: the network.
+_NETWORK = b"\0"
 
 
-def serve(ports: Mapping[str, int], prepare: Callable[[GuestRequest], None]) -> int:
+def serve(
+    ports: Mapping[str, int],
+    prepare: Callable[[GuestRequest], None],
+    connect: Callable[[], None],
+) -> int:
     """Serve a host's request, and return the exit code that it was told.
 
     Args:
         ports: the channels, open and not blocking, by name.
-        prepare: sets the machine up as the request asks.
+        prepare: sets the machine up as the request asks, without its network.
+        connect: sets that up; called once, before a keep that may use it, or when it is used.
     """
-    session = _Session(ports)
+    session = _Session(ports, connect)
     try:
         code = session.run(prepare)
     except Exception as error:  # noqa: BLE001  (the last door)
@@ -75,8 +87,9 @@ def serve(ports: Mapping[str, int], prepare: Callable[[GuestRequest], None]) -> 
 
 
 class _Session:
-    def __init__(self, ports: Mapping[str, int]) -> None:
+    def __init__(self, ports: Mapping[str, int], connect: Callable[[], None]) -> None:
         self._ports = ports
+        self._connect = connect
         self._control = Messages(ports[CONTROL], CONTROL, TO_KEEP, self._told)
         self._request: GuestRequest | None = None
         self._files: dict[str, bytes] = {}
@@ -106,6 +119,8 @@ class _Session:
             return 128 + self._signal
         self._phase("asked")
         prepare(request)
+        if not _bare(request.what, self._files):
+            self._connect()
         self._phase("ready")
         child = self._child = _Child(self._fork(request))
         watched: list[Watched] = [self._control, self._in, *self._out, child, self]
@@ -146,12 +161,16 @@ class _Session:
         carry([self._control], lambda: self._control.closed)
 
     def interest(self) -> Mapping[int, int]:
-        """What the keep asks: whether it can be reached where it listens."""
+        """What the keep asks: the network, or whether it can be reached where it listens."""
         return {self._here.fileno(): select.POLLIN}
 
     def happened(self, _descriptor: int, _events: int) -> None:
-        """Pass it on to the host."""
+        """Set the network up, or pass on to the host what is to be reached."""
         asked = self._here.recv(_QUESTION_SIZE)
+        if asked == _NETWORK:
+            self._connect()
+            self._here.send(asked)
+            return
         port, udp = asked[:_PORT_SIZE], any(asked[_PORT_SIZE:])
         self._asked.append(int.from_bytes(port, "little"))
         self._control.send(Frame(Kind.LISTENING_UDP if udp else Kind.LISTENING, port))
@@ -222,7 +241,11 @@ class _Session:
             here = os.dup2(self._keep_end.fileno(), 3, inheritable=False)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
             asks = _Asks(socket.socket(fileno=here))
-            code = start(lambda: _live(request, self._files, asks), request.log)
+            code = start(
+                lambda: _live(request, self._files, asks),
+                request.log,
+                logs_late=_bare(request.what, self._files),
+            )
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         finally:
@@ -230,12 +253,19 @@ class _Session:
 
 
 class _Asks:
-    """In the keep: asks whether it can be reached where it listens."""
+    """In the keep: asks for the network, and whether it can be reached where it listens."""
 
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         # Of threads, one asks after the other.
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
+
+    def connect_machine(self) -> None:
+        """Wait until there is a network; where there is none, the supervisor ends this keep."""
+        logs.set_up()  # what is imported next logs by itself
+        with self._lock:
+            self._supervisor.send(_NETWORK)
+            self._supervisor.recv(len(_NETWORK))
 
     def __call__(self, address: str, port: int, udp: bool) -> None:
         """Ask, and wait for the answer.
@@ -243,6 +273,8 @@ class _Asks:
         Raises:
             OSError: it cannot.
         """
+        import ipaddress  # late: few listen
+
         if ipaddress.ip_address(address).is_loopback:
             return
         with self._lock:
@@ -255,22 +287,19 @@ class _Asks:
 
 def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -> int:
     """Run what is asked for; each case imports what it needs, and no more: that takes seconds."""
-    from garrison.formats.launch_request import LaunchRequest
-
-    if isinstance(request.what, LaunchRequest):
+    local = request.what
+    if not isinstance(local, Local):
         from garrison.keep import life
 
         _settled()
-        return life.live(request.what, listening=listening)
-    local = request.what
+        return life.live(local, listening=listening)
     if _MAIN not in files:
         raise Misuse("the host gave none", field=_MAIN)
-    # With its default stack, memory and files; without a name or a root to check anybody by.
-    if local == Local(local.arguments) and files.keys() == {_MAIN}:
+    if _bare(local, files):
         from garrison.keep import bare
 
         _settled()
-        network = bare.LateNetwork(listening)
+        network = bare.LateNetwork(listening, listening.connect_machine)
         return bare.run(files[_MAIN], local.arguments, network, cached=False)
     if local.steward is None:
         from garrison.keep import workload
@@ -298,6 +327,11 @@ def _live(request: GuestRequest, files: Mapping[str, bytes], listening: _Asks) -
         limits=local.limits,
         listening=listening,
     )
+
+
+def _bare(what: object, files: Mapping[str, bytes]) -> bool:
+    """Whether a workload has the default stack, memory and files, and nobody's name or root."""
+    return isinstance(what, Local) and what == Local(what.arguments) and files.keys() == {_MAIN}
 
 
 def _roots(pem: str) -> list[x509.Certificate]:

@@ -55,9 +55,12 @@ main()
 """
 
 # With what for. Their dependencies come by themselves.
-KERNEL_MODULES = {
+DEVICE_MODULES = {
+    "virtio_rng": "randomness of the host's, beside the processor's",
     "virtio_net": "the network",
-    "virtio_rng": "randomness at the start",
+}
+# Besides, on a machine that is confidential.
+EVIDENCE_MODULES = {
     "configfs": "evidence: where the next three are asked",
     "tsm": "evidence: what the next two answer through",
     "sev_guest": "evidence of SEV-SNP",
@@ -206,7 +209,8 @@ class Stage:
             result.beside[self._owners[path]] = result.firmware[tee]
         say("kernel modules")
         for names, path in (
-            (KERNEL_MODULES, init.MODULES),
+            (DEVICE_MODULES, init.DEVICE_MODULES),
+            (EVIDENCE_MODULES, init.EVIDENCE_MODULES),
             (ENCLAVE_MODULES, init.ENCLAVE_MODULES),
         ):
             loaded = modules.ordered(self.kernel, names)

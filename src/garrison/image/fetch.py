@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-import urllib3
-
 from garrison.errors import Unavailable, Unverified
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import urllib3
 
     from garrison.image.lock import Input, Lock
 
@@ -38,7 +38,8 @@ _NEWEST_ONLY = (
     "a mirror keeps the newest version only: renew the inputs (tools/image_lock.py), or give a"
     " mirror that keeps all, such as --mirror https://snapshot.debian.org/archive/debian/DATE"
 )
-_TIMEOUT = urllib3.Timeout(connect=15, read=60)
+_CONNECT_SECONDS = 15
+_READ_SECONDS = 60
 _PIECE = 1 << 18
 # All tags that the C library of the suite may have: pip does not derive the older from the newer.
 _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
@@ -87,7 +88,10 @@ class Inputs:
             OSError: it cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(), timeout=_TIMEOUT)
+        import urllib3  # late: who only asks where an image is needs no network
+
+        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
+        pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(), timeout=timeout)
         for item in self.missing(lock.packages):
             self._keep(item, _from_any(pool, _mirrors(mirror, lock), item, progress))
         wheels = self.missing(lock.wheels)
@@ -148,6 +152,8 @@ class _NotThereError(Unavailable):
 
 
 def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Progress) -> bytes:
+    import urllib3.exceptions  # late: as above
+
     url = f"{mirror.rstrip('/')}/{quote(item.path)}"
     try:
         # A snapshot mirror answers with the place of the file.

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from garrison.errors import Malformed, Misuse, Unverified
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KERNEL = "vmlinuz"
 INITRD = "initrd"
@@ -105,6 +104,26 @@ class Image:
                     expected=said,
                     hint=f"build it again: {_BUILD}",
                 )
+
+
+def cache() -> Path:
+    """Where inputs and images are kept for this user.
+
+    Raises:
+        Misuse: there is no such place.
+    """
+    # XDG Base Directory 0.8: a relative path is to be ignored.
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):
+        home = os.environ.get("HOME", "")
+        if not home.startswith("/"):
+            raise Misuse(
+                "there is no folder to keep images in",
+                expected="XDG_CACHE_HOME or HOME",
+                hint="name a folder: --output",
+            )
+        base = f"{home}/.cache"
+    return Path(base) / "garrison" / "images"
 
 
 def load(folder: Path) -> Image:

@@ -1,8 +1,10 @@
 """The first process of a keep image: the image's `/init` calls `main`, and the kernel that.
 
-It mounts what a keep reads, loads the modules that the image lists, closes the root file system to
-writing, and calls the entry that the image names. It reads nothing that the host wrote: no
-argument, no environment, no kernel parameter.
+It mounts what a keep reads, loads the modules that the image lists for evidence if the machine is
+confidential, closes the root file system to writing, and calls the entry that the image names. The
+drivers of devices are loaded when the entry asks for them: the kernel checks the signature of each
+module, which takes an emulated machine a tenth of a second for four. It reads nothing that the
+host wrote: no argument, no environment, no kernel parameter.
 
 Whatever happens, the machine is powered off at the end; if something failed, the reason stands on
 the console before. It refuses to be anything but process 1.
@@ -24,9 +26,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-#: In the image: paths of modules, a line each, in the order of loading.
-MODULES = "/etc/garrison/modules"
-#: The same, for a machine without PCI, as a Nitro enclave is.
+#: In the image: paths of the modules for a machine's devices, a line each, in the order of loading.
+DEVICE_MODULES = "/etc/garrison/modules"
+#: The same, of those for the evidence of a confidential machine.
+EVIDENCE_MODULES = "/etc/garrison/modules.evidence"
+#: The same, of all for a machine without PCI, as a Nitro enclave is.
 ENCLAVE_MODULES = "/etc/garrison/modules.enclave"
 #: In the image: the Python module whose `main` is called, without arguments.
 ENTRY = "/etc/garrison/entry"
@@ -55,6 +59,12 @@ _SYS_DELETE_MODULE = 176
 _PROVIDERS = ("sev_guest", "tdx_guest")
 _INTERFACE = "tsm"
 _PCI = "/sys/bus/pci/devices"
+# By what the kernel itself says that the providers are for this machine: the device that the first
+# drives (drivers/virt/coco/sev-guest), and the processor's feature that the second is loaded for
+# (X86_FEATURE_TDX_GUEST, 8 * 32 + 22, as `MODULE_DEVICE_TABLE` writes it).
+_SNP_DEVICE = "/sys/bus/platform/devices/sev-guest"
+_FEATURES = "/sys/devices/system/cpu/modalias"
+_TDX_FEATURE = ",0116,"
 # The module is for hardware that this machine does not have, or there already.
 _NOT_HERE = frozenset({errno.ENODEV, errno.EEXIST})
 # linux/reboot.h, RB_POWER_OFF of the C library.
@@ -72,10 +82,10 @@ def main() -> NoReturn:
         for each in _MOUNTS:
             _mount(libc, *each)
         if os.listdir(_PCI):  # noqa: PTH208  (as below)
-            _load_all(libc)
+            if _confidential():
+                _prepare_evidence(libc)
         else:
-            for path in _lines(ENCLAVE_MODULES):
-                _load(libc, path)
+            _load_all(libc, ENCLAVE_MODULES)
         _mount(libc, "none", "/", _MS_REMOUNT | _MS_RDONLY, "")
         os.environ.clear()
         os.environ.update(HOME="/run", LC_ALL="C.UTF-8", NO_COLOR="1")
@@ -94,9 +104,27 @@ def main() -> NoReturn:
     sys.exit("garrison: init: the machine does not power off")
 
 
-def _load_all(libc: ctypes.CDLL) -> None:
-    for path in _lines(MODULES):
+def load_devices() -> None:
+    """Load the drivers of a machine's devices; those that are there already stay.
+
+    Raises:
+        OSError: one cannot be loaded.
+    """
+    _load_all(ctypes.CDLL(None, use_errno=True), DEVICE_MODULES)
+
+
+def _confidential() -> bool:
+    """Whether the kernel says that this machine is; what it says is no evidence."""
+    return os.path.exists(_SNP_DEVICE) or _TDX_FEATURE in _lines(_FEATURES)[0]  # noqa: PTH110
+
+
+def _load_all(libc: ctypes.CDLL, listed: str) -> None:
+    for path in _lines(listed):
         _load(libc, path)
+
+
+def _prepare_evidence(libc: ctypes.CDLL) -> None:
+    _load_all(libc, EVIDENCE_MODULES)
     if not any(os.path.exists(f"/sys/module/{name}") for name in _PROVIDERS):  # noqa: PTH110
         _unload(libc, _INTERFACE)
     _mount(libc, *_CONFIGFS)

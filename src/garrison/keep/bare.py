@@ -8,7 +8,7 @@ from garrison.keep.execute import execute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Literal
 
     from garrison.keep.net.datagrams import Datagrams
@@ -49,9 +49,19 @@ def run(wasm: bytes, args: "Sequence[str]", network: "LateNetwork", *, cached: b
 class LateNetwork:
     """The network of a workload without configuration and identity, made at its first use."""
 
-    def __init__(self, listening: "Listening | None" = None) -> None:
-        """Make nothing yet; `listening` is told of each port that the workload listens on."""
+    def __init__(
+        self,
+        listening: "Listening | None" = None,
+        connect_machine: "Callable[[], None] | None" = None,
+    ) -> None:
+        """Make nothing yet.
+
+        Args:
+            listening: told of each port that the workload listens on.
+            connect_machine: called before the first use: the machine has no network until then.
+        """
         self._listening = listening
+        self._connect_machine = connect_machine
         self._network: Network | None = None
 
     def used(self) -> bool:
@@ -60,6 +70,8 @@ class LateNetwork:
 
     def _made(self) -> "Network":
         if self._network is None:
+            if self._connect_machine is not None:
+                self._connect_machine()
             from garrison.formats.enarx_toml import Config
             from garrison.keep.net.network import Network
 

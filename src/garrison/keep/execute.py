@@ -134,8 +134,10 @@ def _program(
     wasm: bytes, engine: Engine, compiled: "Callable[[bytes], Module]"
 ) -> "_Program | Component":
     if is_component(wasm):
+        from garrison.keep import logs
         from garrison.keep.component import run  # late: see `engine`
 
+        logs.set_up()  # its parts log by themselves
         return run.Component(wasm, engine, compiled)
     return _Program(wasm, engine, compiled)
 
@@ -219,9 +221,9 @@ def _note_memory(instance: Instance, most: int) -> None:
     """
     taken = instance.memory_size()
     if taken * 2 >= most:
-        import logging  # late: it costs a start 5 ms
+        from garrison.keep.logs import keep_log  # late: it has nothing to say
 
-        logging.getLogger("garrison.keep").warning(
+        keep_log().warning(
             "the workload failed with %d bytes of memory; limits.memory is %d", taken, most
         )
 

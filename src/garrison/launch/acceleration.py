@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from garrison.errors import Misuse
-from garrison.image.build import cache
-from garrison.launch.host_probe import guest_runs
+from garrison.image.folder import cache
 
 _DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -30,6 +29,8 @@ def kvm_runs(qemu: str) -> bool:
             return _WORDS[word]
     except (OSError, ValueError, KeyError):
         pass
+    from garrison.launch.host_probe import guest_runs  # late: once
+
     try:
         guest_runs(qemu)
         word = "runs"

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 from garrison.errors import Misuse
 from garrison.formats.guest_request import GuestRequest
 from garrison.launch.acceleration import kvm_runs
-from garrison.launch.host_checks import inspect_host, require
 from garrison.launch.machine import Place, run_machine
-from garrison.launch.predicted import VCPU_TYPE, VCPUS, snp_measurement
 from garrison.launch.qemu_command import (
     QEMU,
+    VCPUS,
     Guest,
     SnpLaunch,
     TdxLaunch,
@@ -30,7 +29,6 @@ from garrison.launch.qemu_command import (
     snp_command,
     tdx_command,
 )
-from garrison.measure.signatures import MAX_SIGNATURES, Signatures
 from garrison.measure.snp_policy import DEFAULT_GUEST_POLICY
 
 if TYPE_CHECKING:
@@ -116,6 +114,10 @@ def _plan(backend: str, options: MachineOptions) -> Callable[[Place], list[str]]
         if not kvm:
             log.info("KVM runs no guest here: the machine is emulated, and slower")
         return lambda place: kvm_command(_guest(options, place, qemu, None), kvm=kvm)
+    # Late: see `garrison.cli.machine_options.run_in_machine`.
+    from garrison.launch.host_checks import inspect_host, require
+    from garrison.launch.predicted import VCPU_TYPE
+
     require(backend, inspect_host(image=options.image.folder))
     qemu = _qemu()
     firmware = options.image.firmware(backend)
@@ -129,6 +131,9 @@ def _signed(options: MachineOptions) -> tuple[IdBlock, IdAuth] | None:
     """What the firmware is to launch nothing but, checked here for the reason to be seen."""
     if options.signatures is None:
         return None
+    from garrison.launch.predicted import snp_measurement
+    from garrison.measure.signatures import MAX_SIGNATURES, Signatures
+
     with options.signatures.open("rb") as file:
         signatures = Signatures.from_json(file.read(MAX_SIGNATURES + 1))
     signatures.of_snp(snp_measurement(options.image), DEFAULT_GUEST_POLICY)

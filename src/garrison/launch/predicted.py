@@ -13,6 +13,7 @@ from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import Firmware
 from garrison.image.enclave import enclave_image
 from garrison.launch.host_probe import read_firmware
+from garrison.launch.qemu_command import VCPUS
 from garrison.measure import nitro, snp, tdx
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from garrison.image.folder import Image
 
 VCPU_TYPE = "EPYC-v4"
-#: It is measured; a keep has no use for a second.
-VCPUS = 1
 
 
 def snp_measurement(image: Image) -> bytes:

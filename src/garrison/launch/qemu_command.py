@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Misuse
 from garrison.launch.monitor import NETDEV
-from garrison.measure import sev_keys
-from garrison.measure.snp import vcpu_signature
 from garrison.measure.snp_policy import DEFAULT_GUEST_POLICY
 
 if TYPE_CHECKING:
@@ -39,6 +37,14 @@ _HOST_DATA_SIZE = 32
 _REGISTER_SIZE = 48
 # A kernel and its initrd need this much; a slip of the finger would boot nothing.
 _MINIMUM_MEMORY = 256
+#: How QEMU runs a machine that no processor runs. With several threads, it has crashed kernels.
+EMULATED = "tcg,thread=single"
+# What EPYC can, under the name of one that runs nothing before its turn (Saltwell, an Atom).
+# Neither does an emulated one: what a kernel does about processors that guess is in vain there, and
+# takes longer. With the model `max`, QEMU has crashed kernels.
+_EMULATED_CPU = "EPYC,vendor=GenuineIntel,family=6,model=54,stepping=1"
+#: Of a keep's machine: how many processors. It is measured; a keep has no use for a second.
+VCPUS = 1
 QUOTE_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 
 
@@ -105,6 +111,10 @@ def snp_command(guest: Guest, launch: SnpLaunch) -> list[str]:
         Misuse: the plan cannot be, or its measurement could not be predicted.
         Unverified: its ID block is not signed by the key that stands beside it.
     """
+    # Late: what is signed or predicted is not for every machine.
+    from garrison.measure import sev_keys
+    from garrison.measure.snp import vcpu_signature
+
     vcpu_signature(launch.vcpu_type)
     properties: dict[str, Any] = {
         "qom-type": "sev-snp-guest",
@@ -165,8 +175,7 @@ def kvm_command(guest: Guest, *, kvm: bool) -> list[str]:
     Raises:
         Misuse: the plan cannot be.
     """
-    # With several threads, or the model `max`, QEMU has crashed kernels.
-    accel, cpu = ("kvm", "host") if kvm else ("tcg,thread=single", "EPYC")
+    accel, cpu = ("kvm", "host") if kvm else (EMULATED, _EMULATED_CPU)
     return [
         *_processors(guest, accel, "q35,vmport=off,smm=off", cpu),
         *_parts(guest, {"disable-legacy": "on"}),

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 _GUEST = """
 import os, sys
+from garrison.errors import Unavailable
 from garrison.guest.serve import serve
-ports = dict(zip(sys.argv[1::2], map(int, sys.argv[2::2])))
+network, *channels = sys.argv[1:]
+ports = dict(zip(channels[::2], map(int, channels[1::2])))
 for port in ports.values():
     os.set_blocking(port, False)
-sys.exit(serve(ports, lambda request: None))
+def connect():
+    if network == "none":
+        raise Unavailable("the host gives none", field="network card")
+sys.exit(serve(ports, lambda request: None, connect))
 """
 # The machine may be loaded.
 SECONDS = 60
@@ -36,7 +41,8 @@ SECONDS = 60
 class Played:
     """A keep in a process of its own, and the host's ends of its channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, network: bool = True) -> None:
+        """Start it; without `network`, its machine has no card."""
         pairs = {name: socket.socketpair() for name in CHANNELS}
         self.sockets = {name: ours for name, (ours, _) in pairs.items()}
         self._readers = {
@@ -47,7 +53,7 @@ class Played:
             word for name, (_, theirs) in pairs.items() for word in (name, str(theirs.fileno()))
         ]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _GUEST, *arguments],
+            [sys.executable, "-c", _GUEST, "one" if network else "none", *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno() for _, theirs in pairs.values()],

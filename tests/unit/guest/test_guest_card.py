@@ -60,7 +60,8 @@ stream, mode, port, root = socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:]
 card.start_card(stream)
 (Path(root) / "run").mkdir()
 (Path(root) / "sys/class/net/eth0").mkdir(parents=True)
-machine.prepare({}, root=Path(root))
+machine.prepare({}, root=root)
+machine.connect(root=root)
 if mode == "ask":
     with socket.socket(type=socket.SOCK_DGRAM) as asking:
         asking.settimeout(30)

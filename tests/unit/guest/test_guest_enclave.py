@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.formats.vsock import CARD, CARD_PORT, PORTS
-from garrison.guest import enclave
+from garrison.guest import enclave, machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,6 @@ def test_one_connection_to_each_port(tmp_path: Path) -> None:
 
 
 def test_what_is_no_enclave(tmp_path: Path) -> None:
-    assert not enclave.present(tmp_path / "nsm")
+    assert not machine.is_enclave(str(tmp_path / "nsm"))
     (tmp_path / "nsm").touch()
-    assert enclave.present(tmp_path / "nsm")
+    assert machine.is_enclave(str(tmp_path / "nsm"))

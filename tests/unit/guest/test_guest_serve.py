@@ -21,6 +21,7 @@ from garrison.formats.channel import (
 )
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.keep.engine.library import wat2wasm
+from garrison.terminal import ExitCode
 from garrison.testing.component import command
 from garrison.testing.guest_channels import Played
 
@@ -110,6 +111,40 @@ def test_a_module_alone_may_what_an_empty_configuration_allows(configuration: by
             keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
         keep.send(CONTROL, Kind.REQUEST, REQUEST)
         assert keep.exit_code() == _WASI_EACCES
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+@pytest.mark.parametrize("configuration", [None, b""], ids=["alone", "configured"])
+def test_it_logs_as_much_as_is_asked(configuration: bytes | None, level: str) -> None:
+    """A module alone too, though `logging` is imported when there is something to log."""
+    with Played() as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        if configuration is not None:
+            keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, GuestRequest(Local(), log=level).to_json())
+        said = keep.stream(STDERR)
+        assert said.startswith(b"garrison.keep: refused to the workload") == (level == "info")
+        assert bool(said) == (level == "info")
+        assert keep.exit_code() == _WASI_EACCES
+
+
+def test_a_module_alone_needs_no_network_until_it_uses_it() -> None:
+    with Played(network=False) as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_CAT)).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        keep.send(STDIN, Kind.DATA)
+        assert keep.exit_code() == 7
+
+
+@pytest.mark.parametrize("configuration", [None, b""], ids=["alone", "configured"])
+def test_a_machine_without_a_network_ends_what_may_use_it(configuration: bytes | None) -> None:
+    with Played(network=False) as keep:
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        if configuration is not None:
+            keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
+        keep.send(CONTROL, Kind.REQUEST, REQUEST)
+        assert keep.stream(STDERR) == b"error: network card: the host gives none\n"
+        assert keep.exit_code() == ExitCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("error", [0, errno.EADDRINUSE])

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _machine(root: Path, names: list[str]) -> Path:
+def _machine(root: Path, names: list[str]) -> str:
     (root / "dev").mkdir()
     for number, name in enumerate(names):
         port = root / "sys/class/virtio-ports" / f"vport0p{number}"
         port.mkdir(parents=True)
         (port / "name").write_text(f"{name}\n")
         (root / "dev" / port.name).write_text(name)
-    return root
+    return str(root)
 
 
 def test_each_is_opened_by_its_name(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ found = enclave.accept_all(listen)
 card = found.pop("garrison.network-card")
 for each in found.values():
     each.setblocking(False)
-sys.exit(serve({name: each.detach() for name, each in found.items()}, lambda request: None))
+ports = {name: each.detach() for name, each in found.items()}
+sys.exit(serve(ports, lambda request: None, lambda: None))
 """
 NAME = "i-0123456789abcdef0-enc0123456789abcdef"
 

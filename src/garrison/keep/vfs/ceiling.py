@@ -25,9 +25,9 @@ class Ceiling:
         if self._told:
             return
         self._told = True
-        import logging  # late: it costs a start 5 ms
+        from garrison.keep.logs import keep_log  # late: it has nothing to say
 
-        logging.getLogger("garrison.keep").warning(
+        keep_log().warning(
             "the workload has reached a limit: limits.%s is %d; it is refused more",
             self.name,
             self.most,

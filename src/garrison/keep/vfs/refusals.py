@@ -33,8 +33,8 @@ def told(what: str, ask: "Callable[[], T]") -> "T":
     except GarrisonError as error:
         if isinstance(error, Ended):
             raise
-        import logging  # late: it costs a start 5 ms
+        from garrison.keep.logs import keep_log  # late: it has nothing to say
 
-        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", what, error)
+        keep_log().warning("refused to the workload: %s: %s", what, error)
         number = next((n for family, n in _REFUSALS if isinstance(error, family)), errno.ACCES)
         raise Errno(number) from error
