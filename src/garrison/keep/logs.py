@@ -21,11 +21,12 @@ def set_level(level: str) -> None:
 
 def set_up() -> None:
     """Have `logging` do as was said; where nothing was, as it does by itself."""
+    if _level is None:
+        return
     import logging  # late: see above
 
-    if _level is not None:
-        logging.basicConfig(level=_level, format="%(name)s: %(message)s", stream=sys.stderr)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.basicConfig(level=_level, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def keep_log() -> "logging.Logger":
