@@ -192,9 +192,10 @@ class Datagrams:
     def _start_anew(self) -> None:
         """Be connected to nobody: a new socket at the same place, for Python has no other way."""
         self._socket.close()
-        self._connected = None
         self._socket = self._made()
+        # Where that fails it stays as deaf as it was, and can be tried again.
         self._socket.bind(self._local)
+        self._connected = None
 
     def send(self, data: memoryview, target: Endpoint | None, wait: Wait) -> None:
         """Send a datagram, to whom the socket is connected if there is no `target`.
