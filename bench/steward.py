@@ -70,6 +70,8 @@ GOAL = 0.7
 _BAD = 50
 _MORE_MEBIBYTES = 8
 _OPERATIONS = 200
+# Each row is measured in so many turns, so that a moment when others are busy does not decide.
+_TURNS = 3
 
 INTEL = FakeIntel(
     end=NOW + timedelta(days=300),
@@ -382,6 +384,45 @@ def _p99(latencies: list[float]) -> float:
     return statistics.quantiles(latencies, n=100)[98] * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the service took for one TEE: medians of `_TURNS` turns, each with its own bound."""
+
+    rate: float
+    p99: float
+    each: float
+    bound: float
+    ratio: float
+
+    @classmethod
+    def measured(
+        cls, port: int, pids: list[int], kind: Kind, requests: list[Asked], seconds: float
+    ) -> Row:
+        """Load it in turns with the operations themselves."""
+        latencies: list[float] = []
+        eaches, bounds = [], []
+        before = Costs.measured()
+        for _ in range(_TURNS):
+            used = _cpu(pids)
+            found = load(port, requests, seconds / _TURNS)
+            used = _cpu(pids) - used
+            after = Costs.measured()
+            if found.wrong:
+                raise RuntimeError(found.wrong[0])
+            if not found.latencies:
+                raise RuntimeError("nothing was answered: the machine is too busy to measure")
+            latencies += found.latencies
+            eaches.append(used / len(found.latencies))
+            bounds.append(min(before.bound(kind), after.bound(kind)))
+            before = after
+        ratios = [bound / each for bound, each in zip(bounds, eaches, strict=True)]
+        return cls(
+            len(latencies) / seconds,
+            _p99(latencies),
+            *map(statistics.median, (eaches, bounds, ratios)),
+        )
+
+
 def attestations(directory: Path, seconds: float, kinds: list[str]) -> bool:
     """Measure each TEE on one core and on two, print a table, and tell whether the goal is met."""
     print(
@@ -395,20 +436,11 @@ def attestations(directory: Path, seconds: float, kinds: list[str]) -> bool:
                 kind = KINDS[name]
                 requests = asked(port, kind, KEEPS)
                 load(port, requests, seconds / 4)
-                before, used = Costs.measured(), _cpu(pids)
-                found = load(port, requests, seconds)
-                used = _cpu(pids) - used
-                after = Costs.measured()
-                if found.wrong:
-                    raise RuntimeError(found.wrong[0])
-                p99 = _p99(found.latencies)
-                each = used / len(found.latencies)
-                bound = min(before.bound(kind), after.bound(kind))
-                are_met = are_met and bound / each >= GOAL
-                rate = len(found.latencies) / seconds
+                row = Row.measured(port, pids, kind, requests, seconds)
+                are_met = are_met and row.ratio >= GOAL
                 print(
-                    f"| {name} | {workers} | {rate:,.0f} | {p99:.1f} |"
-                    f" {each * 1e6:,.0f} | {bound * 1e6:,.0f} | {bound / each:.2f} |",
+                    f"| {name} | {workers} | {row.rate:,.0f} | {row.p99:.1f} |"
+                    f" {row.each * 1e6:,.0f} | {row.bound * 1e6:,.0f} | {row.ratio:.2f} |",
                     flush=True,
                 )
     return are_met
@@ -441,7 +473,7 @@ def saturated(directory: Path, seconds: float) -> bool:
 def main() -> int:
     """Measure and print the tables; 1 if a goal is missed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each row")
+    parser.add_argument("--seconds", type=float, default=4.5, help="for each row")
     parser.add_argument("--load-seconds", type=float, default=12.0, help="at saturation")
     parser.add_argument("--only", choices=[*KINDS, "load", "alone"])
     given = parser.parse_args()

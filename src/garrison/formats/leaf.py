@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from garrison.formats._der import decode
+from garrison.formats._der import SEQUENCE, decode, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # X.680, section 8.4, and X.690, section 8.1.2: the tags that stand here.
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x01, 0x02, 0x03, 0x04
-_UTC_TIME, _GENERALIZED_TIME, _SEQUENCE = 0x17, 0x18, 0x30
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
 # RFC 5280, section 4.1.2.5: from this year on, times have four digits of the year.
 _FOUR_DIGITS = 2050
@@ -38,35 +38,25 @@ class _Spki:
     key: asn1.BitString
 
 
-def _der(tag: int, *parts: bytes) -> bytes:
-    """One value: its tag, its length in the shortest form, and its content."""
-    content = b"".join(parts)
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    size = (length.bit_length() + 7) // 8
-    return bytes((tag, 0x80 | size)) + length.to_bytes(size) + content
-
-
 # RFC 5758, section 3.2: ECDSA's identifiers have no parameters.
 _ALGORITHMS: dict[type[hashes.HashAlgorithm], bytes] = {
-    algorithm: _der(_SEQUENCE, asn1.encode_der(oid))
+    algorithm: value_of(SEQUENCE, asn1.encode_der(oid))
     for algorithm, oid in (
         (hashes.SHA256, SignatureAlgorithmOID.ECDSA_WITH_SHA256),
         (hashes.SHA384, SignatureAlgorithmOID.ECDSA_WITH_SHA384),
     )
 }
-_V3 = _der(_VERSION, asn1.encode_der(2))
-_CRITICAL = _der(_BOOLEAN, b"\xff")
+_V3 = value_of(_VERSION, asn1.encode_der(2))
+_CRITICAL = value_of(_BOOLEAN, b"\xff")
 
 
 def extension(oid: x509.ObjectIdentifier, value: bytes, *, critical: bool = False) -> bytes:
     """An extension, DER, of which `value` is the value, DER too."""
-    return _der(
-        _SEQUENCE,
+    return value_of(
+        SEQUENCE,
         asn1.encode_der(oid),
         _CRITICAL if critical else b"",
-        _der(_OCTET_STRING, value),
+        value_of(_OCTET_STRING, value),
     )
 
 
@@ -119,23 +109,23 @@ class Leaf:
     ) -> bytes:
         """The certificate, DER, signed with `key`."""
         name = _ALGORITHMS[type(algorithm)]
-        tbs = _der(
-            _SEQUENCE,
+        tbs = value_of(
+            SEQUENCE,
             _V3,
-            _der(_INTEGER, self.serial.to_bytes(self.serial.bit_length() // 8 + 1)),
+            value_of(_INTEGER, self.serial.to_bytes(self.serial.bit_length() // 8 + 1)),
             name,
             self.issuer.public_bytes(),
-            _der(_SEQUENCE, _time(self.start), _time(self.end)),
+            value_of(SEQUENCE, _time(self.start), _time(self.end)),
             self.subject.public_bytes(),
             self.spki,
-            _der(_EXTENSIONS, _der(_SEQUENCE, *self.extensions)),
+            value_of(_EXTENSIONS, value_of(SEQUENCE, *self.extensions)),
         )
         signature = key.sign(tbs, ec.ECDSA(algorithm))
         # No bit of the last byte is unused.
-        return _der(_SEQUENCE, tbs, name, _der(_BIT_STRING, b"\0", signature))
+        return value_of(SEQUENCE, tbs, name, value_of(_BIT_STRING, b"\0", signature))
 
 
 def _time(moment: datetime) -> bytes:
     if moment.year >= _FOUR_DIGITS:
-        return _der(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
-    return _der(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())
+        return value_of(_GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
+    return value_of(_UTC_TIME, moment.strftime("%y%m%d%H%M%SZ").encode())

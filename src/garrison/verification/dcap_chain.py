@@ -63,7 +63,7 @@ def check_pck_chain(pem: bytes, roots: Roots, now: datetime, field: str) -> PckC
     """
     chain = _pck_chain(pem, roots, field)
     leaf = chain.pck.certificate
-    check_issued(leaf, chain.issuer, "PCK certificate")
+    check_der_signature(chain.issuer, leaf.signature, leaf.tbs_certificate_bytes, "PCK certificate")
     check_validity(chain.root, now, f"{field}: root")
     check_validity(chain.issuer, now, f"{field}: intermediate")
     check_validity(leaf, now, "PCK certificate")
@@ -85,6 +85,8 @@ def _pck_chain(pem: bytes, roots: Roots, field: str) -> PckChain:
     leaf = _named(certificates, (_PCK,), f"{field}: leaf")
     check_issuer(issuer, root, f"{field}: intermediate")
     check_ca(issuer, f"{field}: intermediate")
+    check_link(leaf, issuer, "PCK certificate")
+    _check_algorithm(leaf.signature_algorithm_oid, "PCK certificate")
     _check_signer(leaf, "PCK certificate")
     return PckChain(root, anchor, issuer, PckCertificate.from_certificate(leaf))
 

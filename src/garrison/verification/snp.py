@@ -30,7 +30,9 @@ from garrison.verification.x509 import (
     check_ca,
     check_crl,
     check_crl_window,
+    check_form,
     check_issued,
+    check_signature,
     check_validity,
 )
 
@@ -171,7 +173,8 @@ def verify_chain(endorsements: SnpEndorsements, roots: Roots, now: datetime) -> 
         check_crl_window(found.crl, now, "ARK revocation list")
     check_validity(found.issuer, now, "ASK certificate")
     # 5. Leaf. The list is the ARK's, who issued no leaf: there is nothing in it to look up.
-    check_issued(vek.certificate, found.issuer, "VEK certificate")
+    _check_form(vek.certificate, found.issuer)
+    check_signature(vek.certificate, found.issuer, "VEK certificate")
     check_validity(vek.certificate, now, "VEK certificate")
     # 8. Product of the issuers.
     _check_name(found.issuer_name, f"{_ISSUERS[vek.kind]}-{vek.product}", "ASK certificate subject")
@@ -221,6 +224,12 @@ def _issuers(issuer_der: bytes, root: bytes, crl_der: bytes | None, roots: Roots
         common_name(ark.subject, "ARK certificate subject"),
         common_name(issuer.subject, "ASK certificate subject"),
     )
+
+
+@lru_cache(REMEMBERED)
+def _check_form(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Step 5 of `verify`, but for signature and time: the same for all reports of a chip."""
+    check_form(certificate, issuer, "VEK certificate")
 
 
 def _check_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> None:

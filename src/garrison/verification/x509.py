@@ -8,7 +8,7 @@ identifiers, which say nothing that the signature does not say.
 
 What of issuers, and of a vendor's list, does not depend on the time, each verifier finds once, and
 remembers by the content of all that it is of: `REMEMBERED` of each kind of answer, good ones
-alone. Leaves are not remembered: they are as many as chips, and anybody may send some.
+alone. The signatures of leaves are not: they are as many as chips, and anybody may send some.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # MGF1 with SHA-384, and a salt of 48 bytes.
 _CA_KEY_BITS = 4096
 _SALT = 48
+_SHA384 = hashes.SHA384()
+_PSS = padding.PSS(padding.MGF1(_SHA384), _SALT)
 # Issuers and lists of all vendors are some dozens.
 REMEMBERED = 128
 # RFC 5280, section 4.2: what is critical must be understood. These are, by `check_ca`.
@@ -113,12 +115,30 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
         Unverified: the names, the algorithm or the signature are wrong, or it has a critical
             extension that is not understood here.
     """
+    check_form(certificate, issuer, field)
+    check_signature(certificate, issuer, field)
+
+
+def check_form(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """All of `check_issued` but the signature itself.
+
+    Raises:
+        Unverified: as there.
+    """
     check_link(certificate, issuer, field)
     parameters = certificate.signature_algorithm_parameters
     _check_algorithm(certificate.signature_algorithm_oid, parameters, field)
-    _check_signature(
-        issuer, certificate.signature, certificate.tbs_certificate_bytes, certificate, field
-    )
+    _check_hash(certificate, field)
+    _ca_key(issuer, field)
+
+
+def check_signature(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
+    """The signature of `check_issued`, of a certificate whose form was checked.
+
+    Raises:
+        Unverified: it is wrong.
+    """
+    _check_signature(issuer, certificate.signature, certificate.tbs_certificate_bytes, field)
 
 
 def check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate, field: str) -> None:
@@ -135,7 +155,8 @@ def check_crl(crl: x509.CertificateRevocationList, issuer: x509.Certificate, fie
             expected=issuer.subject.rfc4514_string(),
         )
     _check_algorithm(crl.signature_algorithm_oid, crl.signature_algorithm_parameters, field)
-    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, crl, field)
+    _check_hash(crl, field)
+    _check_signature(issuer, crl.signature, crl.tbs_certlist_bytes, field)
 
 
 def check_crl_window(crl: x509.CertificateRevocationList, now: datetime, field: str) -> None:
@@ -171,13 +192,12 @@ def _check_algorithm(oid: x509.ObjectIdentifier, parameters: object, field: str)
         )
 
 
-def _check_signature(
-    issuer: x509.Certificate,
-    signature: bytes,
-    data: bytes,
-    signed: x509.Certificate | x509.CertificateRevocationList,
-    field: str,
-) -> None:
+def _check_hash(signed: x509.Certificate | x509.CertificateRevocationList, field: str) -> None:
+    if not isinstance(signed.signature_hash_algorithm, hashes.SHA384):
+        raise Unverified("wrong hash", field=field, expected="SHA-384")
+
+
+def _ca_key(issuer: x509.Certificate, field: str) -> rsa.RSAPublicKey:
     key = issuer.public_key()
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size != _CA_KEY_BITS:
         raise Unverified(
@@ -185,12 +205,13 @@ def _check_signature(
             field=f"{field}: issuer's key",
             expected=f"RSA of {_CA_KEY_BITS} bits",
         )
-    if not isinstance(signed.signature_hash_algorithm, hashes.SHA384):
-        raise Unverified("wrong hash", field=field, expected="SHA-384")
+    return key
+
+
+def _check_signature(issuer: x509.Certificate, signature: bytes, data: bytes, field: str) -> None:
+    key = _ca_key(issuer, field)
     try:
-        key.verify(
-            signature, data, padding.PSS(padding.MGF1(hashes.SHA384()), _SALT), hashes.SHA384()
-        )
+        key.verify(signature, data, _PSS, _SHA384)
     except InvalidSignature as error:
         raise Unverified(
             "the signature is wrong",
