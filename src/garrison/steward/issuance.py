@@ -261,7 +261,7 @@ def issue(
     with stage("sign"):
         return issue_certificate(
             steward.authority,
-            examined.request.spki,
+            examined.request.public_key,
             identity,
             dns_names=examined.dns_names,
             lifetime=steward.policy.lifetime,

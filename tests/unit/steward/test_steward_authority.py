@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
-from garrison.formats.leaf import spki_of
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_openssl_verifies_a_leaf(directory: Path, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     leaf = issue_certificate(
         authority,
-        spki_of(key.public_key()),
+        key.public_key(),
         WorkloadIdentity(SLUG, DIGEST, "snp", b"m" * 48, "UpToDate"),
         dns_names=["chat.example.test"],
         lifetime=timedelta(minutes=5),
