@@ -61,9 +61,9 @@ _FILE_TYPE = "application/octet-stream"
 # The shapes: how many files of what size.
 _SHAPES = {"one file of 50 MiB": (1, 50 * _MEBIBYTE), "2,000 files of 4 KiB": (2000, 4096)}
 # Each of them so often, in turn at both registries.
-_RUNS = {1: 7, 2000: 2}
-# What was published is fetched so often, for that is short.
-_FETCHES = 3
+_RUNS = {1: 5, 2000: 2}
+# What was published is fetched so often: of one file that is short.
+_FETCHES = {1: 3, 2000: 1}
 _BOUND_RUNS = 2
 _CONNECTIONS = 8
 _LOAD_CONNECTIONS = 64
@@ -282,7 +282,10 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def measure(
-    registries: list[Registry], make: Callable[[], dict[str, bytes]], names: list[str]
+    registries: list[Registry],
+    make: Callable[[], dict[str, bytes]],
+    names: list[str],
+    fetches: int,
 ) -> list[Times]:
     """Publish and fetch new files under each name, at one registry after the other, in turns."""
     published: list[list[float]] = [[] for _ in registries]
@@ -291,7 +294,7 @@ def measure(
         for index, registry in enumerate(registries):
             files = make()
             published[index].append(timed(partial(registry.publish, name, files)))
-        for _ in range(_FETCHES):
+        for _ in range(fetches):
             for index, registry in enumerate(registries):
                 fetched[index].append(timed(partial(registry.fetch, name)))
     return [Times(puts, gets) for puts, gets in zip(published, fetched, strict=True)]
@@ -475,7 +478,7 @@ def transfers(
 
         names = [f"{10 * first + run}.0.0" for run in range(_RUNS[count])]
         registries: list[Registry] = [ours, client, *([] if theirs is None else [theirs])]
-        bare, own, *others = measure(registries, make, names)
+        bare, own, *others = measure(registries, make, names, _FETCHES[count])
         other = others[0] if others else None
         best = bound(make(), folder / str(first)) if count == 1 else None
         for what in ("publish", "fetch"):
