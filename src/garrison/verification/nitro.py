@@ -76,13 +76,14 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
     parsed = NitroDocument.from_bytes(document)
     issuers = _issuers(parsed.cabundle, roots)
     leaf = load_certificate(parsed.certificate, _LEAF)
+    timestamp = datetime.fromtimestamp(parsed.timestamp / 1000, UTC)
+    hint = f"a document is good for hours; verify a stored one at its time, {timestamp:%FT%TZ}"
     for index, certificate in enumerate(issuers.certificates):
-        check_validity(certificate, now, _name(index))
+        check_validity(certificate, now, _name(index), hint)
     _check_issued(leaf, issuers.certificates[-1], _LEAF)
-    check_validity(leaf, now, _LEAF)
+    check_validity(leaf, now, _LEAF, hint)
     _check_leaf(leaf)
     # 4. Timestamp.
-    timestamp = datetime.fromtimestamp(parsed.timestamp / 1000, UTC)
     check_validity(leaf, timestamp.replace(microsecond=0), "Nitro document: timestamp")
     # 5. Signature.
     if parsed.message.algorithm is not Algorithm.ES384:

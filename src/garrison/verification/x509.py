@@ -38,8 +38,10 @@ REMEMBERED = 128
 _KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
 
-def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> None:
-    """Refuse a certificate that is not valid at `now`.
+def check_validity(
+    certificate: x509.Certificate, now: datetime, field: str, hint: str | None = None
+) -> None:
+    """Refuse a certificate that is not valid at `now`; `hint` says what to do then.
 
     Raises:
         Unverified: it is not yet, or no longer.
@@ -51,6 +53,7 @@ def check_validity(certificate: x509.Certificate, now: datetime, field: str) -> 
             field=field,
             found=now.isoformat(),
             expected=f"{start.isoformat()} to {end.isoformat()}",
+            hint=hint,
         )
 
 

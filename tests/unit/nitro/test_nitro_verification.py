@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +73,14 @@ def test_wrong_algorithm(algorithm: Algorithm, curve: type[ec.EllipticCurve]) ->
 def test_anothers_signature() -> None:
     with pytest.raises(Unverified, match="the signature is wrong"):
         check(FAKE.document(signer=key("another")))
+
+
+def test_a_stored_document_tells_its_time() -> None:
+    document = FAKE.document()
+    with pytest.raises(Unverified, match="expired") as caught:
+        verify(document, FAKE.roots(), NOW + timedelta(days=365))
+    made = datetime.fromtimestamp(NitroDocument.from_bytes(document).timestamp / 1000, UTC)
+    assert f"at its time, {made:%FT%TZ}" in str(caught.value.hint)
 
 
 def test_user_data_of_another_key() -> None:
