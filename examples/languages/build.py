@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,11 +119,15 @@ def _rustc(targets: tuple[str, ...], more: str) -> tuple[str, str]:
         if not found or not Path(found).exists():
             continue
         for target in targets:
-            asked = subprocess.run(
-                [found, "--target", target, "--crate-type", "lib", "--emit", "metadata", "-o",
-                 os.devnull, "-"],
-                input=b"", capture_output=True, check=False,
-            )  # fmt: skip
+            with tempfile.TemporaryDirectory() as folder:
+                # Not to /dev/null: the compiler renames what it wrote, and root may.
+                probe = ("--crate-type", "lib", "--emit", "metadata", "-o", f"{folder}/probe", "-")
+                asked = subprocess.run(
+                    [found, "--target", target, *probe],
+                    input=b"",
+                    capture_output=True,
+                    check=False,
+                )
             if asked.returncode == 0:
                 return found, target
     raise MissingError(f"no rustc with the library of {' or '.join(targets)} ({more})")
