@@ -70,7 +70,8 @@ bench: $(READY)
 	$(BIN)/python bench
 
 # An environment of its own: the fuzzer is large, and for Linux on x86-64 alone.
-FUZZ := build/fuzz-venv
+# Not under `build`, which then were a package for whoever looks for one of that name here.
+FUZZ := .fuzz/venv
 SECONDS ?= 60
 
 $(FUZZ)/.ready: fuzz/requirements.txt $(READY)
@@ -90,4 +91,4 @@ lock:
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(FUZZ) build dist

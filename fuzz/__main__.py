@@ -4,7 +4,7 @@
 
 Each target has a process of its own, niced, with bounds on memory and on the time of one input.
 The corpus begins with what the simulators make and with `corpus.tar.xz`, and goes on growing in DIR
-(by default `build/fuzz`); `python fuzz/corpus.py DIR` has that file hold it. What fails is written
+(by default `.fuzz/corpus`); `python fuzz/corpus.py DIR` has that file hold it. What fails is written
 beside it as `TARGET-crash-...`, and ends this with 1. A line for each target tells how often it was
 run.
 """
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=60, help="for each target, at most")
     parser.add_argument("--runs", type=int, default=1_000_000, help="of each target, at most")
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[1] / "build" / "fuzz")
+    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[1] / ".fuzz" / "corpus")
     parser.add_argument("targets", nargs="*")
     asked = parser.parse_args()
     unknown = sorted(set(asked.targets) - set(TARGETS))

@@ -21,10 +21,6 @@ T = TypeVar("T")
 _UNREADABLE = (ValueError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
-# X.690, section 8.9.
-SEQUENCE = 0x30
-
-
 @asn1.sequence
 class _One:
     item: asn1.TLV
@@ -54,16 +50,6 @@ def inside(data: bytes, field: str) -> bytes:
 def outside(data: bytes) -> bytes:
     """The one value inside the SEQUENCE `data`, which was encoded here."""
     return asn1.encode_der(asn1.decode_der(_One, data).item)
-
-
-def value_of(tag: int, *parts: bytes) -> bytes:
-    """One value in DER: its tag, its length in the shortest form, and its content."""
-    content = b"".join(parts)
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    size = (length.bit_length() + 7) // 8
-    return bytes((tag, 0x80 | size)) + length.to_bytes(size) + content
 
 
 def check_size(data: bytes, limit: int, field: str) -> None:

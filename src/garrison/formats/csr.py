@@ -19,7 +19,6 @@ P-384. A request says what a keep wants: nothing in it is believed but the signa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 from cryptography import x509
@@ -32,7 +31,7 @@ from cryptography.x509.oid import AttributeOID, ExtensionOID, NameOID, Signature
 
 from garrison.errors import Malformed, Unverified
 from garrison.formats import cmw
-from garrison.formats._der import SEQUENCE, check_size, decode, inside, outside, value_of
+from garrison.formats._der import check_size, decode, inside, outside
 from garrison.formats.challenge_wire import decode_challenge, encode_challenge
 from garrison.formats.digest import parse_digest_url
 from garrison.formats.evidence import Evidence, Tee
@@ -240,14 +239,7 @@ def build_request(
 
 def encode_pki_path(chain: Sequence[x509.Certificate]) -> bytes:
     """Write a PkiPath (X.509, 7.7): SEQUENCE OF Certificate, issuer first and leaf last."""
-    *issuers, leaf = chain
-    return value_of(SEQUENCE, *map(_issuer_der, issuers), leaf.public_bytes(Encoding.DER))
-
-
-@lru_cache(8)
-def _issuer_der(certificate: x509.Certificate) -> bytes:
-    """What is the same in all answers of a year."""
-    return certificate.public_bytes(Encoding.DER)
+    return outside(asn1.encode_der(_Certificates(items=list(chain))))
 
 
 def decode_pki_path(data: bytes) -> tuple[x509.Certificate, ...]:
