@@ -23,5 +23,5 @@ def test_each_input_is_read_or_refused(name: str) -> None:
         target.check(data)
 
 
-def test_no_input_is_of_a_target_that_is_no_more() -> None:
-    assert set(_KEPT) <= set(TARGETS)
+def test_every_target_has_inputs_that_were_found_and_no_other_has() -> None:
+    assert set(_KEPT) == set(TARGETS)
