@@ -4,9 +4,9 @@
 
 Each target has a process of its own, niced, with bounds on memory and on the time of one input.
 The corpus begins with what the simulators make and with `corpus.tar.xz`, and goes on growing in DIR
-(by default `.fuzz/corpus`); `python fuzz/corpus.py DIR` has that file hold it. What fails is written
-beside it as `TARGET-crash-...`, and ends this with 1. A line for each target tells how often it was
-run.
+(by default `.fuzz/corpus`), of which `python fuzz/corpus.py DIR` has that file hold what is there.
+What fails is written beside it as `TARGET-crash-...`, and ends this with 1. A line for each target
+tells how often it was run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from corpus import kept
 if TYPE_CHECKING:
     from targets import Target
 
+_CORPUS = Path(__file__).parents[1] / ".fuzz" / "corpus"
 _MAX_LENGTH = 32 * 1024
 _MEMORY_MEGABYTES = 1500
 # For one input, instrumented and on a loaded machine.
@@ -74,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=60, help="for each target, at most")
     parser.add_argument("--runs", type=int, default=1_000_000, help="of each target, at most")
-    parser.add_argument("--corpus", type=Path, default=Path(__file__).parents[1] / ".fuzz" / "corpus")
+    parser.add_argument("--corpus", type=Path, default=_CORPUS)
     parser.add_argument("targets", nargs="*")
     asked = parser.parse_args()
     unknown = sorted(set(asked.targets) - set(TARGETS))
