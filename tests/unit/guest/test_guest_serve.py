@@ -148,30 +148,21 @@ def test_a_machine_without_a_network_ends_what_may_use_it(configuration: bytes |
 
 
 @pytest.mark.parametrize("error", [0, errno.EADDRINUSE])
-def test_a_host_says_whether_a_port_is_reached(error: int) -> None:
-    configuration = b'[network.incoming.7890]\nprot = "tcp"\n'
+@pytest.mark.parametrize("prot", ["tcp", "udp"])
+def test_a_host_says_whether_a_port_is_reached(prot: str, error: int) -> None:
+    port, wasm, asked = {
+        "tcp": (7890, wat2wasm(_LISTEN), Kind.LISTENING),
+        "udp": (7891, _udp_listener(7891), Kind.LISTENING_UDP),
+    }[prot]
+    configuration = f'[network.incoming.{port}]\nprot = "{prot}"\n'.encode()
     with Played() as keep:
-        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", wasm).to_bytes())
         keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
         keep.send(CONTROL, Kind.REQUEST, REQUEST)
-        while (frame := keep.next(CONTROL)).kind is not Kind.LISTENING:
+        while (frame := keep.next(CONTROL)).kind is not asked:
             assert frame.kind is Kind.PHASE
-        assert int.from_bytes(frame.body, "little") == 7890
-        keep.send(CONTROL, Kind.REACHABLE, Reachable(7890, error).to_bytes())
-        assert (keep.exit_code() == 0) == (error == 0)
-
-
-@pytest.mark.parametrize("error", [0, errno.EADDRINUSE])
-def test_a_host_says_whether_a_port_of_udp_is_reached(error: int) -> None:
-    configuration = b'[network.incoming.7891]\nprot = "udp"\n'
-    with Played() as keep:
-        keep.send(CONTROL, Kind.FILE, File("main.wasm", _udp_listener(7891)).to_bytes())
-        keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
-        keep.send(CONTROL, Kind.REQUEST, REQUEST)
-        while (frame := keep.next(CONTROL)).kind is not Kind.LISTENING_UDP:
-            assert frame.kind is Kind.PHASE
-        assert int.from_bytes(frame.body, "little") == 7891
-        keep.send(CONTROL, Kind.REACHABLE, Reachable(7891, error).to_bytes())
+        assert int.from_bytes(frame.body, "little") == port
+        keep.send(CONTROL, Kind.REACHABLE, Reachable(port, error).to_bytes())
         assert (keep.exit_code() == 0) == (error == 0)
 
 
