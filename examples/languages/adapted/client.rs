@@ -1,15 +1,11 @@
 //! Sends a line to HOST:PORT and prints the answer, as a component: the adapter counts descriptors
 //! in its own way, so who is there is read as the next event and not by the descriptor.
 
+#[path = "../rust-wasip2/peer.rs"]
+mod peer;
+
 use std::io::{BufRead, BufReader, Write};
 use std::{env, error::Error, fs};
-
-/// The peer of a connected event, `{"host": ..., "peer": {...}, "port": ...}`: nothing nests in it.
-fn peer(event: &str) -> Option<&str> {
-    let found = &event[event.find("\"peer\"")?..];
-    let found = &found[found.find('{')?..];
-    Some(&found[..=found.find('}')?])
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = env::args().skip(1).collect();
@@ -20,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = format!("/net/con/{target}");
     let stream = fs::OpenOptions::new().read(true).write(true).open(path)?;
     let event = fs::read_to_string("/net/peer/con")?;
-    println!("peer {}", peer(&event).ok_or("no event")?);
+    println!("peer {}", peer::of(&event).ok_or("no event")?);
     writeln!(&stream, "{text}")?;
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer)?;

@@ -1,15 +1,10 @@
 //! Sends a line to HOST:PORT and prints who answered, and what.
 
+mod peer;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::{env, error::Error, fs};
-
-/// The peer of an event, `{"host": ..., "peer": {...}, "port": ...}`: nothing nests in it.
-fn peer(event: &str) -> Option<&str> {
-    let found = &event[event.find("\"peer\"")?..];
-    let found = &found[found.find('{')?..];
-    Some(&found[..=found.find('}')?])
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = env::args().skip(1).collect();
@@ -18,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let stream = TcpStream::connect(target)?;
     let event = fs::read_to_string("/net/peer/con")?;
-    println!("peer {}", peer(&event).ok_or("no event")?);
+    println!("peer {}", peer::of(&event).ok_or("no event")?);
     writeln!(&stream, "{text}")?;
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer)?;

@@ -1,20 +1,15 @@
 //! Sends back what it gets on the port that is its argument, and says who sent it. It is what
 //! anybody writes for any machine; `std::net` of this target is `wasi:sockets`.
 
+mod peer;
+
 use std::io::{Read, Result, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::{env, fs};
 
-/// The peer of an event, `{"addr": ..., "peer": {...}}`: nothing nests in it.
-fn peer(event: &str) -> Option<&str> {
-    let found = &event[event.find("\"peer\"")?..];
-    let found = &found[found.find('{')?..];
-    Some(&found[..=found.find('}')?])
-}
-
 fn serve(mut client: TcpStream) -> Result<()> {
     let event = fs::read_to_string("/net/peer/lis")?;
-    println!("peer {}", peer(&event).unwrap_or("unknown"));
+    println!("peer {}", peer::of(&event).unwrap_or("unknown"));
     let mut buffer = [0; 16384];
     loop {
         let got = client.read(&mut buffer)?;
