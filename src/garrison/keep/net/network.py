@@ -86,7 +86,8 @@ class Network:
         self._events: dict[str, deque[dict[str, Any]]] = {"con": deque(), "lis": deque()}
         self._listening = listening
         self._datagram_rules = DatagramRules(config, tenant, listening)
-        self._loopback = Loopback(self._places, _named(config))
+        # Made by the first listener of the workload's own: few have any.
+        self._loopback: Loopback | None = None
 
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The certificate chain that it shows now, leaf first; empty if it has none."""
@@ -136,8 +137,10 @@ class Network:
             OSError: the network failed, or the peer refused.
         """
         endpoint = Endpoint.parse(target, field="connection")
-        if (own := self._loopback.connect(endpoint.host, endpoint.port or 0)) is not None:
-            return own
+        if self._loopback is not None:
+            own = self._loopback.connect(endpoint.host, endpoint.port or 0)
+            if own is not None:
+                return own
         policy, endpoint = policies.outgoing(self._config, endpoint)
         return self._connect(policies.narrowed(policy, self._tenant, endpoint), endpoint, wait)
 
@@ -160,6 +163,8 @@ class Network:
         Raises:
             OSError: no port is left.
         """
+        if self._loopback is None:
+            self._loopback = Loopback(self._places, _named(self._config))
         return self._loopback.listen(address)
 
     def listen_all(self) -> list[Listener]:
