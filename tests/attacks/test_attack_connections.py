@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificates
 
+from garrison.formats.leaf import spki_of
 from garrison.steward.authority import Authority as StewardAuthority
 from garrison.steward.certificates import issue_certificate
 from garrison.testing.drawbridge import LyingServer
@@ -80,7 +81,7 @@ def _expired(attack: Attack, name: str) -> Leaf:
     measurement = bytes.fromhex(attack.stack.measurement)
     certificate = issue_certificate(
         authority,
-        key.public_key(),
+        spki_of(key.public_key()),
         replace(attack.identity(name), tee="snp", measurement=measurement, tcb_status="UpToDate"),
         dns_names=[DNS_NAME],
         lifetime=timedelta(seconds=1),

@@ -16,6 +16,9 @@ from garrison.errors import Malformed
 
 T = TypeVar("T")
 
+# X.690, section 8.9.
+SEQUENCE = 0x30
+
 # What the library raises for what it cannot read; the last two for certificates and requests
 # within, whose version it does not know, or whose key.
 _UNREADABLE = (ValueError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm)
@@ -62,3 +65,13 @@ def check_size(data: bytes, limit: int, field: str) -> None:
         raise Malformed(
             "too long", field=field, found=f"{len(data)} bytes", expected=f"at most {limit}"
         )
+
+
+def value_of(tag: int, *parts: bytes) -> bytes:
+    """One value in DER: its tag, its length in the shortest form, and its content."""
+    content = b"".join(parts)
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    size = (length.bit_length() + 7) // 8
+    return bytes((tag, 0x80 | size)) + length.to_bytes(size) + content

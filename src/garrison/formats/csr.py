@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from garrison import ecdsa
 from garrison.errors import Malformed, Unverified
 from garrison.formats import cmw
 from garrison.formats._der import check_size, decode, inside, outside
@@ -63,17 +64,11 @@ MAX_BUNDLE = 512 * 1024
 MAX_ANSWER = 256 * 1024
 _MAX_DNS_NAMES = 16
 
-_SIGNATURES: dict[x509.ObjectIdentifier, ec.ECDSA] = {
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ec.ECDSA(hashes.SHA256()),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ec.ECDSA(hashes.SHA384()),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ec.ECDSA(hashes.SHA512()),
+_HASHES = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: "sha256",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: "sha384",
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: "sha512",
 }
-# RFC 5480, section 2: all that stands before the coordinates where the curve has its name (P-256,
-# P-384) and the point is not compressed; and the length of the whole.
-_KEYS = (
-    (bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), 91),
-    (bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), 120),
-)
 _EMPTY = b"\x30\x00"
 
 
@@ -156,7 +151,7 @@ class Request:
 
     Attributes:
         spki: the key's SubjectPublicKeyInfo, DER, as evidence is bound to it.
-        public_key: the same key.
+        curve: the curve of the same key, secp256r1 or secp384r1.
         evidence: the evidence, or None if the request carries none.
         challenge: the steward's challenge, if the request answers one.
         workload: slug and digest of the workload whose name is asked for; None for a keep's.
@@ -164,7 +159,7 @@ class Request:
     """
 
     spki: bytes
-    public_key: ec.EllipticCurvePublicKey
+    curve: str
     evidence: Evidence | EnarxEvidence | None
     challenge: bytes | None
     workload: WorkloadIdentity | None
@@ -180,17 +175,13 @@ class Request:
         """
         check_size(data, MAX_REQUEST, "certificate request")
         raw = decode(_Request, data, "certificate request")
-        public_key, subject = _verified(data, asn1.encode_der(raw.info.subject))
         spki = asn1.encode_der(raw.info.spki)
-        if not any(spki.startswith(start) and len(spki) == size for start, size in _KEYS):
-            raise _malformed(
-                "unusual encoding of the key", expected="named curve, uncompressed point"
-            )
+        curve, subject = _verified(data, spki, asn1.encode_der(raw.info.subject))
         attributes = _attributes(raw)
         extensions = _extensions(attributes.get(EXTENSION_REQUEST_OID))
         return cls(
             spki=spki,
-            public_key=public_key,
+            curve=curve,
             evidence=_evidence(extensions),
             challenge=_challenge(attributes.get(AttributeOID.CHALLENGE_PASSWORD)),
             workload=_workload(extensions.get(WORKLOAD_IDENTITY_OID), subject),
@@ -299,38 +290,47 @@ def decode_bundle_answer(
     return tuple(answer.chain), tuple(answer.issued)
 
 
-def _verified(data: bytes, subject: bytes) -> tuple[ec.EllipticCurvePublicKey, x509.Name | None]:
-    """The key and the subject of the request `data`, once its signature is verified.
+def _verified(data: bytes, spki: bytes, subject: bytes) -> tuple[str, x509.Name | None]:
+    """The curve and the subject of the request `data`, once its signature is verified.
 
     An empty `subject`, which nearly all have, is None, and costs nothing.
     """
     try:
         parsed = x509.load_der_x509_csr(data)
-        public_key = parsed.public_key()
         name = None if subject == _EMPTY else parsed.subject
         algorithm = parsed.signature_algorithm_oid
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _malformed("not a PKCS#10 request of version 1") from error
-    curves = (ec.SECP256R1, ec.SECP384R1)
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-        public_key.curve, curves
-    ):
-        raise _malformed(
-            "unsupported key", found=type(public_key).__name__, expected="ECDSA on P-256 or P-384"
-        )
-    scheme = _SIGNATURES.get(algorithm)
-    if scheme is None:
+    point = ecdsa.point_of_spki(spki)
+    if point is None:
+        raise _other_key(parsed)
+    digest = _HASHES.get(algorithm)
+    if digest is None:
         raise _malformed(
             "unsupported signature", found=algorithm.dotted_string, expected="ECDSA with SHA-2"
         )
     try:
-        # Not the library's `is_signature_valid`, which makes the key once more.
-        public_key.verify(parsed.signature, parsed.tbs_certrequest_bytes, scheme)
-    except InvalidSignature as error:
-        raise Unverified(
-            "not signed by the key it holds", field="certificate request signature"
-        ) from error
-    return public_key, name
+        is_signed = ecdsa.is_signed(point, parsed.signature, parsed.tbs_certrequest_bytes, digest)
+    except ValueError as error:
+        raise _malformed("not a key", expected="a point of the curve that it names") from error
+    if not is_signed:
+        raise Unverified("not signed by the key it holds", field="certificate request signature")
+    return ecdsa.curve_at(point), name
+
+
+def _other_key(request: x509.CertificateSigningRequest) -> Malformed:
+    """What is wrong with the key of `request`, which is none that is read here."""
+    try:
+        key = request.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return _malformed("unreadable key", expected="ECDSA on P-256 or P-384")
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
+        key.curve, ec.SECP256R1 | ec.SECP384R1
+    ):
+        return _malformed("unusual encoding of the key", expected="named curve, uncompressed point")
+    return _malformed(
+        "unsupported key", found=type(key).__name__, expected="ECDSA on P-256 or P-384"
+    )
 
 
 def _attributes(raw: _Request) -> dict[x509.ObjectIdentifier, bytes]:

@@ -27,6 +27,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from garrison import ecdsa
 from garrison.errors import Malformed
 from garrison.formats.identity import check_trust_domain
 from garrison.steward.keys import (
@@ -36,9 +37,10 @@ from garrison.steward.keys import (
     read_file,
     read_secret_file,
 )
-from garrison.steward.token import TokenReference, open_key
+from garrison.steward.token import TokenKey, TokenReference, open_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ROOT_PEM = "root.pem"
@@ -67,12 +69,14 @@ class Issuer:
         certificate: the certificate that signs: the root itself, or an intermediate under it.
         key: its key.
         result_key: the key that signs attestation results.
+        sign: signs with `key` and `hash_algorithm`; gives DER.
     """
 
     root: x509.Certificate
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     result_key: ec.EllipticCurvePrivateKey = field(repr=False)
+    sign: Callable[[bytes], bytes] = field(repr=False)
 
     @classmethod
     def load(cls, directory: Path, root: x509.Certificate, secret: bytes | None) -> Issuer:
@@ -118,7 +122,7 @@ class Issuer:
                 field=str(directory / RESULT_KEY),
                 expected="a key of its own for results",
             )
-        return cls(root, certificate, key, result_key)
+        return cls(root, certificate, key, result_key, signer(key))
 
     @property
     def identifier(self) -> str:
@@ -226,6 +230,13 @@ def home_of(directory: Path) -> Path:
     """Where the files are: one look at `live`, so that they are all of one moment."""
     live = directory / LIVE
     return live.resolve() if live.is_symlink() else directory
+
+
+def signer(key: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
+    """What signs with `key` and the hash of its curve, where the key is: here, or in a token."""
+    if isinstance(key, TokenKey):
+        return lambda data: key.sign(data, ec.ECDSA(hash_for(key)))
+    return ecdsa.signer(key, hash_for(key).name)
 
 
 def hash_for(key: ec.EllipticCurvePrivateKey) -> hashes.SHA256 | hashes.SHA384:

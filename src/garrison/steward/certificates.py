@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from garrison.errors import Unavailable
 from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
+from garrison.formats.leaf import Leaf, extension, extension_of, key_identifier, spki_of
 from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier, key_usage
 
 if TYPE_CHECKING:
@@ -30,33 +31,28 @@ _SERIAL_SIZE = 16
 _OWN_LIFETIME = timedelta(minutes=10)
 
 
-def _encoded(value: x509.ExtensionType) -> x509.UnrecognizedExtension:
-    """The same extension, encoded once: what is the same in every certificate."""
-    return x509.UnrecognizedExtension(value.oid, value.public_bytes())
-
-
-_NOT_A_CA = _encoded(x509.BasicConstraints(ca=False, path_length=None))
-_SIGNS = _encoded(key_usage(digital_signature=True))
-_BOTH = _encoded(
+_NOT_A_CA = extension_of(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+_SIGNS = extension_of(key_usage(digital_signature=True), critical=True)
+_BOTH = extension_of(
     x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 )
-_CLIENT = _encoded(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+_CLIENT = extension_of(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
 
 
 def issue_certificate(
     authority: Authority,
-    public_key: ec.EllipticCurvePublicKey,
+    spki: bytes,
     identity: WorkloadIdentity,
     *,
     dns_names: Sequence[str],
     lifetime: timedelta,
     now: datetime,
 ) -> x509.Certificate:
-    """Certify that `identity` holds `public_key`. The caller has verified that it is so.
+    """Certify that `identity` holds the key `spki`. The caller has verified that it is so.
 
     Args:
         authority: who signs.
-        public_key: the keep's key.
+        spki: the keep's key, SubjectPublicKeyInfo, DER.
         identity: what was verified of the keep.
         dns_names: DNS names it may be called by.
         lifetime: how long the certificate is good; never longer than the issuer.
@@ -70,8 +66,8 @@ def issue_certificate(
     common_name = identity.common_name()
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
     names += [x509.DNSName(name) for name in dns_names]
-    extension = x509.UnrecognizedExtension(WORKLOAD_IDENTITY_OID, identity.to_der())
-    return _sign(authority, public_key, common_name, names, _BOTH, [extension], lifetime, now)
+    ours = extension(WORKLOAD_IDENTITY_OID, identity.to_der())
+    return _sign(authority, spki, common_name, names, _BOTH, [ours], lifetime, now)
 
 
 def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes, bytes]:
@@ -87,7 +83,8 @@ def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes
     """
     key = ec.generate_private_key(ec.SECP256R1())
     names = [x509.UniformResourceIdentifier(f"spiffe://{authority.trust_domain}/steward")]
-    certificate = _sign(authority, key.public_key(), None, names, _CLIENT, [], _OWN_LIFETIME, now)
+    spki = spki_of(key.public_key())
+    certificate = _sign(authority, spki, None, names, _CLIENT, [], _OWN_LIFETIME, now)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     # The root is the drawbridge's own; what is between it and the leaf it is shown.
     chain = (certificate, *reversed(authority.path[1:]))
@@ -96,11 +93,11 @@ def issue_client_certificate(authority: Authority, now: datetime) -> tuple[bytes
 
 def _sign(
     authority: Authority,
-    public_key: ec.EllipticCurvePublicKey,
+    spki: bytes,
     common_name: str | None,
     names: Sequence[x509.GeneralName],
-    usages: x509.UnrecognizedExtension,
-    extensions: Sequence[x509.UnrecognizedExtension],
+    usages: bytes,
+    extensions: Sequence[bytes],
     lifetime: timedelta,
     now: datetime,
 ) -> x509.Certificate:
@@ -114,33 +111,30 @@ def _sign(
             hint="make a new one with `garrison steward rollover`, and distribute root.pem",
         )
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
-    key_identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
-    parts: tuple[tuple[x509.ExtensionType, bool], ...] = (
-        (_NOT_A_CA, True),
-        (_SIGNS, True),
-        (usages, False),
-        (x509.SubjectAlternativeName(names), not subject),
-        *((extension, False) for extension in extensions),
-        (key_identifier, False),
-        (_authority(issuer), False),
-    )
-    return (
-        # All at once: one by one each would be a copy of those before it.
-        x509.CertificateBuilder(
-            extensions=[x509.Extension(value.oid, critical, value) for value, critical in parts]
-        )
-        .subject_name(x509.Name(subject))
-        .issuer_name(issuer.subject)
-        .public_key(public_key)
+    leaf = Leaf(
         # Positive in 16 bytes (RFC 5280, 4.1.2.2).
-        .serial_number((int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1)
-        .not_valid_before(max(now - BACKDATE, issuer.not_valid_before_utc))
-        .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
-        .sign(authority.key, authority.hash_algorithm)
+        serial=(int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1,
+        issuer=issuer.subject,
+        start=max(now - BACKDATE, issuer.not_valid_before_utc),
+        end=min(now + lifetime, issuer.not_valid_after_utc),
+        subject=x509.Name(subject),
+        spki=spki,
+        extensions=(
+            _NOT_A_CA,
+            _SIGNS,
+            usages,
+            extension_of(x509.SubjectAlternativeName(names), critical=not subject),
+            *extensions,
+            key_identifier(spki),
+            _authority(issuer),
+        ),
+    )
+    return x509.load_der_x509_certificate(
+        leaf.signed(authority.issuer.sign, authority.hash_algorithm)
     )
 
 
 @lru_cache(8)
-def _authority(issuer: x509.Certificate) -> x509.UnrecognizedExtension:
+def _authority(issuer: x509.Certificate) -> bytes:
     """Who issues, which is the same for a year."""
-    return _encoded(authority_key_identifier(issuer))
+    return extension_of(authority_key_identifier(issuer))

@@ -26,8 +26,6 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from garrison.errors import GarrisonError, Rejected
 from garrison.formats.azure import AZURE_MEDIA_TYPE
 from garrison.formats.csr import EnarxEvidence, Request
@@ -165,14 +163,14 @@ class Examined:
 
 
 # Keys are as strong as what the TEE signs with (the original's rule too).
-_CURVES: dict[Tee, type[ec.EllipticCurve]] = {
-    Tee.SNP: ec.SECP384R1,
-    Tee.NITRO: ec.SECP384R1,
-    Tee.TDX: ec.SECP256R1,
-    Tee.SGX: ec.SECP256R1,
+_CURVES = {
+    Tee.SNP: "secp384r1",
+    Tee.NITRO: "secp384r1",
+    Tee.TDX: "secp256r1",
+    Tee.SGX: "secp256r1",
     # No weaker than any that may sign beneath.
-    Tee.AZURE: ec.SECP384R1,
-    Tee.CCA: ec.SECP384R1,
+    Tee.AZURE: "secp384r1",
+    Tee.CCA: "secp384r1",
 }
 _MEDIA_TYPES = {
     SNP_MEDIA_TYPE: Tee.SNP,
@@ -212,12 +210,12 @@ def examine(data: bytes, steward: Steward, now: datetime) -> Examined:
     expected = _expected_report_data(request, tee, steward, now)
     # 4. Strength.
     curve = _CURVES[tee]
-    if not isinstance(request.public_key.curve, curve):
+    if request.curve != curve:
         raise Rejected(
             "weaker or other than what the TEE signs with",
             field="certificate request key",
-            found=request.public_key.curve.name,
-            expected=curve.name,
+            found=request.curve,
+            expected=curve,
         )
     # 5. Verification and appraisal.
     result = counted(appraiser, tee, request.evidence, expected, now)
@@ -261,7 +259,7 @@ def issue(
     with stage("sign"):
         return issue_certificate(
             steward.authority,
-            examined.request.public_key,
+            examined.request.spki,
             identity,
             dns_names=examined.dns_names,
             lifetime=steward.policy.lifetime,

@@ -53,9 +53,9 @@ def _check_key(authority: Authority, now: datetime) -> None:
             expected=f"valid at {now.isoformat()}",
         )
     words = secrets.token_bytes(32)
-    algorithm = ec.ECDSA(authority.hash_algorithm)
     try:
-        signature = authority.key.sign(words, algorithm)
-        authority.key.public_key().verify(signature, words, algorithm)
+        signature = authority.issuer.sign(words)
+        public = authority.key.public_key()
+        public.verify(signature, words, ec.ECDSA(authority.hash_algorithm))
     except InvalidSignature as error:
         raise Unavailable("gives wrong signatures", field="steward key") from error

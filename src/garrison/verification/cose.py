@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.cose import Algorithm
 
@@ -21,6 +21,12 @@ _CURVES: dict[Algorithm, tuple[type[ec.EllipticCurve], hashes.HashAlgorithm]] = 
     Algorithm.ES384: (ec.SECP384R1, hashes.SHA384()),
     Algorithm.ES512: (ec.SECP521R1, hashes.SHA512()),
 }
+
+
+def der_signature(raw: bytes) -> bytes:
+    """The DER form of r and s, big-endian, one as long as the other (RFC 9053, section 2.1)."""
+    half = len(raw) // 2
+    return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 
 
 def check_signature(message: CoseSign1, key: ec.EllipticCurvePublicKey, field: str) -> None:
@@ -37,13 +43,9 @@ def check_signature(message: CoseSign1, key: ec.EllipticCurvePublicKey, field: s
             found=f"{message.algorithm.name} with a key on {key.curve.name}",
             expected=curve.name,
         )
-    half = len(message.signature) // 2
-    r, s = (
-        int.from_bytes(part, "big") for part in (message.signature[:half], message.signature[half:])
-    )
-    try:
-        key.verify(encode_dss_signature(r, s), message.signed_bytes(), ec.ECDSA(digest))
-    except InvalidSignature as error:
+    if not ecdsa.is_signed_by(
+        key, der_signature(message.signature), message.signed_bytes(), digest
+    ):
         raise Unverified(
             "the signature is wrong", field=field, expected="one by the key that it names"
-        ) from error
+        )

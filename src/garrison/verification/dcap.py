@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.dcap_collateral import EnclaveIdentity, Signed, TcbInfo
 from garrison.formats.dcap_quote import CertificationKind, Quote, read_qe_report
 from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.sgx_report import SgxReport
 from garrison.formats.snp_certificate import load_crl
+from garrison.verification.cose import der_signature
 from garrison.verification.dcap_chain import (
     check_crl,
     check_der_signature,
@@ -29,7 +27,6 @@ from garrison.verification.dcap_chain import (
     check_pck_chain,
     check_tcb_signer,
     check_window,
-    der_signature,
 )
 from garrison.verification.dcap_tcb import evaluate, platform_of
 from garrison.verification.verified import Verified, mint
@@ -224,18 +221,15 @@ def _verdict(
 
 def _check_quote_signature(quote: Quote) -> None:
     point = b"\x04" + quote.signature.attestation_key
+    signature = der_signature(quote.signature.signature)
     try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        is_signed = ecdsa.is_signed(point, signature, quote.signed, "sha256")
     except ValueError as error:
         raise Unverified("not a point of P-256", field="quote: attestation key") from error
-    try:
-        key.verify(
-            der_signature(quote.signature.signature), quote.signed, ec.ECDSA(hashes.SHA256())
-        )
-    except InvalidSignature as error:
+    if not is_signed:
         raise Unverified(
             "the signature is wrong", field="quote", expected="one by the attestation key in it"
-        ) from error
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,12 +15,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import SignatureAlgorithmOID
 
+from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.snp_certificate import common_name
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 PCK_ISSUERS = ("Intel SGX PCK Processor CA", "Intel SGX PCK Platform CA")
 _PCK = "Intel SGX PCK Certificate"
 _TCB_SIGNING = "Intel SGX TCB Signing"
-_ECDSA = ec.ECDSA(hashes.SHA256())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,18 +181,9 @@ def check_der_signature(
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         name = issuer.subject.rfc4514_string()
         raise Unverified("wrong kind of key", field=f"{field}: {name}", expected="P-256")
-    try:
-        key.verify(signature, data, _ECDSA)
-    except InvalidSignature as error:
+    if not ecdsa.is_signed(ecdsa.point_in(issuer), signature, data, "sha256"):
         name = issuer.subject.rfc4514_string()
-        raise Unverified(
-            "the signature is wrong", field=field, expected=f"one by {name}"
-        ) from error
-
-
-def der_signature(raw: bytes) -> bytes:
-    """The DER form of r and s, 32 bytes each, big-endian, as quotes and collateral have them."""
-    return encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+        raise Unverified("the signature is wrong", field=field, expected=f"one by {name}")
 
 
 def _check_names(found: x509.Name, expected: x509.Name, field: str) -> None:

@@ -12,16 +12,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import SignatureAlgorithmOID
 
+from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.cose import Algorithm
 from garrison.formats.nitro import NitroDocument
 from garrison.formats.snp_certificate import load_certificate
-from garrison.verification.cose import check_signature
+from garrison.verification.cose import der_signature
 from garrison.verification.verified import Verified, mint
 from garrison.verification.x509 import REMEMBERED, check_ca, check_link, check_validity
 
@@ -93,7 +92,14 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
             found=parsed.message.algorithm.name,
             expected="ES384",
         )
-    check_signature(parsed.message, _key(leaf, _LEAF), "Nitro document")
+    message, point = parsed.message, ecdsa.point_in(_with_key(leaf, _LEAF))
+    signature = der_signature(message.signature)
+    if not ecdsa.is_signed(point, signature, message.signed_bytes(), "sha384"):
+        raise Unverified(
+            "the signature is wrong",
+            field="Nitro document",
+            expected="one by the key of its certificate",
+        )
     return mint(NitroClaims(parsed, timestamp, issuers.anchor, now))
 
 
@@ -128,11 +134,12 @@ def _name(index: int) -> str:
     return f"Nitro document: cabundle[{index}]"
 
 
-def _key(certificate: x509.Certificate, field: str) -> ec.EllipticCurvePublicKey:
+def _with_key(certificate: x509.Certificate, field: str) -> x509.Certificate:
+    """The certificate, if its key is of the one kind that there may be."""
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise Unverified("wrong kind of key", field=field, expected="ECDSA P-384")
-    return key
+    return certificate
 
 
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
@@ -144,16 +151,14 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field
             found=certificate.signature_algorithm_oid.dotted_string,
             expected="ECDSA with SHA-384",
         )
-    try:
-        _key(issuer, f"{field}: issuer's key").verify(
-            certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384())
-        )
-    except InvalidSignature as error:
+    point = ecdsa.point_in(_with_key(issuer, f"{field}: issuer's key"))
+    signed = certificate.tbs_certificate_bytes
+    if not ecdsa.is_signed(point, certificate.signature, signed, "sha384"):
         raise Unverified(
             "the signature is wrong",
             field=field,
             expected=f"one by {issuer.subject.rfc4514_string()}",
-        ) from error
+        )
 
 
 def _check_path_length(certificate: x509.Certificate, below: int, field: str) -> None:

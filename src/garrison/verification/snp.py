@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.snp import CHIP_ID_SIZE, SIGNED_SIZE, Product, Report, SigningKey, Tcb
 from garrison.formats.snp_certificate import (
@@ -123,7 +121,7 @@ def verify(
             expected=vek.kind.name,
         )
     # 7. Signature.
-    _check_signature(report, parsed, vek.key)
+    _check_signature(report, parsed, vek.certificate)
     # 8. Product of the report.
     if parsed.cpuid is not None and parsed.cpuid.product is not vek.product:
         raise Unverified(
@@ -238,19 +236,14 @@ def _check_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevoc
         raise Unverified("revoked", field="ASK certificate", found=f"serial number {serial:#x}")
 
 
-def _check_signature(data: bytes, report: Report, key: ec.EllipticCurvePublicKey) -> None:
-    try:
-        key.verify(
-            encode_dss_signature(report.r, report.s),
-            data[:SIGNED_SIZE],
-            ec.ECDSA(hashes.SHA384()),
-        )
-    except InvalidSignature as error:
+def _check_signature(data: bytes, report: Report, vek: x509.Certificate) -> None:
+    signature = encode_dss_signature(report.r, report.s)
+    if not ecdsa.is_signed(ecdsa.point_in(vek), signature, data[:SIGNED_SIZE], "sha384"):
         raise Unverified(
             "the signature is wrong",
             field="SNP report",
             expected=f"one by the {report.signing_key.name} that came with it",
-        ) from error
+        )
 
 
 def _check_name(found: str, expected: str, field: str) -> None:

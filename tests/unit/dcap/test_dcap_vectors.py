@@ -21,13 +21,13 @@ from garrison.formats.sgx_certificate import load_chain
 from garrison.formats.sgx_report import SgxReport
 from garrison.formats.snp_certificate import load_crl
 from garrison.formats.strict_toml import Table
+from garrison.verification.cose import der_signature
 from garrison.verification.dcap import SgxClaims, TdxClaims, verify, verify_quote_chain
 from garrison.verification.dcap_chain import (
     check_crl,
     check_der_signature,
     check_not_revoked,
     check_tcb_signer,
-    der_signature,
 )
 from garrison.verification.dcap_tcb import platform_level
 from garrison.verification.roots import Roots

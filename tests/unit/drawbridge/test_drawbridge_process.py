@@ -20,6 +20,7 @@ from garrison.drawbridge.insecure_dev import SECRET
 from garrison.errors import Rejected, Unavailable
 from garrison.formats.digest import digest_text
 from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.leaf import spki_of
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
 from garrison.steward import init
@@ -84,7 +85,7 @@ def keep(steward: Authority, tee: str) -> ClientCertificate:
     identity = WorkloadIdentity(None, None, tee, b"\x22" * 48, "UpToDate")
     certificate = issue_certificate(
         steward,
-        key.public_key(),
+        spki_of(key.public_key()),
         identity,
         dns_names=(),
         lifetime=timedelta(hours=1),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from garrison.attesters.select import select
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
@@ -84,10 +85,16 @@ class LyingSteward:
     ) -> Callable[[Request], Answer]:
         def answer(request: Request) -> Answer:
             issuer = authority or self.authority
-            leaf = issuer.issue(identity, public_key=request.public_key)
+            leaf = issuer.issue(identity, public_key=_key(request))
             return 200, encode_pki_path(list(reversed(leaf.chain)))
 
         return answer
+
+
+def _key(request: Request) -> ec.EllipticCurvePublicKey:
+    key = load_der_public_key(request.spki)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key
 
 
 def _offer(challenge: bytes) -> bytes:
@@ -166,9 +173,7 @@ def test_an_expired_certificate_is_refused(steward: LyingSteward) -> None:
     day = timedelta(days=1)
 
     def answer(request: Request) -> Answer:
-        leaf = steward.authority.issue(
-            keep(), public_key=request.public_key, valid=(-2 * day, -1 * day)
-        )
+        leaf = steward.authority.issue(keep(), public_key=_key(request), valid=(-2 * day, -1 * day))
         return 200, encode_pki_path(list(reversed(leaf.chain)))
 
     steward.answer = answer

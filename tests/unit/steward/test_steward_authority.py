@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.formats.leaf import spki_of
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_openssl_verifies_a_leaf(directory: Path, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     leaf = issue_certificate(
         authority,
-        key.public_key(),
+        spki_of(key.public_key()),
         WorkloadIdentity(SLUG, DIGEST, "snp", b"m" * 48, "UpToDate"),
         dns_names=["chat.example.test"],
         lifetime=timedelta(minutes=5),

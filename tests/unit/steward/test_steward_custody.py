@@ -28,6 +28,7 @@ from garrison.cli.steward import command
 from garrison.errors import GarrisonError, Malformed, Misuse, Unavailable
 from garrison.formats.csr import PKCS10_MEDIA_TYPE, decode_pki_path
 from garrison.formats.identity import WorkloadIdentity
+from garrison.formats.leaf import spki_of
 from garrison.steward import token as token_module
 from garrison.steward.authority import Authority
 from garrison.steward.certificates import issue_certificate, issue_client_certificate
@@ -60,7 +61,7 @@ def make(directory: Path, custody: Custody) -> Authority:
 def leaf_of(authority: Authority) -> x509.Certificate:
     return issue_certificate(
         authority,
-        ec.generate_private_key(ec.SECP384R1()).public_key(),
+        spki_of(ec.generate_private_key(ec.SECP384R1()).public_key()),
         WorkloadIdentity(SLUG, DIGEST, "snp", b"m" * 48, "UpToDate"),
         dns_names=(),
         lifetime=timedelta(minutes=5),

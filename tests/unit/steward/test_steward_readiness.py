@@ -15,7 +15,7 @@ from garrison.endorsements.source import EndorsementSource, Settings
 from garrison.errors import Malformed, Unavailable
 from garrison.formats.snp import Product, SigningKey
 from garrison.steward import readiness
-from garrison.steward.authority import SERVER_PEM
+from garrison.steward.authority import SERVER_PEM, signer
 from garrison.steward.init import create
 from garrison.steward.setup import with_certificate
 from garrison.testing.snp import FakePlatform
@@ -41,23 +41,9 @@ def test_expired_root_is_not(steward: Steward) -> None:
         readiness.check(steward, late)
 
 
-class _Broken:
-    """A key that signs something else."""
-
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        self.curve = key.curve
-        self.public_key = key.public_key
-        self._other = ec.generate_private_key(key.curve)
-
-    def sign(self, words: bytes, algorithm: ec.ECDSA) -> bytes:
-        return self._other.sign(words, algorithm)
-
-
 def test_key_that_signs_wrongly_is_not(steward: Steward, now: datetime) -> None:
-    issuer = replace(
-        steward.authority.issuer,
-        key=_Broken(steward.authority.key),  # type: ignore[arg-type]  # stands in for hardware
-    )
+    other = signer(ec.generate_private_key(steward.authority.key.curve))
+    issuer = replace(steward.authority.issuer, sign=other)
     broken = replace(steward.authority, issuer=issuer)
     with pytest.raises(Unavailable, match="wrong signatures"):
         readiness.check(replace(steward, authority=broken, endorsements=None), now)
