@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,3 +129,24 @@ def test_other_curves_are_verified_too() -> None:
     public = key.public_key()
     assert ecdsa.is_signed_by(public, signature, b"data", hashes.SHA512())
     assert not ecdsa.is_signed_by(public, signature, b"date", hashes.SHA512())
+
+
+def test_processes_that_were_forked_never_share_a_nonce() -> None:
+    key = KEYS["secp384r1"]
+    sign = ecdsa.signer(key, "sha384")
+    sign(b"the generator has its state before there are two of it")
+    read, write = os.pipe()
+    signatures = []
+    for _ in range(2):
+        pid = os.fork()
+        if not pid:
+            os.write(write, sign(b"data"))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        signatures.append(os.read(read, 200))
+    os.close(read)
+    os.close(write)
+    assert all(_theirs(key.public_key(), one, b"data", "sha384") for one in signatures)
+    # Equal r would give the private key away.
+    (first, _), (second, _) = map(decode_dss_signature, signatures)
+    assert first != second
