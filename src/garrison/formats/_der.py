@@ -1,7 +1,6 @@
 """Strict DER, for the formats here: what `cryptography` reads, with our errors.
 
-The library reads a SEQUENCE OF only as a field of a SEQUENCE. `inside` and `outside` put a
-value into a SEQUENCE of one field and take it out again.
+The library reads a SEQUENCE OF only as a field of a SEQUENCE: `inside` puts a value into one.
 """
 
 from __future__ import annotations
@@ -24,11 +23,6 @@ SEQUENCE = 0x30
 _UNREADABLE = (ValueError, OverflowError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
-@asn1.sequence
-class _One:
-    item: asn1.TLV
-
-
 def decode(kind: type[T], data: bytes, field: str) -> T:
     """Read `data` as exactly one `kind`.
 
@@ -41,18 +35,9 @@ def decode(kind: type[T], data: bytes, field: str) -> T:
         raise Malformed("not DER of the right form", field=field) from error
 
 
-def inside(data: bytes, field: str) -> bytes:
-    """`data`, which must be one DER value, inside a SEQUENCE.
-
-    Raises:
-        Malformed: it is not one value.
-    """
-    return asn1.encode_der(_One(item=decode(asn1.TLV, data, field)))
-
-
-def outside(data: bytes) -> bytes:
-    """The one value inside the SEQUENCE `data`, which was encoded here."""
-    return asn1.encode_der(asn1.decode_der(_One, data).item)
+def inside(data: bytes) -> bytes:
+    """`data` inside a SEQUENCE: what is read as its one field is one value, and no more."""
+    return value_of(SEQUENCE, data)
 
 
 def check_size(data: bytes, limit: int, field: str) -> None:

@@ -32,7 +32,7 @@ from cryptography.x509.oid import AttributeOID, ExtensionOID, NameOID, Signature
 from garrison import ecdsa
 from garrison.errors import Malformed, Unverified
 from garrison.formats import cmw
-from garrison.formats._der import check_size, decode, inside, outside
+from garrison.formats._der import SEQUENCE, check_size, decode, inside, value_of
 from garrison.formats.challenge_wire import decode_challenge, encode_challenge
 from garrison.formats.digest import parse_digest_url
 from garrison.formats.evidence import Evidence, Tee
@@ -105,7 +105,7 @@ class _Extension:
     value: bytes
 
 
-# Each of these is one field, for `inside` and `outside`.
+# Each of these is one field, for `inside`.
 @asn1.sequence
 class _Extensions:
     items: list[_Extension]
@@ -230,7 +230,7 @@ def build_request(
 
 def encode_pki_path(chain: Sequence[x509.Certificate]) -> bytes:
     """Write a PkiPath (X.509, 7.7): SEQUENCE OF Certificate, issuer first and leaf last."""
-    return outside(asn1.encode_der(_Certificates(items=list(chain))))
+    return value_of(SEQUENCE, *(each.public_bytes(Encoding.DER) for each in chain))
 
 
 def decode_pki_path(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -240,7 +240,7 @@ def decode_pki_path(data: bytes) -> tuple[x509.Certificate, ...]:
         Malformed: `data` is anything else, or holds no certificate.
     """
     check_size(data, MAX_ANSWER, "PkiPath")
-    items = decode(_Certificates, inside(data, "PkiPath"), "PkiPath").items
+    items = decode(_Certificates, inside(data), "PkiPath").items
     if not items:
         raise Malformed("empty", field="PkiPath", expected="at least one certificate")
     return tuple(items)
@@ -248,8 +248,7 @@ def decode_pki_path(data: bytes) -> tuple[x509.Certificate, ...]:
 
 def encode_bundle(requests: Sequence[bytes]) -> bytes:
     """Write a bundle of requests, each DER: SEQUENCE OF CertificationRequest."""
-    items = [x509.load_der_x509_csr(request) for request in requests]
-    return outside(asn1.encode_der(_Requests(items=items)))
+    return value_of(SEQUENCE, *requests)
 
 
 def decode_bundle(data: bytes) -> tuple[bytes, ...]:
@@ -259,7 +258,7 @@ def decode_bundle(data: bytes) -> tuple[bytes, ...]:
         Malformed: `data` is not 1 to `MAX_BUNDLE_REQUESTS` requests.
     """
     check_size(data, MAX_BUNDLE, "bundle")
-    items = decode(_Requests, inside(data, "bundle"), "bundle").items
+    items = decode(_Requests, inside(data), "bundle").items
     if not 0 < len(items) <= MAX_BUNDLE_REQUESTS:
         raise Malformed(
             "wrong number of requests",
@@ -359,7 +358,7 @@ def _extensions(data: bytes | None) -> dict[x509.ObjectIdentifier, bytes]:
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     )
     found: dict[x509.ObjectIdentifier, bytes] = {}
-    for extension in decode(_Extensions, inside(data, "extensions"), "extensions").items:
+    for extension in decode(_Extensions, inside(data), "extensions").items:
         _admit(extension.oid, known, found, "extension")
         if extension.critical:
             raise _malformed("critical extension", found=extension.oid.dotted_string)
@@ -405,7 +404,7 @@ def _evidence(
 def _challenge(value: bytes | None) -> bytes | None:
     if value is None:
         return None
-    return decode_challenge(decode(_Text, inside(value, "challenge"), "challenge").text)
+    return decode_challenge(decode(_Text, inside(value), "challenge").text)
 
 
 def _workload(value: bytes | None, subject: x509.Name | None) -> WorkloadIdentity | None:
@@ -444,7 +443,7 @@ def _dns_names(value: bytes | None) -> tuple[str, ...]:
     if value is None:
         return ()
     names = []
-    for item in decode(_Names, inside(value, "DNS names"), "DNS names").items:
+    for item in decode(_Names, inside(value), "DNS names").items:
         # RFC 5280, 4.2.1.6: GeneralName, of which dNSName is [2] IMPLICIT IA5String.
         if item.tag_bytes != b"\x82":
             raise _malformed("unusable subjectAltName", expected="DNS names alone")

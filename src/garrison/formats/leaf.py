@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -55,10 +56,15 @@ def extension(oid: x509.ObjectIdentifier, value: bytes, *, critical: bool = Fals
     """An extension, DER, of which `value` is the value, DER too."""
     return value_of(
         SEQUENCE,
-        asn1.encode_der(oid),
+        _encoded(oid),
         _CRITICAL if critical else b"",
         value_of(_OCTET_STRING, value),
     )
+
+
+@lru_cache(32)
+def _encoded(oid: x509.ObjectIdentifier) -> bytes:
+    return asn1.encode_der(oid)
 
 
 def extension_of(value: x509.ExtensionType, *, critical: bool = False) -> bytes:
@@ -89,7 +95,7 @@ class Leaf:
 
     Attributes:
         serial: its serial number, positive.
-        issuer: the name of its issuer.
+        issuer: the name of its issuer, DER.
         start: from when it is good, UTC; fractions of a second are cut off.
         end: until when, UTC.
         subject: whose it is.
@@ -98,7 +104,7 @@ class Leaf:
     """
 
     serial: int
-    issuer: x509.Name
+    issuer: bytes
     start: datetime
     end: datetime
     subject: x509.Name
@@ -118,7 +124,7 @@ class Leaf:
             _V3,
             value_of(_INTEGER, self.serial.to_bytes(self.serial.bit_length() // 8 + 1)),
             name,
-            self.issuer.public_bytes(),
+            self.issuer,
             value_of(SEQUENCE, _time(self.start), _time(self.end)),
             self.subject.public_bytes(),
             self.spki,

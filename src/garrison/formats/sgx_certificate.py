@@ -158,7 +158,7 @@ class PckCertificate:
 def _entries(der: bytes, field: str) -> dict[str, bytes]:
     """A SEQUENCE OF SEQUENCE { OBJECT IDENTIFIER, ANY }, by identifier."""
     found: dict[str, bytes] = {}
-    for entry in decode(_Entries, inside(der, field), field).items:
+    for entry in decode(_Entries, inside(der), field).items:
         oid = entry.oid.dotted_string
         if oid in found:
             raise Malformed("there twice", field=field, found=oid)

@@ -114,7 +114,7 @@ def _sign(
     leaf = Leaf(
         # Positive in 16 bytes (RFC 5280, 4.1.2.2).
         serial=(int.from_bytes(secrets.token_bytes(_SERIAL_SIZE)) >> 1) | 1,
-        issuer=issuer.subject,
+        issuer=_name(issuer),
         start=max(now - BACKDATE, issuer.not_valid_before_utc),
         end=min(now + lifetime, issuer.not_valid_after_utc),
         subject=x509.Name(subject),
@@ -138,3 +138,9 @@ def _sign(
 def _authority(issuer: x509.Certificate) -> bytes:
     """Who issues, which is the same for a year."""
     return extension_of(authority_key_identifier(issuer))
+
+
+@lru_cache(8)
+def _name(issuer: x509.Certificate) -> bytes:
+    """What it is called, likewise."""
+    return issuer.subject.public_bytes()

@@ -75,7 +75,7 @@ def test_it_is_what_the_library_writes(
     spki = spki_of(key)
     leaf = Leaf(
         serial,
-        _name(issuer),
+        _name(issuer).public_bytes(),
         start,
         end,
         _name(subject),
