@@ -50,6 +50,9 @@ MAX_ENTRY = 10_000
 MAX_PACKAGE = 200_000_000
 MAX_FILES = 10_000
 MAX_DEPTH = 16
+# How deep custom members may nest. The original's reader (serde_json) takes 127 levels in all;
+# Python's own bound differs with its version, and what one reads all must read.
+MAX_NESTING = 100
 
 # Drawbridge, crates/type/src/tree/name.rs; `.` and `..` are not names here.
 NAME_PATTERN = r"(?!\.{1,2}(?:/|$))[0-9A-Za-z\-_.:]{1,255}"
@@ -93,6 +96,7 @@ class Entry:
         if type(length) is not int or not 0 <= length < 1 << 63:
             raise Malformed("not a length", field=f"{where}: length", found=repr(length)[:40])
         if known:
+            _check_nesting(known, where)
             # Lone surrogates and numbers beyond all bounds, which other readers refuse.
             _dump(known, where)
         return cls(digest, length, check_media_type(media_type, f"{where}: type"), known)
@@ -342,6 +346,16 @@ def _walk(root: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
 
 def _depth(path: str) -> int:
     return path.count("/") + 1 if path else 0
+
+
+def _check_nesting(members: dict[str, Any], where: str) -> None:
+    level: list[Any] = [members]
+    for _ in range(MAX_NESTING + 1):
+        inside = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [each for items in inside for each in items if isinstance(each, dict | list)]
+        if not level:
+            return
+    raise Malformed("nested too deep", field=where, expected=f"at most {MAX_NESTING} levels")
 
 
 def _dump(value: object, where: str = "tree") -> bytes:

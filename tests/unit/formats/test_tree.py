@@ -165,6 +165,20 @@ def test_a_directory_has_one_spelling(data: bytes) -> None:
         Directory.from_bytes(data)
 
 
+@pytest.mark.parametrize(
+    ("start", "inner", "end"), [("[", "", "]"), ("[", "1", "]"), ('{"f":', "1", "}")]
+)
+def test_custom_members_nest_so_deep_and_no_deeper(start: str, inner: str, end: str) -> None:
+    def nested(count: int) -> bytes:
+        member = start * count + inner + end * count
+        return dumped({"a": entry(b"x", f=1)}).replace(b'"f":1', f'"f":{member}'.encode())
+
+    deepest = nested(tree.MAX_NESTING)
+    assert Directory.from_bytes(deepest).to_bytes() == deepest
+    with pytest.raises(Malformed, match="nested too deep"):
+        Directory.from_bytes(nested(tree.MAX_NESTING + 1))
+
+
 @given(st.binary() | st.text().map(str.encode) | st.binary().map(lambda b: GOOD[:40] + b))
 def test_any_bytes_parse_or_are_malformed(data: bytes) -> None:
     for parse in (Directory.from_bytes, Entry.from_bytes):
