@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import stat
+import shutil
 import subprocess
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
@@ -117,6 +118,7 @@ def test_the_digest_of_a_directory_is_the_servers(stack: Stack) -> None:
     assert client(stack).tag_digest(Slug.parse(stack.slug("chat:1.0.0"))) == PACKAGE.digest
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_and_sha256sum_agree(stack: Stack, tmp_path: Path) -> None:
     """As anybody can check, without a line of this project."""
     slug = Slug.parse(stack.slug("chat:1.0.0"))

@@ -15,10 +15,10 @@ import pytest
 from garrison.errors import Misuse, Unavailable
 from garrison.host.cgroups import Bounds, Cgroups, own_cgroup
 from garrison.host.quota import KEEPER_MIB, Quota
-from garrison.testing.cgroups import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 ALL = Bounds(cpus=1.5, memory_mib=512, tasks=100)
 
@@ -31,6 +31,15 @@ def _mountable() -> bool:
 pytestmark = pytest.mark.skipif(
     not _mountable() and not os.environ.get("CI"), reason="needs libfuse and /dev/fuse"
 )
+
+
+def mounted(
+    directory: Path, *pids: int, controllers: str = "cpu,memory,pids"
+) -> AbstractContextManager[Path]:
+    # Late: what it is made with looks for libfuse when it is imported.
+    from garrison.testing import cgroups
+
+    return cgroups.mounted(directory, *pids, controllers=controllers)
 
 
 @pytest.fixture
