@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import ssl
 import stat
-import shutil
 import subprocess
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
