@@ -27,7 +27,8 @@ _VARINT, _DELIMITED = 0, 2
 _TOKEN = re.compile(
     rb"(?:\s|#[^\n]*(?:\n|\Z))*(?:"
     rb"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    rb"|(?P<number>0[xX][0-9A-Fa-f]{1,16}|[0-9]{1,20})(?![A-Za-z0-9_.])"
+    # After a zero that does not stand alone it would be octal, which nobody writes.
+    rb"|(?P<number>0[xX][0-9A-Fa-f]{1,16}|0|[1-9][0-9]{0,19})(?![A-Za-z0-9_.])"
     rb"|(?P<text>\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')"
     rb"|(?P<mark>[:{}<>,;])"
     rb"|(?P<end>\Z))"
@@ -156,10 +157,15 @@ class _Text:
         if kind != "bytes":
             if self._kind != "number" and (kind, self._kind) != ("enum", "name"):
                 raise self._unexpected(where, "a number")
-            token = self._token
+            token, is_name = self._token, self._kind == "name"
             self._advance()
             # The name of one of an enumeration is nothing but that.
-            return token if token[:1].isalpha() else int(token, 16 if token[1:2] in b"xX" else 10)
+            if is_name:
+                return token
+            value = int(token, 16 if token[1:2] in b"xX" else 10)
+            if value >> 64:
+                raise Malformed("not a number of 64 bits", field=where, found=token.decode())
+            return value
         parts = []
         while self._kind == "text":
             parts.append(_unescape(self._token[1:-1], where))

@@ -138,6 +138,10 @@ def test_a_message_in_both_forms() -> None:
         "inner": {},
         "kind": b"SOME",
     }
+    assert read_text(b"kind: _x1", OUTER, "m") == {"kind": b"_x1"}
+    most = (1 << 64) - 1
+    assert read_text(b"number: %d" % most, OUTER, "m") == {"number": most}
+    assert read_text(b"number: 0", OUTER, "m") == {"number": 0}
 
 
 def test_escapes() -> None:
@@ -173,6 +177,8 @@ def test_wrong_bytes(data: bytes, message: str) -> None:
         (b"other: 1", "m: something else; found other, before byte 5; expected data, inner"),
         (b"number 1", "m: number: something else; found 1, .* expected a colon"),
         (b"number: -1", "m: not the text of a message; found byte 7"),
+        (b"number: 18446744073709551616", "m: number: not a number of 64 bits; found 18446744"),
+        (b"number: 0755", "m: not the text of a message"),
         (b"number: 1.5", "m: not the text of a message"),
         (b"number: NAME", "m: number: something else; found NAME"),
         (b"number: 1 number: 1", "m: number: stands twice"),
