@@ -124,7 +124,9 @@ def renew(names: list[str]) -> int:
 def main() -> int:
     """Run all that are here."""
     adopt_orphans()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
+    # What ends it is Ctrl-C to the scripts; also where it was started in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if len(sys.argv) > 1:
         return renew(sys.argv[1:])
     load = os.getloadavg()[0]
