@@ -40,6 +40,7 @@ from garrison.errors import Malformed
 from garrison.formats import _cbor
 from garrison.formats.cose import Algorithm
 from garrison.formats.evidence import Evidence, Tee
+from garrison.formats.key_usage import key_usage
 from garrison.formats.nitro import MIN_PCRS, NITRO_MEDIA_TYPE, PCR_SIZE
 from garrison.formats.snp_certificate import load_certificate
 
@@ -189,7 +190,7 @@ def certificate(subject: str, issuer: str, keys: Keys, **changes: Any) -> bytes:
         .add_extension(
             x509.BasicConstraints(ca=ca, path_length=changes.get("path_length")), critical=True
         )
-        .add_extension(_usage(ca=ca), critical=True)
+        .add_extension(key_usage(digital_signature=not ca, key_cert_sign=ca), critical=True)
     )
     if "critical" in changes:
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
@@ -210,17 +211,3 @@ def _name(common: str, company: str | None) -> x509.Name:
     if company is not None:
         names.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, company))
     return x509.Name(names)
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
