@@ -3,16 +3,21 @@
     python bench [NAME...]
 
 Each is a script of this folder that prints a table and ends with 1 if a goal is missed. With names
-the page keeps what it has of the others, and says of these when they were renewed.
+the page keeps what it has of the others, and says of these when they were renewed. When a script
+ends, by itself, by Ctrl-C or because its time is over, all that it started ends with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime as dt
 import os
 import platform
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +40,34 @@ BENCHES = {
 # The longest of one, and of all together.
 _TIMEOUT_SECONDS = 280
 _ALL_SECONDS = 595
+# How long a script that is interrupted has to end its services and remove its files.
+_GRACE_SECONDS = 20
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all that scripts leave behind; see prctl(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot adopt what scripts leave behind")
+
+
+def end_all(script: subprocess.Popen[bytes]) -> None:
+    """End a script and what it started: its services have sessions of their own."""
+    try:
+        if script.poll() is None:
+            script.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                script.wait(_GRACE_SECONDS)
+    finally:
+        script.kill()
+        script.wait()
+        # Whose parent is gone is our child now; so no number is another's until we waited for it.
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        while left := children.read_text().split():
+            for pid in map(int, left):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def section(name: str, title: str, end: float) -> str:
@@ -44,23 +77,25 @@ def section(name: str, title: str, end: float) -> str:
         return f"## {title}\n\n**Left out: there was no time left of {_ALL_SECONDS} s.**\n"
     start = time.monotonic()
     print(f"bench/{name}.py", end="", file=sys.stderr, flush=True)
-    try:
-        done = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py")],
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=timeout,
-            check=False,
+    # Not a pipe, which would end with the last of what it started; and in a session of its own, so
+    # that Ctrl-C comes to us, and we interrupt it.
+    with tempfile.TemporaryFile("w+") as output:
+        script = subprocess.Popen(
+            [sys.executable, str(HERE / f"{name}.py")], stdout=output, start_new_session=True
         )
-    except subprocess.TimeoutExpired:
-        return f"## {title}\n\n**Took over {timeout:.0f} s.**\n"
-    finally:
-        print(f": {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    table = done.stdout.strip()
+        try:
+            script.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return f"## {title}\n\n**Took over {timeout:.0f} s.**\n"
+        finally:
+            end_all(script)
+            print(f": {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        output.seek(0)
+        table = output.read().strip()
     if not table.startswith("|"):
         table = f"```\n{table}\n```"
     word = {0: "No goal is missed.", 1: "**A goal is missed.**"}
-    verdict = word.get(done.returncode, f"**It failed with {done.returncode}.**")
+    verdict = word.get(script.returncode, f"**It failed with {script.returncode}.**")
     return f"## {title}\n\n`bench/{name}.py`. {verdict}\n\n{table}\n"
 
 
@@ -88,6 +123,10 @@ def renew(names: list[str]) -> int:
 
 def main() -> int:
     """Run all that are here."""
+    adopt_orphans()
+    # What ends it is Ctrl-C to the scripts; also where it was started in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if len(sys.argv) > 1:
         return renew(sys.argv[1:])
     load = os.getloadavg()[0]

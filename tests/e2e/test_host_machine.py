@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.machines import GROUP, keep_image
 
-from garrison.errors import Unavailable
-from garrison.image.build import Recipe, build
-from garrison.testing.stack import Stack, free_port
+from garrison.testing.stack import Stack, free_port, server_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
@@ -20,36 +18,12 @@ from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("image")]
-
-_SERVER = """
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-port = {port}
-peers = ["any"]
-"""
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group(GROUP)]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if shutil.which("qemu-system-x86_64") is None:
-        pytest.skip("QEMU is not here (Debian: qemu-system-x86)")
-    directory: Path = tmp_path_factory.mktemp("machines")
-    try:
-        build(Recipe.of_this_release(), directory / "image")
-    except Unavailable as error:
-        pytest.skip(f"the packages of the image cannot be fetched: {error}")
-    with Stack(directory / "stack", image=directory / "image") as stack:
+    with Stack(tmp_path_factory.mktemp("machines") / "stack", image=keep_image()) as stack:
         stack.start_services()
         stack.login()
         yield stack
@@ -59,7 +33,7 @@ def test_a_keep_in_a_machine_of_another_s_host(stack: Stack, tmp_path: Path) -> 
     package, port = tmp_path / "package", free_port()
     package.mkdir()
     LANGUAGES["c"].build("server", package / "main.wasm")
-    (package / "Enarx.toml").write_text(_SERVER.format(port=port))
+    (package / "Enarx.toml").write_text(server_config(port, addr="::"))
     stack.register_repo("echo")
     stack.publish(package, "echo:0.1.0")
     at = free_port()

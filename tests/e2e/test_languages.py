@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.formats.tree import Package
-from garrison.testing.stack import Process, Stack, free_port
+from garrison.testing.stack import Process, Stack, free_port, server_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES, Language, MissingError, adapted, go_component  # type: ignore[import-not-found]  # (not ours)
@@ -31,25 +31,6 @@ pytestmark = [pytest.mark.xdist_group("stack")]
 # An attested keep compiles for itself, and an interpreter is large.
 _SECONDS = 300.0
 
-_SERVER = """
-args = {arguments}
-
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-addr = "127.0.0.1"
-port = {port}
-peers = ["any"]
-"""
 _COMPONENT_SERVER = """
 args = ["{port}"]
 
@@ -173,9 +154,11 @@ def _run(stack: Stack, package: Path) -> list[str]:
 
 def _started(stack: Stack, language: Language, package: Path, port: int) -> tuple[Process, str]:
     """A server in a keep, and its digest."""
-    config = _COMPONENT_SERVER if language.component else _SERVER
-    arguments = json.dumps(language.arguments)
-    (package / "Enarx.toml").write_text(config.format(port=port, arguments=arguments))
+    if language.component:
+        config = _COMPONENT_SERVER.format(port=port)
+    else:
+        config = f"args = {json.dumps(language.arguments)}\n{server_config(port)}"
+    (package / "Enarx.toml").write_text(config)
     keep = stack.start("the server", *_run(stack, package))
     keep.expect("listening", seconds=_SECONDS)
     return keep, _digest(package)

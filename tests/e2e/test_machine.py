@@ -14,7 +14,7 @@ import pytest
 from tests.machines import GROUP, keep_image
 
 from garrison.keep.engine.library import wat2wasm
-from garrison.testing.stack import GARRISON, READY_SECONDS, Process, free_port
+from garrison.testing.stack import GARRISON, READY_SECONDS, Process, free_port, server_config
 
 pytestmark = pytest.mark.xdist_group(GROUP)
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
@@ -42,19 +42,6 @@ _SAYS = """
     (i32.store (i32.const 4) (i32.load (i32.const 8)))
     (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 8)))
     (call $exit (i32.const 7))))
-"""
-_LISTENS = """
-[[files]]
-kind = "stdin"
-[[files]]
-kind = "stdout"
-[[files]]
-kind = "stderr"
-[[files]]
-kind = "listen"
-name = "LISTEN"
-prot = "tcp"
-port = {port}
 """
 
 
@@ -99,7 +86,7 @@ def test_a_port_of_the_workload_is_one_of_the_host(image: Path, says: Path, tmp_
     """At the place that was published; and one that is taken is the workload's error."""
     port, here = free_port(), free_port()
     config = tmp_path / "Enarx.toml"
-    config.write_text(_LISTENS.format(port=port))
+    config.write_text(server_config(port, stdin="stdin", addr="::", more='prot = "tcp"'))
     arguments = [
         "--publish", f"127.0.0.1:{here}:{port}", "--wasmcfgfile", str(config), str(says), "up\n",
     ]  # fmt: skip

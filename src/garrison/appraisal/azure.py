@@ -18,24 +18,21 @@ that is the paravisor, and the registers are what it started. So a result is mad
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hmac import compare_digest
 from typing import TYPE_CHECKING, TypeVar
 
-from garrison.appraisal.reference import Bytes, flag, read_registers, register_checks
-from garrison.appraisal.result import AttestationResult, Check
+from garrison.appraisal.reference import ANY, Bytes, bound, flag, read_registers, register_checks
 from garrison.formats.tpm import PCR_COUNT, PCR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from garrison.appraisal.result import AttestationResult
     from garrison.formats.strict_toml import Table
     from garrison.verification.azure import AzureClaims
     from garrison.verification.verified import Verified
 
 T = TypeVar("T")
-
-_ANY = "any"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +58,8 @@ class AzurePolicy:
         """
         policy = cls(
             pcrs=read_registers(table.table("pcrs"), PCR_COUNT, PCR_SIZE),
-            secure_boot=table.string("secure_boot", "required", choices=("required", _ANY)) != _ANY,
-            console=table.string("console", "forbidden", choices=("forbidden", _ANY)) == _ANY,
+            secure_boot=table.string("secure_boot", "required", choices=("required", ANY)) != ANY,
+            console=table.string("console", "forbidden", choices=("forbidden", ANY)) == ANY,
         )
         table.done()
         return policy
@@ -93,13 +90,7 @@ def appraise(
     hardware = appraise_hardware(claims.hardware, claims.report_data)
     runtime = claims.runtime
     checks = (
-        Check(
-            name="TPM quote's nonce",
-            found=claims.quote.extra_data.hex() or "none",
-            wanted=expected_nonce.hex(),
-            passed=compare_digest(claims.quote.extra_data, expected_nonce),
-            remedy="the evidence is bound to another key or challenge: attest again",
-        ),
+        bound("TPM quote's nonce", claims.quote.extra_data, expected_nonce),
         flag(
             "secure boot",
             found=runtime.secure_boot,

@@ -34,7 +34,6 @@ lifecycle = ["secured"]                 # states of the platform, or "any"
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -44,6 +43,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from garrison.appraisal.reference import (
     ANY,
     Bytes,
+    bound,
     one_of,
     read_digests,
     read_hex,
@@ -170,13 +170,7 @@ def appraise(
     claims = verified.value
     platform, realm = claims.token.platform, claims.token.realm
     checks = (
-        Check(
-            name="realm challenge",
-            found=realm.challenge.hex(),
-            wanted=expected_report_data.hex(),
-            passed=compare_digest(realm.challenge, expected_report_data),
-            remedy="the evidence is bound to another key or challenge: attest again",
-        ),
+        bound("realm challenge", realm.challenge, expected_report_data),
         one_of(
             "realm initial measurement",
             realm.initial_measurement,

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-from garrison.appraisal.reference import ANY, read_hex, read_list, word_of
+from garrison.appraisal.reference import ANY, read_list, read_simulated_roots, word_of
 from garrison.appraisal.result import Check
 from garrison.errors import Malformed
 from garrison.formats.dcap_collateral import MAX_EVALUATION, TcbStatus
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from garrison.verification.dcap import DcapPlatform
 
 _ADVISORY = re.compile(r"INTEL-[A-Z]{2}-[0-9]{5}")
-_ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,9 @@ class DcapPolicy:
         Raises:
             Malformed: they are anything else than shown above.
         """
-        keys, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
+        keys, directories = read_simulated_roots(
+            table.table("insecure_simulated_roots"), base, endorsed=False
+        )
         return cls(
             tcb_statuses=_statuses(table),
             advisories=_advisories(table),
@@ -122,17 +122,6 @@ class DcapPolicy:
         )
 
 
-def report_data_check(found: bytes, expected: bytes) -> Check:
-    """Whether evidence is bound to what it must be bound to."""
-    return Check(
-        name="report data",
-        found=found.hex(),
-        wanted=expected.hex(),
-        passed=compare_digest(found, expected),
-        remedy="the evidence is bound to another key or challenge: attest again",
-    )
-
-
 def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
     """What a quote shows of its platform, for records."""
     tcb = platform.tcb
@@ -150,18 +139,6 @@ def platform_claims(platform: DcapPlatform, now: datetime) -> dict[str, str]:
         "valid_until": platform.valid_until.isoformat(),
         "appraised": now.isoformat(),
     }
-
-
-def read_sha256(table: Table, key: str) -> bytes:
-    """Take a SHA-256.
-
-    Raises:
-        Malformed: it is anything else, or absent.
-    """
-    digest = read_hex(table.string(key))
-    if digest is None or len(digest) != 32:
-        raise table.malformed(key, "not a SHA-256", expected="64 hex digits")
-    return digest
 
 
 def _statuses(table: Table) -> tuple[TcbStatus, ...] | None:
@@ -200,24 +177,3 @@ def _minimum_evaluation(table: Table) -> int | None:
         return None
     # Intel counts from 1 on.
     return table.integer(key, low=1, high=MAX_EVALUATION)
-
-
-def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], dict[str, Path]]:
-    keys: dict[str, str] = {}
-    directories: dict[str, Path] = {}
-    for name in list(table.keys()):
-        if _ROOT_NAME.fullmatch(name) is None:
-            raise Malformed(
-                "wrong name", field=table.where(name), expected="letters, digits, - and _"
-            )
-        root = table.table(name)
-        key = read_sha256(root, "key_sha256").hex()
-        if key in keys.values():
-            raise root.malformed("key_sha256", "named twice", expected="another root's key")
-        keys[name] = key
-        directory = root.optional_string("endorsements")
-        if directory is not None:
-            directories[name] = base / directory
-        root.done()
-    table.done()
-    return keys, directories

@@ -23,11 +23,17 @@ Every register from 0 to 31 must be spoken for, by its number or by `others`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-from garrison.appraisal.reference import Bytes, flag, read_hex, read_registers, register_checks
-from garrison.appraisal.result import AttestationResult, Check
+from garrison.appraisal.reference import (
+    Bytes,
+    bound,
+    flag,
+    read_registers,
+    read_sha256,
+    register_checks,
+)
+from garrison.appraisal.result import AttestationResult
 from garrison.formats.evidence import Tee
 from garrison.formats.nitro import MAX_PCRS, PCR_SIZE
 from garrison.verification.roots import Roots
@@ -39,8 +45,6 @@ if TYPE_CHECKING:
     from garrison.formats.strict_toml import Table
     from garrison.verification.nitro import NitroClaims
     from garrison.verification.verified import Verified
-
-_SHA256_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +103,7 @@ def appraise(
     document = claims.document
     user_data = document.user_data or b""
     checks = (
-        Check(
-            name="user data",
-            found=user_data.hex() or "none",
-            wanted=expected_report_data.hex(),
-            passed=compare_digest(user_data, expected_report_data),
-            remedy="the evidence is bound to another key or challenge: attest again",
-        ),
+        bound("user data", user_data, expected_report_data),
         flag(
             "debug mode",
             found=document.debug,
@@ -139,11 +137,6 @@ def appraise(
 
 
 def _simulated_roots(table: Table) -> dict[str, str]:
-    keys = {}
-    for name in list(table.keys()):
-        key = read_hex(table.string(name))
-        if key is None or len(key) != _SHA256_SIZE:
-            raise table.malformed(name, "not a SHA-256", expected="64 hex digits")
-        keys[name] = key.hex()
+    keys = {name: read_sha256(table, name).hex() for name in list(table.keys())}
     table.done()
     return keys

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Self
 
 from garrison.appraisal.result import Check
@@ -25,6 +26,7 @@ from garrison.errors import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from garrison.formats.strict_toml import Table
 
@@ -34,6 +36,7 @@ _OTHERS = "others"
 # Of a reference value: as long as a version of an image is ever told.
 _MAX_NAME = 128
 _HINT = 'write "any" to admit all'
+_ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Reference(bytes):
@@ -58,6 +61,54 @@ def read_hex(text: object) -> bytes | None:
     if not isinstance(text, str) or re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", text) is None:
         return None
     return bytes.fromhex(text)
+
+
+def read_sha256(table: Table, key: str) -> bytes:
+    """Take a SHA-256.
+
+    Raises:
+        Malformed: it is anything else, or absent.
+    """
+    digest = read_hex(table.string(key))
+    if digest is None or len(digest) != 32:
+        raise table.malformed(key, "not a SHA-256", expected="64 hex digits")
+    return digest
+
+
+def read_simulated_roots(
+    table: Table, base: Path, *, endorsed: bool
+) -> tuple[dict[str, str], dict[str, Path]]:
+    """Take simulated roots to trust: a table for each, by its name.
+
+    Args:
+        table: of all.
+        base: what directories are relative to.
+        endorsed: whether each has a directory of endorsements; else it may have one.
+
+    Returns:
+        The SHA-256 of each one's key, in hex, and the directories that there are.
+
+    Raises:
+        Malformed: it is anything else.
+    """
+    keys: dict[str, str] = {}
+    directories: dict[str, Path] = {}
+    for name in list(table.keys()):
+        if _ROOT_NAME.fullmatch(name) is None:
+            raise Malformed(
+                "wrong name", field=table.where(name), expected="letters, digits, - and _"
+            )
+        root = table.table(name)
+        key = read_sha256(root, "key_sha256").hex()
+        if key in keys.values():
+            raise root.malformed("key_sha256", "named twice", expected="another root's key")
+        keys[name] = key
+        directory = (root.string if endorsed else root.optional_string)("endorsements")
+        if directory is not None:
+            directories[name] = base / directory
+        root.done()
+    table.done()
+    return keys, directories
 
 
 def read_list(table: Table, key: str, expected: str) -> list[object] | None:
@@ -175,6 +226,17 @@ def _described(value: bytes, now: datetime) -> str:
         return f"{value.hex()} ({value.name})"
     word = "expired" if _ended(value, now) else "until"
     return f"{value.hex()} ({value.name}, {word} {value.expires.isoformat()})"
+
+
+def bound(name: str, found: bytes, expected: bytes) -> Check:
+    """Check that evidence is bound to what it must be bound to."""
+    return Check(
+        name=name,
+        found=found.hex() or "none",
+        wanted=expected.hex(),
+        passed=compare_digest(found, expected),
+        remedy="the evidence is bound to another key or challenge: attest again",
+    )
 
 
 def word_of(name: str, found: str, admitted: Sequence[str] | None, remedy: str) -> Check:

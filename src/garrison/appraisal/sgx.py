@@ -34,10 +34,8 @@ from typing import TYPE_CHECKING
 from garrison.appraisal.dcap import (
     DcapPolicy,
     platform_claims,
-    read_sha256,
-    report_data_check,
 )
-from garrison.appraisal.reference import ANY, Bytes, flag, one_of, read_digests
+from garrison.appraisal.reference import ANY, Bytes, bound, flag, one_of, read_digests, read_sha256
 from garrison.appraisal.result import AttestationResult, Check
 from garrison.errors import Malformed
 from garrison.formats.evidence import Tee
@@ -151,7 +149,7 @@ def appraise(
     report, platform = verified.value.report, verified.value.platform
     signers = policy.signers
     checks = (
-        report_data_check(report.report_data, expected_report_data),
+        bound("report data", report.report_data, expected_report_data),
         one_of(
             "MRENCLAVE",
             report.mr_enclave,

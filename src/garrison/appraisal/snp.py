@@ -40,10 +40,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-from garrison.appraisal.reference import Bytes, one_of, read_digests, read_hex, read_list
+from garrison.appraisal.reference import (
+    ANY,
+    Bytes,
+    bound,
+    flag,
+    one_of,
+    read_digests,
+    read_list,
+    read_simulated_roots,
+    word_of,
+)
 from garrison.appraisal.result import AttestationResult, Check
 from garrison.errors import Malformed
 from garrison.formats.evidence import Tee
@@ -60,7 +69,6 @@ if TYPE_CHECKING:
     from garrison.verification.snp import SnpClaims
     from garrison.verification.verified import Verified
 
-_ANY = "any"
 # The ABI revision that AMD first released SNP firmware for production with (Milan, 1.51).
 _ABI_MINIMUM = "1.51"
 _KEY_DIGEST_SIZE = 48
@@ -68,7 +76,6 @@ _HOST_DATA_SIZE = 32
 # Turin's chips have identifiers of 8 bytes.
 _CHIP_ID_SIZES = (8, CHIP_ID_SIZE)
 _VMPLS = range(4)
-_ROOT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,9 @@ class SnpPolicy:
             Malformed: it is anything else than shown above.
         """
         products = _products(table)
-        simulated, directories = _simulated_roots(table.table("insecure_simulated_roots"), base)
+        simulated, directories = read_simulated_roots(
+            table.table("insecure_simulated_roots"), base, endorsed=True
+        )
         policy = cls(
             measurements=read_digests(table, "measurements", MEASUREMENT_SIZE, named=True),
             products=products,
@@ -144,7 +153,10 @@ class SnpPolicy:
             == "required",
             guest_abi=_guest_abi(table),
             platform_info=_platform_info(table),
-            endorsements=(*(base / name for name in table.strings("endorsements")), *directories),
+            endorsements=(
+                *(base / name for name in table.strings("endorsements")),
+                *directories.values(),
+            ),
             simulated_roots=simulated,
         )
         table.done()
@@ -177,13 +189,7 @@ def appraise(
     report, guest = claims.report, claims.report.policy
     minimum = None if policy.minimum_tcb is None else policy.minimum_tcb.get(claims.product)
     checks = (
-        Check(
-            name="report data",
-            found=report.report_data.hex(),
-            wanted=expected_report_data.hex(),
-            passed=compare_digest(report.report_data, expected_report_data),
-            remedy="the evidence is bound to another key or challenge: attest again",
-        ),
+        bound("report data", report.report_data, expected_report_data),
         one_of(
             "launch measurement",
             report.measurement,
@@ -191,17 +197,16 @@ def appraise(
             "run a keep image whose measurement the policy lists under measurements",
             now,
         ),
-        Check(
-            name="product",
-            found=claims.product.value,
-            wanted=_ANY if policy.products is None else ", ".join(policy.products),
-            passed=policy.products is None or claims.product in policy.products,
-            remedy="run on a product that the policy lists under products",
+        word_of(
+            "product",
+            claims.product.value,
+            policy.products,
+            "run on a product that the policy lists under products",
         ),
         Check(
             name="reported TCB version",
             found=str(claims.tcb),
-            wanted=_ANY if policy.minimum_tcb is None else f"at least {minimum}",
+            wanted=ANY if policy.minimum_tcb is None else f"at least {minimum}",
             passed=policy.minimum_tcb is None
             or (minimum is not None and claims.tcb.at_least(minimum)),
             remedy="update the platform's firmware and microcode",
@@ -226,7 +231,7 @@ def appraise(
         Check(
             name="VMPL",
             found=str(report.vmpl),
-            wanted=_ANY if policy.vmpl is None else ", ".join(map(str, policy.vmpl)),
+            wanted=ANY if policy.vmpl is None else ", ".join(map(str, policy.vmpl)),
             passed=policy.vmpl is None or report.vmpl in policy.vmpl,
             remedy="ask for the report at a level that the policy lists under vmpl",
         ),
@@ -234,14 +239,14 @@ def appraise(
         Check(
             name="guest policy: ABI",
             found=f"{guest.abi[0]}.{guest.abi[1]}",
-            wanted=_ANY if policy.guest_abi is None else str(policy.guest_abi),
+            wanted=ANY if policy.guest_abi is None else str(policy.guest_abi),
             passed=policy.guest_abi is None or policy.guest_abi.admits(guest.abi),
             remedy="launch with a guest policy that asks for an ABI in the range of guest_abi",
         ),
         Check(
             name="platform info",
             found=hex(report.platform_info.bits),
-            wanted=_ANY
+            wanted=ANY
             if policy.platform_info is None
             else ", ".join(map(hex, policy.platform_info)),
             passed=policy.platform_info is None
@@ -253,11 +258,10 @@ def appraise(
             "migration agent", found=guest.migrate_ma, admitted=policy.migration, key="migration"
         ),
         _flag("multithreading", found=guest.smt, admitted=policy.smt, key="smt"),
-        Check(
-            name="guest policy: single socket only",
-            found=_yes_no(guest.single_socket),
-            wanted="yes" if policy.single_socket else _ANY,
-            passed=guest.single_socket or not policy.single_socket,
+        flag(
+            "guest policy: single socket only",
+            found=guest.single_socket,
+            wanted=policy.single_socket or None,
             remedy="launch with SINGLE_SOCKET in the guest policy, or set single_socket = false",
         ),
         Check(
@@ -270,7 +274,7 @@ def appraise(
         Check(
             name="revocation list",
             found="checked" if claims.crl_checked else "not there",
-            wanted="checked" if policy.crl_required else _ANY,
+            wanted="checked" if policy.crl_required else ANY,
             passed=claims.crl_checked or not policy.crl_required,
             remedy="put the vendor's crl.der into a directory of endorsements",
         ),
@@ -301,18 +305,14 @@ def appraise(
 
 
 def _shown(values: Bytes) -> str:
-    return _ANY if values is None else ", ".join(value.hex() for value in values)
-
-
-def _yes_no(value: bool) -> str:
-    return "yes" if value else "no"
+    return ANY if values is None else ", ".join(value.hex() for value in values)
 
 
 def _flag(name: str, *, found: bool, admitted: bool, key: str) -> Check:
     return Check(
         name=f"guest policy: {name}",
         found="allowed" if found else "not allowed",
-        wanted=_ANY if admitted else "not allowed",
+        wanted=ANY if admitted else "not allowed",
         passed=admitted or not found,
         remedy=f"launch with a guest policy that does not allow it, or set {key} = true",
     )
@@ -324,7 +324,7 @@ def _abi_check(claims: SnpClaims, policy: SnpPolicy) -> Check:
     return Check(
         name="committed firmware ABI",
         found=f"{version.major}.{version.minor}",
-        wanted=_ANY if minimum is None else f"at least {minimum[0]}.{minimum[1]}",
+        wanted=ANY if minimum is None else f"at least {minimum[0]}.{minimum[1]}",
         passed=minimum is None or (version.major, version.minor) >= minimum,
         remedy="update the platform's SNP firmware, and commit it",
     )
@@ -342,7 +342,7 @@ def _products(table: Table) -> tuple[Product, ...] | None:
 
 
 def _minimum_tcb(table: Table, products: tuple[Product, ...]) -> dict[Product, Tcb] | None:
-    if table.value("minimum_tcb") == _ANY:
+    if table.value("minimum_tcb") == ANY:
         return None
     if "minimum_tcb" not in table:
         raise Malformed(
@@ -389,7 +389,7 @@ def _vmpl(table: Table) -> tuple[int, ...] | None:
 
 def _abi(table: Table) -> tuple[int, int] | None:
     text = table.string("abi_minimum", _ABI_MINIMUM)
-    if text == _ANY:
+    if text == ANY:
         return None
     match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", text, re.ASCII)
     if match is None:
@@ -400,9 +400,9 @@ def _abi(table: Table) -> tuple[int, int] | None:
 
 
 def _guest_abi(table: Table) -> VersionRange | None:
-    text = table.string("guest_abi", _ANY)
+    text = table.string("guest_abi", ANY)
     try:
-        return None if text == _ANY else VersionRange.parse(text)
+        return None if text == ANY else VersionRange.parse(text)
     except Malformed as error:
         raise table.malformed("guest_abi", error.message, expected=error.expected or "") from error
 
@@ -417,24 +417,3 @@ def _platform_info(table: Table) -> tuple[int, ...] | None:
     if len(numbers) != len(values):
         raise table.malformed("platform_info", "wrong entry", expected=expected)
     return numbers
-
-
-def _simulated_roots(table: Table, base: Path) -> tuple[dict[str, str], list[Path]]:
-    keys: dict[str, str] = {}
-    directories = []
-    for name in list(table.keys()):
-        if _ROOT_NAME.fullmatch(name) is None:
-            raise Malformed(
-                "wrong name", field=table.where(name), expected="letters, digits, - and _"
-            )
-        root = table.table(name)
-        key = read_hex(root.string("key_sha256"))
-        if key is None or len(key) != 32:
-            raise root.malformed("key_sha256", "not a SHA-256", expected="64 hex digits")
-        if key.hex() in keys.values():
-            raise root.malformed("key_sha256", "named twice", expected="another root's key")
-        keys[name] = key.hex()
-        directories.append(base / root.string("endorsements"))
-        root.done()
-    table.done()
-    return keys, directories

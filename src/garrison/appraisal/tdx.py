@@ -35,9 +35,10 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from garrison.appraisal.dcap import DcapPolicy, platform_claims, report_data_check
+from garrison.appraisal.dcap import DcapPolicy, platform_claims
 from garrison.appraisal.reference import (
     Bytes,
+    bound,
     flag,
     one_of,
     read_digests,
@@ -126,7 +127,7 @@ def appraise(
     registers = {key: getattr(report, key) or bytes(REGISTER_SIZE) for key in _REGISTERS}
     bits = TdAttributes(report.td_attributes)
     checks = (
-        report_data_check(report.report_data, expected_report_data),
+        bound("report data", report.report_data, expected_report_data),
         *(
             one_of(
                 _shown(key), registers[key], policy.registers[key], f"launch a listed {key}", now

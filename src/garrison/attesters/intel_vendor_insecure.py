@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from garrison.attesters.simulator_directory_insecure import key_sha256
 from garrison.formats.dcap_collateral import DcapCollateral
 from garrison.formats.dcap_quote import TeeType
+from garrison.formats.key_usage import key_usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,17 +161,7 @@ class InsecureIntel:
             .not_valid_after(changes.get("end", self.end))
             .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
             .add_extension(
-                x509.KeyUsage(
-                    digital_signature=not is_ca,
-                    content_commitment=False,
-                    key_encipherment=False,
-                    data_encipherment=False,
-                    key_agreement=False,
-                    key_cert_sign=is_ca,
-                    crl_sign=is_ca,
-                    encipher_only=False,
-                    decipher_only=False,
-                ),
+                key_usage(digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca),
                 critical=True,
             )
         )

@@ -31,15 +31,12 @@ from garrison.attesters.intel_vendor_insecure import (
 )
 from garrison.attesters.simulator_directory_insecure import (
     LIFETIME,
-    about,
-    check_absent,
+    begin,
     make,
-    organisation,
     process_measurement,
     read,
     read_key,
     registers,
-    start_of_validity,
     warn,
     write_key,
 )
@@ -85,12 +82,11 @@ def create_insecure(tee: Tee, directory: Path, *, name: str, now: datetime | Non
     Raises:
         Misuse: `directory` exists or cannot be made.
     """
-    check_absent(directory)
-    start = start_of_validity(now)
+    organisation, start = begin(directory, name, now)
     end = start + LIFETIME
     intel = InsecureIntel(
         keys=cache(lambda _name: ec.generate_private_key(ec.SECP256R1())),
-        organisation=organisation(name),
+        organisation=organisation,
         start=start,
         end=end,
         issued=start,
@@ -104,7 +100,7 @@ def create_insecure(tee: Tee, directory: Path, *, name: str, now: datetime | Non
         "pck.key": write_key(intel.keys("pck")),
         COLLATERAL: write_bundle(intel.collateral(kind)),
     }
-    make(directory, about(tee, name, intel.keys("root").public_key()), files)
+    make(directory, files, tee=tee, name=name, root_key=intel.keys("root").public_key())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +122,7 @@ class SimulatedDcapInsecure:
 
     @classmethod
     def open(
-        cls, tee: Tee, directory: Path, measured: Mapping[str, bytes] | None = None
+        cls, tee: Tee, directory: Path, measured: Mapping[str, bytes]
     ) -> SimulatedDcapInsecure:
         """Use the directory that `create_insecure` made, and warn.
 
@@ -134,7 +130,7 @@ class SimulatedDcapInsecure:
             tee: SGX or TDX.
             directory: the directory.
             measured: what to report: registers by the names of `garrison.measure`, all others
-                zero; None for the measurement of this code.
+                zero.
 
         Raises:
             Misuse: the directory cannot be read, or there are no such registers.
@@ -177,10 +173,8 @@ def process_registers(tee: Tee) -> dict[str, bytes]:
     return {"mrtd": measurement} | {f"rtmr{index}": measurement for index in range(RTMRS - 1)}
 
 
-def _enclave(measured: Mapping[str, bytes] | None) -> SgxReport:
-    found = registers(
-        process_registers(Tee.SGX) if measured is None else measured, SGX_REGISTERS, _SGX_SIZE
-    )
+def _enclave(measured: Mapping[str, bytes]) -> SgxReport:
+    found = registers(measured, SGX_REGISTERS, _SGX_SIZE)
     return SgxReport(
         cpu_svn=bytes(16),
         misc_select=bytes(4),
@@ -197,10 +191,8 @@ def _enclave(measured: Mapping[str, bytes] | None) -> SgxReport:
     )
 
 
-def _guest(measured: Mapping[str, bytes] | None) -> TdReport:
-    found = registers(
-        process_registers(Tee.TDX) if measured is None else measured, TDX_REGISTERS, REGISTER_SIZE
-    )
+def _guest(measured: Mapping[str, bytes]) -> TdReport:
+    found = registers(measured, TDX_REGISTERS, REGISTER_SIZE)
     return TdReport(
         tee_tcb_svn=_TEE_TCB_SVN,
         mr_seam=hashlib.sha384(b"Garrison INSECURE simulator: TDX module").digest(),

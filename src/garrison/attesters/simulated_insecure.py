@@ -74,16 +74,16 @@ def open_insecure(
         Malformed: it holds something else.
     """
     _check(_simulated(tee), directory)
+    if measured is None:
+        measured = process_registers(tee)
     match tee:
         case Tee.SNP:
             from garrison.attesters.simulated_snp_insecure import SimulatedSnpInsecure
             from garrison.attesters.simulator_directory_insecure import registers
             from garrison.formats.snp import MEASUREMENT_SIZE
 
-            if measured is not None:
-                measured = registers(measured, ("measurement",), MEASUREMENT_SIZE)
-            digest = None if measured is None else measured["measurement"]
-            return SimulatedSnpInsecure.open(directory, measurement=digest)
+            found = registers(measured, ("measurement",), MEASUREMENT_SIZE)
+            return SimulatedSnpInsecure.open(directory, measurement=found["measurement"])
         case Tee.NITRO:
             from garrison.attesters.simulated_nitro_insecure import SimulatedNitroInsecure
 

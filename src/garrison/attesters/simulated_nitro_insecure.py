@@ -27,15 +27,12 @@ from garrison.attesters._evidence import check_report_data
 from garrison.attesters.cose_insecure import sign
 from garrison.attesters.simulator_directory_insecure import (
     LIFETIME,
-    about,
-    check_absent,
+    begin,
     make,
-    organisation,
     process_measurement,
     read,
     read_key,
     registers,
-    start_of_validity,
     warn,
     write_key,
 )
@@ -43,6 +40,7 @@ from garrison.errors import Malformed
 from garrison.formats import _cbor
 from garrison.formats.cose import Algorithm
 from garrison.formats.evidence import Evidence, Tee
+from garrison.formats.key_usage import key_usage
 from garrison.formats.nitro import MIN_PCRS, NITRO_MEDIA_TYPE, PCR_SIZE
 from garrison.formats.snp_certificate import load_certificate
 
@@ -72,12 +70,8 @@ def create_insecure(directory: Path, *, name: str, now: datetime | None = None) 
     Raises:
         Misuse: `directory` exists or cannot be made.
     """
-    check_absent(directory)
-    shared: dict[str, Any] = {
-        "organisation": organisation(name),
-        "start": start_of_validity(now),
-        "lifetime": LIFETIME,
-    }
+    organisation, start = begin(directory, name, now)
+    shared: dict[str, Any] = {"organisation": organisation, "start": start, "lifetime": LIFETIME}
     keys = cache(lambda _name: ec.generate_private_key(ec.SECP384R1()))
     files = {
         "root.der": certificate("root", "root", keys, **shared),
@@ -85,7 +79,7 @@ def create_insecure(directory: Path, *, name: str, now: datetime | None = None) 
         "instance.der": certificate("instance", "zone", keys, path_length=0, **shared),
         "instance.key": write_key(keys("instance")),
     }
-    make(directory, about(Tee.NITRO, name, keys("root").public_key()), files)
+    make(directory, files, tee=Tee.NITRO, name=name, root_key=keys("root").public_key())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +101,13 @@ class SimulatedNitroInsecure:
     curve: Literal["P-384"] = field(default="P-384", init=False)
 
     @classmethod
-    def open(
-        cls, directory: Path, measured: Mapping[str, bytes] | None = None
-    ) -> SimulatedNitroInsecure:
+    def open(cls, directory: Path, measured: Mapping[str, bytes]) -> SimulatedNitroInsecure:
         """Use the directory that `create_insecure` made, and warn.
 
         Args:
             directory: the directory.
             measured: what to report: registers by the names of `garrison.measure`, all others
-                zero; None for the measurement of this code.
+                zero.
 
         Raises:
             Misuse: the directory cannot be read, or there are no such registers.
@@ -127,9 +119,7 @@ class SimulatedNitroInsecure:
             raise Malformed(
                 "not the certificate of instance.key", field=str(directory / "instance.der")
             )
-        found = registers(
-            process_registers() if measured is None else measured, REGISTERS, PCR_SIZE
-        )
+        found = registers(measured, REGISTERS, PCR_SIZE)
         warn(directory)
         return cls(key, bundle, tuple(found[each] for each in REGISTERS))
 
@@ -200,7 +190,7 @@ def certificate(subject: str, issuer: str, keys: Keys, **changes: Any) -> bytes:
         .add_extension(
             x509.BasicConstraints(ca=ca, path_length=changes.get("path_length")), critical=True
         )
-        .add_extension(_usage(ca=ca), critical=True)
+        .add_extension(key_usage(digital_signature=not ca, key_cert_sign=ca), critical=True)
     )
     if "critical" in changes:
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
@@ -221,17 +211,3 @@ def _name(common: str, company: str | None) -> x509.Name:
     if company is not None:
         names.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, company))
     return x509.Name(names)
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )

@@ -22,14 +22,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.attesters._evidence import check_report_data
 from garrison.attesters.simulator_directory_insecure import (
-    about,
-    check_absent,
+    begin,
     make,
-    organisation,
     process_measurement,
     read,
     read_key,
-    start_of_validity,
     warn,
     write_key,
 )
@@ -92,9 +89,7 @@ def create_insecure(
         raise Misuse(
             "unknown product", field="product", found=product, expected=" | ".join(Product)
         )
-    organisation(name)
-    check_absent(directory)
-    start = start_of_validity(now)
+    _, start = begin(directory, name, now)
     vendor = InsecureVendor(name, Product(product), generate_ca_key(), generate_ca_key(), start)
     chip_key = ec.generate_private_key(ec.SECP384R1())
     hwid = secrets.token_bytes(8 if vendor.product is Product.TURIN else CHIP_ID_SIZE)
@@ -106,8 +101,8 @@ def create_insecure(
         "vcek.der": vcek.public_bytes(Encoding.DER),
         "vcek.key": write_key(chip_key),
     }
-    said = about(Tee.SNP, name, vendor.ark_key.public_key()) | {"product": product}
-    make(directory, said, files)
+    root_key = vendor.ark_key.public_key()
+    make(directory, files, tee=Tee.SNP, name=name, root_key=root_key, product=product)
 
 
 @dataclass(frozen=True, slots=True)

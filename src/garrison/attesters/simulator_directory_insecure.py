@@ -87,20 +87,28 @@ def warn(directory: Path) -> None:
     )
 
 
-def start_of_validity(now: datetime | None) -> datetime:
-    """From when on certificates are good that are made `now`; None: by the clock."""
-    return (now or datetime.now(UTC)).replace(microsecond=0) - _BACKDATE
+def begin(directory: Path, name: str, now: datetime | None) -> tuple[str, datetime]:
+    """What the certificates of a vendor that is about to be made have in common.
 
+    Args:
+        directory: where the vendor is going to be.
+        name: what it is called.
+        now: when it is made; None: by the clock.
 
-def organisation(name: str) -> str:
-    """What stands in the names of all certificates of a vendor called `name`.
+    Returns:
+        The organisation that they are of, and when they become valid.
 
     Raises:
-        Misuse: it cannot stand there.
+        Misuse: `directory` is there already, or the vendor cannot be called that.
     """
+    if directory.exists():
+        raise Misuse(
+            "exists already", field=str(directory), hint="choose another, or remove it first"
+        )
     if not name or len(name) > _MAX_NAME or not name.isprintable():
         raise Misuse("wrong name", field="name", expected=f"1 to {_MAX_NAME} printable characters")
-    return f"Garrison INSECURE simulator {name}"
+    start = (now or datetime.now(UTC)).replace(microsecond=0) - _BACKDATE
+    return f"Garrison INSECURE simulator {name}", start
 
 
 def key_sha256(key: ec.EllipticCurvePublicKey | RSAPublicKey) -> str:
@@ -109,43 +117,42 @@ def key_sha256(key: ec.EllipticCurvePublicKey | RSAPublicKey) -> str:
     return hashlib.sha256(spki).hexdigest()
 
 
-def about(
-    tee: Tee, name: str, root_key: ec.EllipticCurvePublicKey | RSAPublicKey
-) -> dict[str, str]:
-    """What `simulator.json` says."""
-    return {
-        "warning": "INSECURE: evidence under these keys proves nothing",
-        "tee": tee.value,
-        "name": name,
-        "key_sha256": key_sha256(root_key),
-    }
-
-
-def check_absent(directory: Path) -> None:
-    """Refuse to make a directory that is there.
-
-    Raises:
-        Misuse: it is.
-    """
-    if directory.exists():
-        raise Misuse(
-            "exists already", field=str(directory), hint="choose another, or remove it first"
-        )
-
-
-def make(directory: Path, said: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+def make(
+    directory: Path,
+    files: Mapping[str, bytes],
+    *,
+    tee: Tee,
+    name: str,
+    root_key: ec.EllipticCurvePublicKey | RSAPublicKey,
+    **more: str,
+) -> None:
     """Make a directory of these files; those called `.key` are for its owner.
+
+    Args:
+        directory: which must not be there.
+        files: by name.
+        tee: what is simulated.
+        name: of the vendor.
+        root_key: of its root.
+        more: what else `simulator.json` says.
 
     Raises:
         Misuse: it cannot be made.
     """
+    said = {
+        "warning": "INSECURE: evidence under these keys proves nothing",
+        "tee": tee.value,
+        "name": name,
+        "key_sha256": key_sha256(root_key),
+        **more,
+    }
     document = {SIMULATOR_JSON: json.dumps(said, indent=2).encode() + b"\n"}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         whole = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
-            for name, data in {**files, **document}.items():
-                _write(whole / name, data, 0o600 if name.endswith(".key") else 0o644)
+            for file, data in {**files, **document}.items():
+                _write(whole / file, data, 0o600 if file.endswith(".key") else 0o644)
             whole.rename(directory)
         except OSError:
             shutil.rmtree(whole)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from garrison.formats.key_usage import key_usage
 from garrison.formats.snp import Product, SigningKey, Tcb
 
 if TYPE_CHECKING:
@@ -147,17 +148,7 @@ class InsecureVendor:
     def _sign_ca(
         self, subject: x509.Name, key: rsa.RSAPublicKey, *, serial: int, path_length: int | None
     ) -> x509.Certificate:
-        usage = x509.KeyUsage(
-            digital_signature=False,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=True,
-            crl_sign=path_length is None,
-            encipher_only=False,
-            decipher_only=False,
-        )
+        usage = key_usage(key_cert_sign=True, crl_sign=path_length is None)
         return (
             self._builder(subject, self._name(f"ARK-{self.product}"), serial)
             .public_key(key)

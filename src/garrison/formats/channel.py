@@ -102,11 +102,8 @@ INSECURE_TO_KEEP: Mapping[Kind, int] = {Kind.INSECURE_EVIDENCE: MAX_EVIDENCE}
 class Frame(Record):
     """One frame."""
 
-    __slots__ = ("body", "kind")
-
-    def __init__(self, kind: Kind, body: bytes) -> None:
-        self.kind = kind
-        self.body = body
+    kind: Kind
+    body: bytes
 
     def to_bytes(self) -> bytes:
         """The frame as it is sent."""
@@ -183,11 +180,8 @@ class Phase(Record):
         seconds: by the machine's clock, since it started.
     """
 
-    __slots__ = ("name", "seconds")
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self.name = name
-        self.seconds = seconds
+    name: str
+    seconds: float
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Phase:
@@ -213,11 +207,8 @@ class Phase(Record):
 class File(Record):
     """A file of a local workload: its path within the package, a zero byte, its content."""
 
-    __slots__ = ("content", "path")
-
-    def __init__(self, path: str, content: bytes) -> None:
-        self.path = path
-        self.content = content
+    path: str
+    content: bytes
 
     @classmethod
     def from_bytes(cls, body: bytes) -> File:
@@ -243,11 +234,8 @@ class File(Record):
 class Reachable(Record):
     """What becomes of a port that a keep listens on: zero, or the errno for which it cannot be."""
 
-    __slots__ = ("error", "port")
-
-    def __init__(self, port: int, error: int = 0) -> None:
-        self.port = port
-        self.error = error
+    port: int
+    error: int = 0
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Reachable:

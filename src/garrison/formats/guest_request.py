@@ -8,6 +8,7 @@ it can name other hosts for the keep's peers, and then TLS fails; it can ask for
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 
 from garrison.errors import Malformed
 from garrison.formats.channel import MAX_REQUEST
@@ -25,6 +26,7 @@ _KEYS = {"launch", "local", "hosts", "log"}
 _LOCAL_KEYS = {"arguments", "roots", "steward", "attester", "limits"}
 _LOCAL_EXPECTED = ", ".join(sorted(_LOCAL_KEYS))
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 # A file of hosts, not a directory of the world.
 _MAX_HOSTS = 64
 # RFC 1123, 2.1: letters, digits, hyphens, dots, at most 253 characters.
@@ -44,21 +46,11 @@ class Local(Record):
         limits: by name, what it may take in place of what its configuration says.
     """
 
-    __slots__ = ("arguments", "attester", "limits", "roots", "steward")
-
-    def __init__(
-        self,
-        arguments: tuple[str, ...] = (),
-        roots: str = "",
-        steward: str | None = None,
-        attester: Mapping[str, str] | None = None,
-        limits: Mapping[str, int] | None = None,
-    ) -> None:
-        self.arguments = arguments
-        self.roots = roots
-        self.steward = steward
-        self.attester: Mapping[str, str] = attester or {}
-        self.limits: Mapping[str, int] = limits or {}
+    arguments: tuple[str, ...] = ()
+    roots: str = ""
+    steward: str | None = None
+    attester: Mapping[str, str] = _NOTHING
+    limits: Mapping[str, int] = _NOTHING
 
 
 class GuestRequest(Record):
@@ -70,17 +62,9 @@ class GuestRequest(Record):
         log: how much the keep logs.
     """
 
-    __slots__ = ("hosts", "log", "what")
-
-    def __init__(
-        self,
-        what: LaunchRequest | Local,
-        hosts: Mapping[str, str] | None = None,
-        log: str = "info",
-    ) -> None:
-        self.what = what
-        self.hosts: Mapping[str, str] = hosts or {}
-        self.log = log
+    what: LaunchRequest | Local
+    hosts: Mapping[str, str] = _NOTHING
+    log: str = "info"
 
     @classmethod
     def from_json(cls, data: bytes) -> GuestRequest:
@@ -122,8 +106,8 @@ class GuestRequest(Record):
             local = {name: getattr(self.what, name) for name in _LOCAL_KEYS}
         else:
             launch = json.loads(self.what.to_json())
-        document = {"launch": launch, "local": local, "hosts": dict(self.hosts), "log": self.log}
-        return json.dumps(document).encode()
+        document = {"launch": launch, "local": local, "hosts": self.hosts, "log": self.log}
+        return json.dumps(document, default=dict).encode()
 
 
 def _local(read: Any) -> Local:

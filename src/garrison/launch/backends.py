@@ -19,6 +19,7 @@ from garrison.errors import Misuse
 from garrison.formats.guest_request import GuestRequest
 from garrison.launch.acceleration import kvm_runs
 from garrison.launch.machine import Place, run_machine
+from garrison.launch.network_card import HOST
 from garrison.launch.qemu_command import (
     QEMU,
     VCPUS,
@@ -46,8 +47,6 @@ log = logging.getLogger("garrison.launch")
 
 # With the image unpacked it leaves 300 MiB to the workload.
 DEFAULT_MEMORY = 512
-# QEMU's user-mode network: the host's loopback, as the guest sees it.
-HOST_ADDRESS = "10.0.2.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def run_in_machine(
     """
     command = _plan(backend, options)
     # The guest's loopback has nobody on it; the host's has whoever is tried out there.
-    request = GuestRequest(what, {"localhost": HOST_ADDRESS}, log_level)
+    request = GuestRequest(what, {"localhost": HOST}, log_level)
     return run_machine(
         command,
         request,

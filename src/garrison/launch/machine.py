@@ -1,9 +1,7 @@
 """Runs a keep in a virtual machine, and is to its caller what the keep's process would be.
 
-It starts QEMU, gives the guest its request over the channels (`garrison.formats.channel`), carries
-the standard streams, and returns the workload's exit code. What comes from the guest is bounded and
-checked like anything from outside. A signal that asks this command to end is passed on to the
-workload; a guest that has not started, or does not end soon, or a second signal, ends the machine.
+It starts QEMU, serves the guest over the channels (`garrison.launch.session`), and returns the
+workload's exit code.
 
 However this ends so does QEMU: it asks the kernel for that, and a machine in memory has nothing to
 lose. Nothing of it is on disk: QEMU inherits what leads to the host, and of the console the last is
@@ -13,36 +11,28 @@ held in memory, to be kept in a file where the machine did not end as it should.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import signal
 import socket
 import subprocess
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed, Unavailable
 from garrison.formats.channel import (
-    CONTROL,
+    CHANNELS,
     INSECURE_SIMULATED,
     INSECURE_TO_HOST,
     MAX_DATA,
-    STDERR,
-    STDIN,
-    STDOUT,
-    TO_HOST,
-    File,
     Frame,
     Kind,
-    Phase,
-    Reachable,
 )
 from garrison.launch.monitor import Monitor
+from garrison.launch.process import die_with_us
 from garrison.launch.qemu_command import EMULATED
-from garrison.relay import Flow, Messages, Watched, carry
+from garrison.launch.session import Session, signals
+from garrison.relay import Messages, Watched
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
@@ -52,17 +42,11 @@ if TYPE_CHECKING:
     from garrison.formats.guest_request import GuestRequest
     from garrison.launch.monitor import Publication
 
-log = logging.getLogger("garrison.launch")
-
 # Emulated, a guest is there within 10 s; where twenty others share its processor, in two minutes.
 BOOT_SECONDS = 240.0
-# How long a workload has to end after it was asked to.
-_PATIENCE_SECONDS = 10.0
 # Its channels close just before it ends.
 _END_SECONDS = 2.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 _PR_SET_THP_DISABLE = 41
 # What of a console is held, so that a guest cannot fill the host: a boot that says all has 64 KiB.
 _CONSOLE_SIZE = 256 << 10
@@ -112,161 +96,50 @@ def run_machine(
         Unavailable: the machine does not start, or ended without an exit code.
         Malformed: the guest sent what is not a frame.
     """
-    names = [CONTROL, STDIN, STDOUT, STDERR]
+    names = list(CHANNELS)
     if insecure_simulated is not None:
         names.append(INSECURE_SIMULATED)
     with ExitStack() as stack:
-        asked = stack.enter_context(_signals())
+        asked = stack.enter_context(signals())
         with ExitStack() as theirs:
             pairs = [_pair(stack, theirs) for _ in (*names, "monitor", "console", "QEMU")]
-            *ports, monitor, console, said = (ours for ours, _ in pairs)
-            *inherited, own = (their.fileno() for _, their in pairs)
-            *channels, at_monitor, at_console = inherited
-            place = Place(tuple(zip(names, channels, strict=True)), at_monitor, at_console)
-            start = time.monotonic()
+            *ports, at_monitor, console, said = (ours for ours, _ in pairs)
+            *channels, their_monitor, their_console, own = (their.fileno() for _, their in pairs)
+            place = Place(tuple(zip(names, channels, strict=True)), their_monitor, their_console)
+            monitor = Monitor(at_monitor, published)
+            session = Session("guest", asked, monitor, boot_seconds)
+            inherited = [*channels, their_monitor, their_console]
             process = stack.enter_context(_started(command(place), inherited, own))
-        machine = _Machine(
-            process,
-            asked,
-            start,
-            Monitor(monitor, published),
-            # The last is what the guest said: QEMU warns of much at its start.
-            [_Console(said.fileno()), _Console(console.fileno())],
-        )
+        end = _End(process.pid)
+        # The last is what the guest said: QEMU warns of much at its start.
+        consoles = [_Console(said.fileno()), _Console(console.fileno())]
+        watched: list[Watched] = [end, monitor, *consoles]
+        found = {name: port.fileno() for name, port in zip(names, ports, strict=True)}
+        if insecure_simulated is not None:
+            watched.append(_answering(found[INSECURE_SIMULATED], insecure_simulated))
         try:
-            return machine.serve(
-                dict(zip(names, ports, strict=True)),
-                request,
-                files,
-                insecure_simulated,
-                boot_seconds,
-                streams,
+            code = session.serve(
+                found, request, files, streams, also=watched, gone=lambda: end.ready
             )
+            return _checked(code, process, booted=session.booted)
         except (Unavailable, Malformed) as error:
-            error.hint = machine.told()
+            process.kill()
+            process.wait()
+            for each in consoles:
+                each.drain()
+            error.hint = _kept(consoles)
             raise
 
 
-class _Machine:
-    """QEMU's process, and how far its guest is."""
-
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        asked: _Asked,
-        start: float,
-        monitor: Monitor,
-        consoles: list[_Console],
-    ) -> None:
-        self._process = process
-        self._asked = asked
-        self._start = start
-        self._monitor = monitor
-        self._consoles = consoles
-        self._end = _End(process.pid)
-        self._booted = False
-        self._code: int | None = None
-        self._deadline: float | None = None
-
-    def told(self) -> str:
-        """End QEMU; keep what it and the guest said, and give the last of it."""
-        self._process.kill()
-        self._process.wait()
-        for each in self._consoles:
-            each.drain()
-        return _kept(self._consoles)
-
-    def serve(
-        self,
-        ports: Mapping[str, socket.socket],
-        request: GuestRequest,
-        files: Mapping[str, bytes],
-        insecure_simulated: Attester | None,
-        boot_seconds: float,
-        streams: tuple[int, int, int],
-    ) -> int:
-        def told(frame: Frame) -> None:
-            self._told(control, frame)
-
-        control = Messages(ports[CONTROL].fileno(), CONTROL, TO_HOST, told)
-        stdin = Flow(streams[0], ports[STDIN].fileno(), channel=STDIN, framed=False)
-        outputs = [
-            Flow(ports[name].fileno(), sink, channel=name, framed=True)
-            for name, sink in ((STDOUT, streams[1]), (STDERR, streams[2]))
-        ]
-        watched: list[Watched] = [control, stdin, *outputs, self._end, self._asked]
-        watched += [self._monitor, *self._consoles]
-        if insecure_simulated is not None:
-            watched.append(_answering(ports[INSECURE_SIMULATED].fileno(), insecure_simulated))
-        for path, content in files.items():
-            control.send(Frame(Kind.FILE, File(path, content).to_bytes()))
-        control.send(Frame(Kind.REQUEST, request.to_json()))
-        self._deadline = time.monotonic() + boot_seconds
-
-        def over() -> bool:
-            self._pass_on(control)
-            done = self._code is not None and all(flow.done for flow in outputs)
-            gone = self._end.ready or control.closed or any(flow.broken for flow in outputs)
-            return done or gone or self._asked.enough
-
-        in_time = True
-        # A channel that is closed in the middle of a stream is the end of the machine.
-        with suppress(Unavailable):
-            in_time = carry(watched, over, lambda: self._deadline)
-        if self._asked.numbers and self._code is None:
-            return 128 + self._asked.numbers[0]
-        if any(flow.broken for flow in outputs):
-            return 128 + signal.SIGPIPE
-        if not in_time:
-            raise Unavailable(f"did not answer in {boot_seconds:.0f} s", field="guest")
-        if self._code is None:
-            if not self._booted and self._failed():
-                raise Unavailable("does not start", field="QEMU")
-            raise Unavailable("ended without an exit code", field="guest")
-        return self._code
-
-    def _failed(self) -> bool:
-        """Whether QEMU ended by itself, with an error."""
+def _checked(code: int | None, process: subprocess.Popen[bytes], *, booted: bool) -> int:
+    """The exit code, if there is one."""
+    if code is not None:
+        return code
+    if not booted:
         with suppress(subprocess.TimeoutExpired):
-            return self._process.wait(_END_SECONDS) != 0
-        return False
-
-    def _told(self, control: Messages, frame: Frame) -> None:
-        if frame.kind in (Kind.LISTENING, Kind.LISTENING_UDP):
-            if len(frame.body) != 2:
-                raise Malformed("no port", field=f"channel {CONTROL}", expected="two bytes")
-            port = int.from_bytes(frame.body, "little")
-
-            def answer(error: int) -> None:
-                control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
-
-            self._monitor.forward(port, answer, udp=frame.kind is Kind.LISTENING_UDP)
-            return
-        if frame.kind is Kind.EXIT:
-            if len(frame.body) != 1:
-                raise Malformed("no exit code", field=f"channel {CONTROL}", expected="one byte")
-            self._code = frame.body[0]
-            return
-        phase = Phase.from_bytes(frame.body)
-        if not self._booted:
-            self._booted, self._deadline = True, None
-        log.debug(
-            "%s %.2f s after the command; %.2f s by the guest's clock",
-            phase.name,
-            time.monotonic() - self._start,
-            phase.seconds,
-        )
-
-    def _pass_on(self, control: Messages) -> None:
-        """Tell the guest that it was asked to end; it is waited for if it can have heard."""
-        number = self._asked.take()
-        if number is None:
-            return
-        if not self._booted:
-            self._asked.enough = True
-            return
-        control.send(Frame(Kind.SIGNAL, bytes((number,))))
-        self._deadline = time.monotonic() + _PATIENCE_SECONDS
+            if process.wait(_END_SECONDS) != 0:
+                raise Unavailable("does not start", field="QEMU")
+    raise Unavailable("ended without an exit code", field="guest")
 
 
 class _Readable:
@@ -294,62 +167,11 @@ class _End(_Readable):
         os.close(self._owned)
 
 
-class _Asked:
-    """The signals that ask this command to end.
-
-    Attributes:
-        numbers: of those that came.
-        enough: nothing is to be waited for any more.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self.numbers: list[int] = []
-        self.enough = False
-        self._descriptor = descriptor
-        self._new: int | None = None
-
-    def interest(self) -> Mapping[int, int]:
-        return {self._descriptor: 1}  # POLLIN
-
-    def happened(self, descriptor: int, _events: int) -> None:
-        with suppress(BlockingIOError):
-            for number in os.read(descriptor, 64):
-                if number in _SIGNALS:
-                    self.enough = bool(self.numbers)
-                    self.numbers.append(number)
-                    self._new = number
-
-    def take(self) -> int | None:
-        """The last signal, if it was not taken yet."""
-        number, self._new = self._new, None
-        return number
-
-
-@contextmanager
-def _signals() -> Iterator[_Asked]:
-    """Take signals as things that happen, until the end of the block."""
-    receive, send = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    previous_wakeup = signal.set_wakeup_fd(send)
-    previous = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
-    try:
-        yield _Asked(receive)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous_wakeup)
-        os.close(receive)
-        os.close(send)
-
-
 def _pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
     """The two ends of a connection, each until the end of its block; ours does not block."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     here.settimeout(0)
     return ours.enter_context(here), theirs.enter_context(there)
-
-
-def _die_with_us() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def touch_few_pages() -> None:
@@ -362,7 +184,7 @@ def touch_few_pages() -> None:
 
 
 def _die_with_us_and_touch_few_pages() -> None:
-    _die_with_us()
+    die_with_us()
     touch_few_pages()
 
 
@@ -371,7 +193,7 @@ def _started(
     command: list[str], inherited: list[int], said: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """QEMU, until the end of the block."""
-    before = _die_with_us_and_touch_few_pages if EMULATED in command else _die_with_us
+    before = _die_with_us_and_touch_few_pages if EMULATED in command else die_with_us
     process = subprocess.Popen(
         command,
         pass_fds=inherited,

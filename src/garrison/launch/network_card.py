@@ -8,14 +8,13 @@ nowhere else.
 
 from __future__ import annotations
 
-import ctypes
 import shutil
-import signal
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from garrison.errors import Misuse
+from garrison.launch.process import die_with_us
 
 if TYPE_CHECKING:
     import socket
@@ -29,9 +28,6 @@ HOST = "10.0.2.2"
 _ADDRESS = "10.0.2.15"
 _NETMASK = "255.255.255.0"
 _NAME_SERVER = "10.0.2.3"
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 def passt_command(program: str, stream: int, published: Sequence[Publication]) -> list[str]:
@@ -93,8 +89,3 @@ def network_card(
     finally:
         process.kill()
         process.wait()
-
-
-def die_with_us() -> None:
-    """Have the kernel end this process when its parent ends, however that is."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -13,36 +13,23 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import signal
 import socket
 import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from garrison.errors import Malformed, Unavailable
-from garrison.formats.channel import (
-    CONTROL,
-    STDERR,
-    STDIN,
-    STDOUT,
-    TO_HOST,
-    File,
-    Frame,
-    Kind,
-    Phase,
-    Reachable,
-)
 from garrison.formats.guest_request import GuestRequest
 from garrison.formats.vsock import CARD, CARD_PORT, PORTS
 from garrison.image.enclave import enclave_image
 from garrison.launch.host_checks import inspect_host, require
-from garrison.launch.machine import _signals
 from garrison.launch.network_card import HOST, network_card
-from garrison.relay import Flow, Messages, carry
+from garrison.launch.session import Session, signals
+from garrison.relay import carry
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
@@ -52,9 +39,8 @@ if TYPE_CHECKING:
     from garrison.formats.guest_request import Local
     from garrison.formats.launch_request import LaunchRequest
     from garrison.image.folder import Image
-    from garrison.launch.machine import _Asked
     from garrison.launch.monitor import Publication
-    from garrison.relay import Watched
+    from garrison.launch.session import Asked
 
 log = logging.getLogger("garrison.launch")
 
@@ -66,8 +52,6 @@ CPUS = 2
 # From nitro-cli's return to the keep's listening: a second or two, and memory to clear.
 BOOT_SECONDS = 120.0
 _TRY_SECONDS = 0.2
-# How long a workload has to end after it was asked to.
-_PATIENCE_SECONDS = 10.0
 _CLI_SECONDS = 120.0
 _MAX_REASON = 500
 
@@ -181,16 +165,21 @@ def run_enclave(
     """The same, without looking at the host; `tools` and `streams` are others in tests."""
     tools = tools or Tools()
     with ExitStack() as stack:
-        asked = stack.enter_context(_signals())
+        asked = stack.enter_context(signals())
+        session = Session("enclave", asked, _Published(options.published), options.boot_seconds)
         cid = stack.enter_context(_started(options, tools))
-        session = _Session(asked, options)
-        connections = session.connect(lambda port: tools.connect(cid, port))
+        connections = _connected(lambda port: tools.connect(cid, port), asked, options.boot_seconds)
         if connections is None:
             return 128 + asked.numbers[0]
         for each in connections.values():
             stack.callback(each.close)
+            each.settimeout(0)
         stack.enter_context(tools.card(connections.pop(CARD), options.published))
-        return session.serve(connections, request, files, streams)
+        channels = {name: each.fileno() for name, each in connections.items()}
+        code = session.serve(channels, request, files, streams)
+        if code is None:
+            raise Unavailable("ended without an exit code", field="enclave")
+        return code
 
 
 @contextmanager
@@ -235,118 +224,46 @@ def _enclave(said: bytes) -> tuple[str, int]:
     )
 
 
-@dataclass(slots=True)
-class _Session:
-    """The host's side of the channels."""
+def _connected(
+    connect: Callable[[int], socket.socket], asked: Asked, seconds: float
+) -> dict[str, socket.socket] | None:
+    """Connect to all ports; None if somebody asked us to end before."""
+    connections: dict[str, socket.socket] = {}
+    end = time.monotonic() + seconds
+    for name, port in {**PORTS, CARD: CARD_PORT}.items():
+        while name not in connections:
+            try:
+                connections[name] = connect(port)
+            except OSError as error:
+                if time.monotonic() >= end:
+                    raise Unavailable(
+                        f"did not listen in {seconds:.0f} s",
+                        field=f"enclave: channel {name}",
+                        found=error.strerror or str(error),
+                        hint="see why with nitro-cli run-enclave --debug-mode, then console",
+                    ) from error
+                pause = min(time.monotonic() + _TRY_SECONDS, end)
+                carry([asked], lambda: bool(asked.numbers), lambda: pause)  # noqa: B023
+            if asked.numbers:
+                for each in connections.values():
+                    each.close()
+                return None
+    return connections
 
-    asked: _Asked
-    options: EnclaveOptions
-    booted: bool = field(default=False, init=False)
-    code: int | None = field(default=None, init=False)
-    deadline: float | None = field(default=None, init=False)
 
-    def connect(self, connect: Callable[[int], socket.socket]) -> dict[str, socket.socket] | None:
-        """Connect to all ports; None if somebody asked us to end before."""
-        connections: dict[str, socket.socket] = {}
-        end = time.monotonic() + self.options.boot_seconds
-        for name, port in {**PORTS, CARD: CARD_PORT}.items():
-            while name not in connections:
-                try:
-                    connections[name] = connect(port)
-                except OSError as error:
-                    if time.monotonic() >= end:
-                        raise Unavailable(
-                            f"did not listen in {self.options.boot_seconds:.0f} s",
-                            field=f"enclave: channel {name}",
-                            found=error.strerror or str(error),
-                            hint="see why with nitro-cli run-enclave --debug-mode, then console",
-                        ) from error
-                    pause = min(time.monotonic() + _TRY_SECONDS, end)
-                    carry([self.asked], lambda: bool(self.asked.numbers), lambda: pause)  # noqa: B023
-                if self.asked.numbers:
-                    for each in connections.values():
-                        each.close()
-                    return None
-        return connections
+class _Published:
+    """The ports that passt was started with: it forwards no others."""
 
-    def serve(
-        self,
-        connections: Mapping[str, socket.socket],
-        request: GuestRequest,
-        files: Mapping[str, bytes],
-        streams: tuple[int, int, int],
-    ) -> int:
-        """Carry streams and signals until the keep has ended, and return its exit code."""
-        for each in connections.values():
-            each.settimeout(0)
+    def __init__(self, published: Sequence[Publication]) -> None:
+        self._ports = {(each.guest, each.udp) for each in published}
 
-        def told(frame: Frame) -> None:
-            self._told(control, frame)
-
-        control = Messages(connections[CONTROL].fileno(), CONTROL, TO_HOST, told)
-        stdin = Flow(streams[0], connections[STDIN].fileno(), channel=STDIN, framed=False)
-        outputs = [
-            Flow(connections[name].fileno(), sink, channel=name, framed=True)
-            for name, sink in ((STDOUT, streams[1]), (STDERR, streams[2]))
-        ]
-        for path, content in files.items():
-            control.send(Frame(Kind.FILE, File(path, content).to_bytes()))
-        control.send(Frame(Kind.REQUEST, request.to_json()))
-        self.deadline = time.monotonic() + self.options.boot_seconds
-        watched: list[Watched] = [control, stdin, *outputs, self.asked]
-
-        def over() -> bool:
-            self._pass_on(control)
-            done = self.code is not None and all(flow.done for flow in outputs)
-            gone = control.closed or any(flow.broken for flow in outputs)
-            return done or gone or self.asked.enough
-
-        in_time = True
-        # A channel that is closed in the middle of a stream is the end of the enclave.
-        with suppress(Unavailable):
-            in_time = carry(watched, over, lambda: self.deadline)
-        if self.asked.numbers and self.code is None:
-            return 128 + self.asked.numbers[0]
-        if any(flow.broken for flow in outputs):
-            return 128 + signal.SIGPIPE
-        if not in_time:
-            raise Unavailable("did not answer in time", field="enclave")
-        if self.code is None:
-            raise Unavailable("ended without an exit code", field="enclave")
-        return self.code
-
-    def _told(self, control: Messages, frame: Frame) -> None:
-        match frame.kind:
-            case Kind.LISTENING | Kind.LISTENING_UDP:
-                port, udp = int.from_bytes(frame.body, "little"), frame.kind is Kind.LISTENING_UDP
-                control.send(Frame(Kind.REACHABLE, self._reachable(port, udp=udp).to_bytes()))
-            case Kind.EXIT:
-                if len(frame.body) != 1:
-                    raise Malformed("no exit code", field=f"channel {CONTROL}", expected="one byte")
-                self.code = frame.body[0]
-            case _:
-                phase = Phase.from_bytes(frame.body)
-                self.booted, self.deadline = True, None
-                log.debug("%s; %.2f s by the enclave's clock", phase.name, phase.seconds)
-
-    def _reachable(self, port: int, *, udp: bool) -> Reachable:
-        """Passt forwards what it was started with."""
-        if any((each.guest, each.udp) == (port, udp) for each in self.options.published):
-            return Reachable(port)
+    def forward(self, port: int, told: Callable[[int], None], *, udp: bool = False) -> None:
+        if (port, udp) in self._ports:
+            told(0)
+            return
         log.warning(
             "the workload listens on port %d%s, which --publish does not name",
             port,
             "/udp" if udp else "",
         )
-        return Reachable(port, errno.EADDRNOTAVAIL)
-
-    def _pass_on(self, control: Messages) -> None:
-        """Tell the keep that it was asked to end."""
-        number = self.asked.take()
-        if number is None:
-            return
-        if not self.booted:
-            self.asked.enough = True
-            return
-        control.send(Frame(Kind.SIGNAL, bytes((number,))))
-        self.deadline = time.monotonic() + _PATIENCE_SECONDS
+        told(errno.EADDRNOTAVAIL)

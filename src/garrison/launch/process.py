@@ -7,6 +7,7 @@ end (it asks the kernel for that), so no stray keep is left.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # A terminal sends SIGINT to the keep too. Only a keep that does not end by that is told again.
 _PATIENCE_SECONDS = 1.0
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 class _AskedToEnd(BaseException):
@@ -78,6 +82,11 @@ def supervised(
             keep.kill()
             keep.wait()
     return code if code >= 0 else 128 - code
+
+
+def die_with_us() -> None:
+    """Have the kernel end this process when its parent ends, however that is."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _write(descriptor: int, data: bytes) -> None:

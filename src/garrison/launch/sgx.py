@@ -18,8 +18,7 @@ from garrison.errors import Malformed, Misuse
 from garrison.formats.sgx_sigstruct import SIGSTRUCT_SIZE, Sigstruct
 from garrison.image.gramine import MANIFEST, NAME, REQUEST, ROOT, SIGSTRUCT
 from garrison.launch.host_checks import inspect_host, require
-from garrison.launch.network_card import die_with_us
-from garrison.launch.process import supervised
+from garrison.launch.process import die_with_us, supervised
 from garrison.measure import sgx_keys
 
 if TYPE_CHECKING:

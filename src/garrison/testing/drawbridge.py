@@ -26,7 +26,6 @@ from garrison.formats.tree import ENTRY_TYPE, Entry, Package, parse_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
 
     from starlette.types import Message
 
@@ -267,12 +266,7 @@ class LyingServer:
         self.host = f"localhost:{self._server.server_address[1]}"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

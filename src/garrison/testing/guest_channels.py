@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from garrison.formats.channel import (
     CHANNELS,
@@ -17,9 +17,6 @@ from garrison.formats.channel import (
     FrameReader,
     Kind,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _GUEST = """
 import os, sys
@@ -66,12 +63,7 @@ class Played:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for each in self.sockets.values():
             each.close()
         self.process.kill()

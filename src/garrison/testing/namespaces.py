@@ -20,7 +20,6 @@ from garrison.testing.stack import Process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 #: A bad line, each way: seconds that a frame takes, seconds more or less, the part that is lost.
 DELAY, JITTER, LOSS = 0.050, 0.010, 0.02
@@ -166,12 +165,7 @@ class Fabric:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._remove()
 
     def machine(self, address: str) -> Machine:

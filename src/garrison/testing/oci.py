@@ -28,7 +28,6 @@ from garrison.testing.stack import reserve_port, wait_until_listening
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
     from garrison.testing.tls import Authority, Leaf
 
@@ -110,12 +109,7 @@ class OciRegistry:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def _auth(self) -> dict[str, Any]:

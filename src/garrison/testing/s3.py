@@ -21,7 +21,6 @@ from garrison.testing.stack import reserve_port, wait_until_listening
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
 PROGRAM = "versitygw"
 _BUCKET = "drawbridge"
@@ -75,12 +74,7 @@ class S3Server:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def _stop(self) -> None:

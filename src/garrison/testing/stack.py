@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
 GARRISON = (sys.executable, "-P", "-m", "garrison")
 USER = "demo"
@@ -178,12 +177,7 @@ class Stack:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in reversed(self.processes):
             process.stop()
 
@@ -458,6 +452,36 @@ def wait_until_listening(name: str, process: subprocess.Popen[bytes], port: int,
             time.sleep(0.05)
         else:
             return
+
+
+def server_config(
+    port: int, *, stdin: str = "null", addr: str = "127.0.0.1", more: str = 'peers = ["any"]'
+) -> str:
+    """The `Enarx.toml` of a server.
+
+    Args:
+        port: where it listens.
+        stdin: what its standard input is.
+        addr: the address there; "::" is every one.
+        more: what else is said of the listener.
+    """
+    return f"""
+[[files]]
+kind = "{stdin}"
+
+[[files]]
+kind = "stdout"
+
+[[files]]
+kind = "stderr"
+
+[[files]]
+kind = "listen"
+name = "LISTEN"
+addr = "{addr}"
+port = {port}
+{more}
+"""
 
 
 def reserve_port() -> socket.socket:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
+from garrison.formats.key_usage import key_usage
 from garrison.formats.slug import Slug
 
 TRUST_DOMAIN = "steward.test"
@@ -108,7 +109,7 @@ class Authority:
             .not_valid_before(now + valid[0])
             .not_valid_after(now + valid[1])
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
@@ -140,20 +141,6 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
 def _ca(
     name: str,
     key: ec.EllipticCurvePrivateKey,
@@ -170,7 +157,9 @@ def _ca(
         .not_valid_before(now - 365 * _DAY)
         .not_valid_after(now + 365 * _DAY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(
+            key_usage(digital_signature=True, key_cert_sign=True, crl_sign=True), critical=True
+        )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         # OpenSSL's strict rules, which Python's contexts have from 3.13 on, want one below a root.
         .add_extension(

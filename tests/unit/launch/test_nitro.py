@@ -22,7 +22,7 @@ import pytest
 from tests.unit.guest.test_guest_serve import _CAT, HOST_STDIO
 
 from garrison.errors import Malformed, Unavailable
-from garrison.formats.channel import CONTROL, Frame, Kind, Reachable
+from garrison.formats.channel import CONTROL
 from garrison.formats.eif import Eif
 from garrison.formats.guest_request import GuestRequest, Local
 from garrison.formats.vsock import CARD_PORT, PORTS
@@ -31,7 +31,7 @@ from garrison.image.folder import Image
 from garrison.keep.engine.library import wat2wasm
 from garrison.launch import network_card
 from garrison.launch.monitor import Publication
-from garrison.launch.nitro import EnclaveOptions, Tools, _enclave, _Session, run_cli, run_enclave
+from garrison.launch.nitro import EnclaveOptions, Tools, _enclave, _Published, run_cli, run_enclave
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -250,26 +250,21 @@ def test_a_nitro_cli_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run_cli(["run-enclave"])
 
 
-def test_only_what_is_published_is_reachable(image: Image) -> None:
-    ours, theirs = socket.socketpair()
+@pytest.mark.parametrize(
+    ("port", "udp", "error"),
+    [
+        (443, False, 0),
+        (80, False, errno.EADDRNOTAVAIL),
+        (443, True, errno.EADDRNOTAVAIL),
+        (53, True, 0),
+        (53, False, errno.EADDRNOTAVAIL),
+    ],
+)
+def test_only_what_is_published_is_reachable(port: int, udp: bool, error: int) -> None:
+    told: list[int] = []
     published = (Publication(443), Publication(53, udp=True))
-    session = _Session(None, EnclaveOptions(image, published=published))  # type: ignore[arg-type]
-
-    class Control:
-        def send(self, frame: Frame) -> None:
-            ours.sendall(frame.body)
-
-    for kind, port, wanted in (
-        (Kind.LISTENING, 443, 0),
-        (Kind.LISTENING, 80, errno.EADDRNOTAVAIL),
-        (Kind.LISTENING_UDP, 443, errno.EADDRNOTAVAIL),
-        (Kind.LISTENING_UDP, 53, 0),
-        (Kind.LISTENING, 53, errno.EADDRNOTAVAIL),
-    ):
-        session._told(Control(), Frame(kind, port.to_bytes(2, "little")))  # type: ignore[arg-type]
-        assert Reachable.from_bytes(theirs.recv(16)) == Reachable(port, wanted)
-    ours.close()
-    theirs.close()
+    _Published(published).forward(port, told.append, udp=udp)
+    assert told == [error]
 
 
 def test_the_command_line_of_passt() -> None:

@@ -18,6 +18,7 @@ from garrison.keep.engine.store import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 _U32, _U64, _BOOL = t.Primitive("u32"), t.Primitive("u64"), t.Primitive("bool")
 _BYTES = t.Listed(t.Primitive("u8"))
-_PUT = {_U32: Struct("<I").pack_into, _U64: Struct("<Q").pack_into}
+_PUT: dict[t.Type, Callable[..., None]] = {
+    _U32: Struct("<I").pack_into,
+    _U64: Struct("<Q").pack_into,
+}
 _put_pair = Struct("<II").pack_into
 # By source, for most functions have the type of another.
 _known: dict[str, CodeType] = {}
@@ -67,7 +71,7 @@ def _lends(kind: Any) -> bool:
 
 def _parts_of(kind: Any) -> tuple[str, ...]:
     # What is no type, such as a name, has no parts.
-    return tuple(kind.__slots__) if isinstance(kind, t.Type) else ()
+    return kind.__match_args__ if isinstance(kind, t.Type) else ()
 
 
 class _Source:

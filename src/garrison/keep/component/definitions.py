@@ -6,24 +6,22 @@ what the indices mean. There is no way back to bytes: components come from toolc
 
 from __future__ import annotations
 
+from garrison.formats.record import Record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dataclasses import dataclass
     from typing import Literal
 
     # Binary.md, `core:sort` and `sort`.
     CoreSort = Literal["func", "table", "memory", "global"]
     Sort = Literal["core module", "func", "type", "component", "instance"]
-else:
-    from garrison.keep.component.record import dataclass
 
 
 # A type in a definition: a primitive's name, or an index.
 ValueRef = str | int
 
 
-@dataclass(frozen=True, slots=True)
-class ValueDefinition:
+class ValueDefinition(Record):
     """A value type: its constructor, labels, and parts in order (None where there is none)."""
 
     kind: str
@@ -31,8 +29,7 @@ class ValueDefinition:
     parts: tuple[ValueRef | None, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionDefinition:
+class FunctionDefinition(Record):
     """A function type."""
 
     names: tuple[str, ...]
@@ -40,29 +37,25 @@ class FunctionDefinition:
     result: ValueRef | None
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceDefinition:
+class ResourceDefinition(Record):
     """A resource type of the component's own, with its destructor's index."""
 
     destructor: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeDefinition:
+class ScopeDefinition(Record):
     """An instance type or, with imports, a component type."""
 
     declarations: tuple[Definition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TypeSection:
+class TypeSection(Record):
     """One more type."""
 
     definition: ValueDefinition | FunctionDefinition | ResourceDefinition | ScopeDefinition
 
 
-@dataclass(frozen=True, slots=True)
-class External:
+class External(Record):
     """What an import or export is: its sort, and the index of its type.
 
     A type is equal to the type `index`, or a resource of its own where that is None.
@@ -72,16 +65,14 @@ class External:
     index: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(Record):
     """Something that is given."""
 
     name: str
     external: External
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(Record):
     """Something that is given away, and that has a new index as such."""
 
     name: str
@@ -90,67 +81,58 @@ class Export:
     external: External | None
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(Record):
     """An export in an instance type or component type."""
 
     name: str
     external: External
 
 
-@dataclass(frozen=True, slots=True)
-class CoreTypes:
+class CoreTypes(Record):
     """Core types, which nothing that is supported refers to; only their number counts."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class CoreModule:
+class CoreModule(Record):
     """A core module, whole."""
 
     wasm: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CoreInstantiation:
+class CoreInstantiation(Record):
     """An instance of the core module `module`, with instances by name."""
 
     module: int
     arguments: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CoreBundle:
+class CoreBundle(Record):
     """A core instance put together from what is there."""
 
     exports: tuple[tuple[str, CoreSort, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Nested:
+class Nested(Record):
     """A component inside."""
 
     component: Component
 
 
-@dataclass(frozen=True, slots=True)
-class Instantiation:
+class Instantiation(Record):
     """An instance of the component `component`."""
 
     component: int
     arguments: tuple[tuple[str, Sort, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(Record):
     """An instance put together from what is there."""
 
     exports: tuple[tuple[str, Sort, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CoreAlias:
+class CoreAlias(Record):
     """An export of a core instance."""
 
     sort: CoreSort
@@ -158,8 +140,7 @@ class CoreAlias:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Alias:
+class Alias(Record):
     """An export of an instance."""
 
     sort: Sort
@@ -167,8 +148,7 @@ class Alias:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OuterAlias:
+class OuterAlias(Record):
     """What an enclosing component or type has, `depth` scopes out."""
 
     sort: Sort
@@ -176,8 +156,7 @@ class OuterAlias:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Record):
     """How a function meets a core module: its memory, and two functions of it."""
 
     memory: int | None = None
@@ -185,8 +164,7 @@ class Options:
     post_return: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lift:
+class Lift(Record):
     """A core function as a function of type `type`."""
 
     function: int
@@ -194,16 +172,14 @@ class Lift:
     type: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lower:
+class Lower(Record):
     """A function as a core function."""
 
     function: int
     options: Options
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceFunction:
+class ResourceFunction(Record):
     """A core function that makes, drops or looks into a handle of the resource type `type`."""
 
     kind: Literal["new", "drop", "rep"]
@@ -231,8 +207,7 @@ Definition = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(Record):
     """A component: its definitions, in order."""
 
     definitions: tuple[Definition, ...]

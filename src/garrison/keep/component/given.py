@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from garrison.formats.record import Record
 from garrison.keep.vfs.descriptor import FOLDER
 from garrison.keep.vfs.streams import ListeningSocket, Null
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from dataclasses import dataclass
 
     from garrison.formats.limits import Limits
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network, Wait
     from garrison.keep.wasi.interrupts import Interrupts
-else:
-    from garrison.keep.component.record import dataclass
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class Given(Record, eq=False):
     """All that a run is given.
 
     Attributes:

@@ -9,6 +9,7 @@ nothing else. What comes out can be instantiated many times (`instance`).
 from __future__ import annotations
 
 from garrison.errors import Malformed
+from garrison.formats.record import Record
 from garrison.keep.component import definitions as d
 from garrison.keep.component import types as t
 from garrison.keep.component.binary import unsupported
@@ -16,18 +17,14 @@ from garrison.keep.component.binary import unsupported
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from dataclasses import dataclass
     from typing import Any, TypeVar
 
     from garrison.keep.engine.runtime import Module
 
     T = TypeVar("T")
-else:
-    from garrison.keep.component.record import dataclass
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CoreExport:
+class CoreExport(Record, eq=False):
     """What the core instance number `instance` exports."""
 
     instance: int
@@ -35,8 +32,7 @@ class CoreExport:
     sort: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostFunction:
+class HostFunction(Record, eq=False):
     """A function of ours."""
 
     interface: str
@@ -44,8 +40,7 @@ class HostFunction:
     kind: t.Function
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lowered:
+class Lowered(Record, eq=False):
     """A function of ours as a core function."""
 
     function: HostFunction
@@ -53,8 +48,7 @@ class Lowered:
     realloc: CoreRef | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HandleFunction:
+class HandleFunction(Record, eq=False):
     """A core function for handles; `destructor` is the component's own."""
 
     kind: str
@@ -65,8 +59,7 @@ class HandleFunction:
 CoreRef = CoreExport | Lowered | HandleFunction
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lifted:
+class Lifted(Record, eq=False):
     """A core function as a function of the component's."""
 
     core: CoreRef
@@ -76,16 +69,14 @@ class Lifted:
     post_return: CoreRef | None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """A core instance to be made, of `module`, with its imports."""
 
     module: Module
     imports: tuple[CoreRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Record):
     """A component whose imports are all there.
 
     Attributes:
@@ -97,8 +88,7 @@ class Program:
     exports: dict[str, dict[str, Lifted]]
 
 
-@dataclass(frozen=True, slots=True)
-class _ScopeType:
+class _ScopeType(Record):
     declarations: tuple[d.Definition, ...]
     scope: _Scope
 

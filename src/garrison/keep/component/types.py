@@ -7,12 +7,11 @@ no component decides how deep a type goes.
 
 from __future__ import annotations
 
+from garrison.formats import record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from dataclasses import dataclass
-else:
-    from garrison.keep.component.record import dataclass
 
 
 class Resource:
@@ -32,79 +31,68 @@ class Resource:
         self.drop: Callable[[object], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Primitive:
+class Primitive(record.Record):
     """A number, `bool`, `char` or `string`."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(record.Record):
     """Named fields; the value is a tuple of theirs."""
 
     fields: tuple[tuple[str, Type], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tuple:
+class Tuple(record.Record):
     """Fields without names; the value is a tuple of theirs."""
 
     parts: tuple[Type, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(record.Record):
     """One of some cases; the value is the case's name and what it carries, None if nothing."""
 
     cases: tuple[tuple[str, Type | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Enum:
+class Enum(record.Record):
     """One of some names; the value is the name."""
 
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
+class Flags(record.Record):
     """Some of some names; the value is a frozen set of them."""
 
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(record.Record):
     """Any number of values; bytes (for `u8`) or a list."""
 
     part: Type
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(record.Record):
     """A value, or None."""
 
     part: Type
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(record.Record):
     """The pair of "ok" or "err" and what it carries, None if nothing."""
 
     ok: Type | None
     err: Type | None
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(record.Record):
     """A handle that goes over to the receiver; the value is what it stands for."""
 
     resource: Resource
 
 
-@dataclass(frozen=True, slots=True)
-class Borrow:
+class Borrow(record.Record):
     """A handle that is lent for one call; the value is what it stands for."""
 
     resource: Resource
@@ -113,16 +101,14 @@ class Borrow:
 Type = Primitive | Record | Tuple | Variant | Enum | Flags | Listed | Option | Result | Own | Borrow
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(record.Record):
     """A function's type."""
 
     parameters: tuple[tuple[str, Type], ...]
     result: Type | None
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(record.Record):
     """What an instance has, by name: types and resources, and functions.
 
     Functions of a resource are named as in a component: `[method]r.f`, `[static]r.f`,
