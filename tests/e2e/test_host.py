@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from garrison.testing.cgroups import mounted
+from garrison.testing.fuse import cgroups, mountable
 from garrison.testing.stack import GARRISON, Process, Stack, free_port, server_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
@@ -350,14 +350,12 @@ def running(stack: Stack, directory: Path, *options: str) -> Iterator[Host]:
         assert drained.returncode == 0, drained.stderr
 
 
-@pytest.mark.skipif(
-    not os.access("/dev/fuse", os.W_OK) and not os.environ.get("CI"), reason="needs /dev/fuse"
-)
+@pytest.mark.skipif(not mountable(), reason="needs libfuse and /dev/fuse")
 def test_processors_and_tasks_are_the_kernels_to_bound(
     stack: Stack, cat: str, tmp_path: Path
 ) -> None:
     """In a cgroup that is played; that the kernel's bounds is for its own tests to show."""
-    with mounted(tmp_path) as root:
+    with cgroups(tmp_path) as root:
         bounds = ("--cgroup", str(root), "--max-cpus", "0.5", "--max-tasks", "64")
         with running(stack, tmp_path / "h", *bounds, "--max-memory-mib", "512") as host:
             done = host.deploy("jane", cat, "--memory-mib", "256")

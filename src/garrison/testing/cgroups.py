@@ -12,20 +12,12 @@ from __future__ import annotations
 
 import errno
 import stat
-import subprocess
 import sys
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mfusepy  # type: ignore[import-untyped]  # it has no types
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_MOUNT_SECONDS = 30.0
 
 _CORE = ("cgroup.controllers", "cgroup.procs", "cgroup.subtree_control")
 _READ_ONLY = _CORE[0]
@@ -146,26 +138,6 @@ class FakeCgroups(mfusepy.Operations):  # type: ignore[misc]  # the library has 
         if group is None or name not in (*_CORE, *self._bounds(group, f"/{directory}")):
             raise mfusepy.FuseOSError(errno.ENOENT)
         return group, name
-
-
-@contextmanager
-def mounted(directory: Path, *pids: int, controllers: str = "cpu,memory,pids") -> Iterator[Path]:
-    """A tree below `directory`, as long as the block lasts."""
-    root = directory / "cgroup"
-    root.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "garrison.testing.cgroups", str(root), controllers]
-    process = subprocess.Popen([*command, *map(str, pids)])
-    try:
-        deadline = time.monotonic() + _MOUNT_SECONDS
-        while not root.is_mount():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the file system of cgroups is not mounted")
-            time.sleep(0.02)
-        yield root
-    finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=False)
-        process.terminate()
-        process.wait(_MOUNT_SECONDS)
 
 
 def main() -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
-from ctypes.util import find_library
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +14,7 @@ from garrison.formats.dcap_quote import Quote
 from garrison.formats.evidence import SNP_MEDIA_TYPE, TDX_MEDIA_TYPE, Tee
 from garrison.formats.snp import Report
 from garrison.formats.snp_evidence import SnpEvidence
+from garrison.testing.fuse import mountable, mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +23,7 @@ if TYPE_CHECKING:
 DATA = bytes(range(64))
 
 
-def _mountable() -> bool:
-    fuse = find_library("fuse3") or find_library("fuse")
-    return fuse is not None and os.access("/dev/fuse", os.R_OK | os.W_OK)
-
-
-pytestmark = pytest.mark.skipif(
-    not _mountable() and not os.environ.get("CI"), reason="needs libfuse and /dev/fuse"
-)
+pytestmark = pytest.mark.skipif(not mountable(), reason="needs libfuse and /dev/fuse")
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +34,10 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def _mounted(simulator: Path, tmp_path: Path, fault: str | None = None) -> Iterator[Path]:
-    root = tmp_path / "report"
-    root.mkdir()
-    command = [sys.executable, "-m", "garrison.testing.tsm", str(root), str(simulator)]
-    process = subprocess.Popen([*command, fault] if fault else command, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while not root.is_mount():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+def _mounted(simulator: Path, tmp_path: Path, *fault: str) -> Iterator[Path]:
+    with mounted(tmp_path / "report", "tsm", str(simulator), *fault) as root:
         yield root
         assert list(root.iterdir()) == [], "a request was left"
-    finally:
-        subprocess.run(["umount", str(root)], check=False)
-        process.terminate()
-        process.wait(10)
 
 
 def test_the_report_is_bound_and_has_its_certificates(simulator: Path, tmp_path: Path) -> None:

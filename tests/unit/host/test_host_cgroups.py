@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from ctypes.util import find_library
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,31 +14,16 @@ import pytest
 from garrison.errors import Misuse, Unavailable
 from garrison.host.cgroups import Bounds, Cgroups, own_cgroup
 from garrison.host.quota import KEEPER_MIB, Quota
+from garrison.testing.fuse import cgroups as mounted
+from garrison.testing.fuse import mountable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
 ALL = Bounds(cpus=1.5, memory_mib=512, tasks=100)
 
 
-def _mountable() -> bool:
-    fuse = find_library("fuse3") or find_library("fuse")
-    return fuse is not None and os.access("/dev/fuse", os.R_OK | os.W_OK)
-
-
-pytestmark = pytest.mark.skipif(
-    not _mountable() and not os.environ.get("CI"), reason="needs libfuse and /dev/fuse"
-)
-
-
-def mounted(
-    directory: Path, *pids: int, controllers: str = "cpu,memory,pids"
-) -> AbstractContextManager[Path]:
-    # Late: what it is made with looks for libfuse when it is imported.
-    from garrison.testing import cgroups
-
-    return cgroups.mounted(directory, *pids, controllers=controllers)
+pytestmark = pytest.mark.skipif(not mountable(), reason="needs libfuse and /dev/fuse")
 
 
 @pytest.fixture
