@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,7 +425,8 @@ def test_a_full_disk_costs_the_log_and_not_the_keep(stack: Stack, cat: str, tmp_
     directory = tmp_path / "small"
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+    may = os.geteuid() == 0 and shutil.which("mount") is not None
+    if not may or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system of a bounded size can be mounted here")
     try:
         with running(stack, directory) as host:
