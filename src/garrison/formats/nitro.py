@@ -24,10 +24,12 @@ NITRO_MEDIA_TYPE = "application/vnd.garrison.nitro-document.v1+cbor"
 PCR_SIZE = 48
 # AWS's modules have 16, of which enclaves may extend those from 16 on to 32.
 MIN_PCRS, MAX_PCRS = 16, 32
-# AWS: each certificate and the public key, 1 to 1024 bytes; user data and nonce, at most 512.
+# AWS, "Attestation process" (aws-nitro-enclaves-nsm-api, docs/attestation_process.md), 2.2: each
+# certificate has 1 to 1024 bytes; public key, user data and nonce are of one type, of at most 1024.
+# Its 3.2.2.2 would have verifiers stop at 512 for the latter two, which modules do not: genuine
+# documents have 1024.
 _MAX_CERTIFICATE = 1024
-_MAX_PUBLIC_KEY = 1024
-MAX_USER_DATA = 512
+MAX_USER_DATA = 1024
 # Root, region, zone and instance; twice that leaves room for a change.
 _MAX_BUNDLE = 8
 # The sum of all of the above, with room for the rest.
@@ -93,7 +95,7 @@ class NitroDocument:
                 fields.take("certificate", bytes), "certificate", 1, _MAX_CERTIFICATE
             ),
             cabundle=tuple(_sized(item, "cabundle", 1, _MAX_CERTIFICATE) for item in bundle),
-            public_key=_optional(fields, "public_key", _MAX_PUBLIC_KEY),
+            public_key=_optional(fields, "public_key", MAX_USER_DATA),
             user_data=_optional(fields, "user_data", MAX_USER_DATA),
             nonce=_optional(fields, "nonce", MAX_USER_DATA),
         )

@@ -18,18 +18,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
+from garrison.formats.snp import SIGNED_SIZE
 from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.steward.offline_forms import certificates_in, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.formats.sgx_certificate import PckCertificate
@@ -157,22 +163,30 @@ class Endorsements:
             each.public_bytes(Encoding.DER) for each in self.certificates if _name(each) in _VEKS
         )
 
-    def signer_of(self, report: Report) -> bytes | None:
+    def signer_of(self, report: Report, now: datetime | None = None) -> bytes | None:
         """The certificate of the key that seems to have signed `report`; None if there is none.
 
-        Of several that of its chip, kind of key and TCB version goes first; whatever it is, the
-        verifier says whether it fits.
+        Of several the one whose key fits the signature goes first: a provider's many keys (VLEK)
+        name no chip, and may be of one TCB version. Then that of its chip, kind of key and TCB
+        version; of several for one key, as AMD issues at each request, that which is valid at
+        `now`, the latest. Whatever it is, the verifier says whether it fits.
         """
-        found: list[tuple[bool, bool, bool, bytes]] = []
-        for der in self.veks():
+        found: list[tuple[bool, bool, bool, bool, bool, float, bytes]] = []
+        veks = self.veks()
+        for der in veks:
             try:
                 vek = VekCertificate.from_bytes(der)
             except Malformed:
                 continue
             chip = b"" if vek.hwid is None else vek.hwid.rstrip(b"\0")
+            other_key = len(veks) > 1 and not _fits(report, vek.certificate)
             other_chip = any(report.chip_id) and report.chip_id.rstrip(b"\0") != chip
             other_kind = vek.kind is not report.signing_key
-            found.append((other_kind, other_chip, vek.tcb.to_bytes() != report.reported_tcb, der))
+            other_tcb = vek.tcb.to_bytes() != report.reported_tcb
+            start, end = vek.certificate.not_valid_before_utc, vek.certificate.not_valid_after_utc
+            other_time = now is not None and not start <= now <= end
+            age = -start.timestamp()
+            found.append((other_key, other_kind, other_chip, other_tcb, other_time, age, der))
         return min(found)[-1] if found else None
 
     def for_snp(self, evidence: SnpEvidence) -> SnpEndorsements:
@@ -244,6 +258,22 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
     return data
+
+
+def _fits(report: Report, certificate: x509.Certificate) -> bool:
+    """Whether the key of `certificate` made the signature of `report`: to choose, not to trust."""
+    key = certificate.public_key()
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(
+                encode_dss_signature(report.r, report.s),
+                report.to_bytes()[:SIGNED_SIZE],
+                ec.ECDSA(hashes.SHA384()),
+            )
+            return True
+    except InvalidSignature:
+        return False
+    return False
 
 
 def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:

@@ -25,6 +25,7 @@ from urllib.parse import unquote_to_bytes
 from garrison.errors import Malformed
 from garrison.formats.guest_messages import read_message
 from garrison.formats.snp_report_json import is_report, report_from_json
+from garrison.steward.offline_binary import framed, map_as_json
 
 # Layers of a text in a text; real ones have four.
 _MAX_LAYERS = 8
@@ -39,43 +40,42 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END 
 _CERTIFICATE = b"CERTIFICATE"
 # As a header of Intel's services has a chain.
 _ENCODED_PEM = b"-----BEGIN%20"
-# Where evidence stands in an object, in the order in which they are tried.
+# Where evidence stands in an object, in the order in which they are tried: names as `_plain_names`
+# has them, for tools write the same name in many ways.
 _MEMBERS = (
     "quote",
-    "td_quote",
-    "isvEnclaveQuote",
-    "attestation_report",
-    "attestationReport",
-    "SnpReport",
-    "snp_report",
+    "tdquote",
+    "quotehex",
+    "isvenclavequote",
+    "attestationreport",
+    "snpreport",
     "report",
-    "attestation_document",
-    "attestationDocument",
+    "attestationdocument",
     "document",
     "token",
-    "cca_token",
+    "ccatoken",
     "csr",
-    "verification_requests",
-    "primary_evidence",
-    "tee-evidence",
-    "tee_evidence",
+    "verificationrequests",
+    "primaryevidence",
+    "teeevidence",
     "evidence",
     "attestation",
     "tdx",
     "snp",
+    "sevsnp",
+    "pcs",
     "body",
     "data",
     "outblob",
-    "tsm-report",
+    "tsmreport",
     "cmw",
+    "raw",
 )
 _CERTIFICATES = (
-    "cert_chain",
-    "certChain",
-    "VcekCertChain",
-    "vcekCertChain",
-    "vcekCert",
-    "certificateChain",
+    "certchain",
+    "vcekcertchain",
+    "vcekcert",
+    "certificatechain",
     "certificates",
     "certs",
     "auxblob",
@@ -83,8 +83,9 @@ _CERTIFICATES = (
     "vlek",
     "ask",
     "ark",
+    "endorsements",
 )
-_COLLATERAL = ("collateral", "quote_collateral", "quoteCollateral")
+_COLLATERAL = ("collateral", "quotecollateral")
 # Of Azure's guests, whose evidence is the whole object.
 _AZURE = ({"hcl_report", "tpm_quote"}, {"report", "quote", "vcek"})
 # Of files that are Intel's collateral, and no evidence.
@@ -149,10 +150,20 @@ def _is_text(data: bytes) -> bool:
 
 
 def _peel_binary(found: Unwrapped) -> bool:
-    """Take off compression, or a message of Google's guest libraries, in bytes or as text."""
+    """Take off compression, a frame, or a map or message in bytes; messages also as text."""
     if found.data.startswith(_GZIP):
         found.data = _decompress(found.data)
         found.layers.append("gzip")
+        return True
+    frame = framed(found.data)
+    if frame is not None:
+        name, found.data = frame
+        found.layers.append(name)
+        return True
+    members = map_as_json(found.data)
+    if members is not None:
+        found.data = members
+        found.layers.append("a CBOR map")
         return True
     message = read_message(found.data)
     if message is None:
@@ -254,8 +265,9 @@ def _peel_json(found: Unwrapped, text: bytes) -> bool:
 
 
 def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
-    for name in _MEMBERS:
-        member = value.get(name)
+    names = _plain_names(value)
+    for name in (names[plain] for plain in _MEMBERS if plain in names):
+        member = value[name]
         if isinstance(member, list) and len(member) == 1 and isinstance(member[0], dict):
             # A request to verify several, of which there is one.
             member = member[0]
@@ -270,9 +282,9 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
             found.data = plain
             found.layers.append(f"JSON member {name!r}")
             found.certificates += certificates_in(value, but=name)
-            for beside in _COLLATERAL:
-                if isinstance(value.get(beside), dict):
-                    found.collateral = json.dumps(value[beside]).encode()
+            for beside in (value[names[each]] for each in _COLLATERAL if each in names):
+                if isinstance(beside, dict):
+                    found.collateral = json.dumps(beside).encode()
             return True
     if certificates_in(value):
         # Endorsements, which are not evidence and have no other form.
@@ -282,15 +294,28 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
         "JSON without evidence",
         field="evidence",
         found=", ".join(sorted(map(repr, value)))[:200] or "no members",
-        expected=f"one of {', '.join(_MEMBERS)}; or Azure's, with hcl_report and tpm_quote",
+        expected=f"one of {', '.join(_MEMBERS)}, in whatever case; or Azure's, with hcl_report and"
+        " tpm_quote",
     )
 
 
 def certificates_in(value: dict[str, Any], but: str = "") -> list[bytes]:
     """The certificates in the members of an object that commonly have them, whatever their form."""
+    names = _plain_names(value)
     return [
-        found for name in _CERTIFICATES if name != but for found in _certificates(value.get(name))
+        found
+        for name in (names[plain] for plain in _CERTIFICATES if plain in names)
+        if name != but
+        for found in _certificates(value[name])
     ]
+
+
+def _plain_names(value: dict[str, Any]) -> dict[str, str]:
+    """The names of an object's members, by what they are without case and without punctuation."""
+    found: dict[str, str] = {}
+    for name in value:
+        found.setdefault(name.lower().replace("_", "").replace("-", ""), name)
+    return found
 
 
 def _certificates(value: object) -> list[bytes]:

@@ -386,7 +386,7 @@ def _azure_tdx(
 def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
     """The chain for a report that may have come without its first certificate."""
     if not evidence.certificates:
-        leaf = means.endorsements.signer_of(Report.from_bytes(evidence.report))
+        leaf = means.endorsements.signer_of(Report.from_bytes(evidence.report), means.now)
         evidence = replace(evidence, certificates=() if leaf is None else (leaf,))
     return means.endorsements.for_snp(evidence)
 

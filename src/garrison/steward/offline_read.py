@@ -44,6 +44,7 @@ from garrison.formats.snp_certificate import VekCertificate, load_certificate
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.tdx_report import TdReport
+from garrison.steward.offline_binary import QUOTE
 from garrison.steward.offline_claims import nitro_claims, snp_claims, vek_claims
 from garrison.steward.offline_endorsements import Endorsements, read_file
 from garrison.steward.offline_forms import unwrap
@@ -52,6 +53,7 @@ from garrison.steward.offline_mistaken import refuse_mistaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.verification.cca import PlatformKey
@@ -84,8 +86,7 @@ _DER = b"\x30"
 _CMW = b"\x82"
 _COSE = (b"\x84", b"\xd2\x84")
 _PEM = b"-----BEGIN"
-# Version, and 2 for ECDSA-256 with P-256, of two bytes each. An SNP report has four of version.
-_QUOTE = (b"\x03\0\x02\0", b"\x04\0\x02\0", b"\x05\0\x02\0")
+# An SNP report has four bytes of version.
 _SNP = tuple(version.to_bytes(4, "little") for version in VERSIONS)
 # Linux, `struct snp_report_resp`: status, size and 24 reserved bytes stand before a report that
 # was taken from the firmware's answer as it came (56860, table 25).
@@ -190,6 +191,7 @@ def read(
     certificates: Sequence[Path] = (),
     endorsements: Sequence[Path] = (),
     tee: Tee | None = None,
+    now: datetime | None = None,
 ) -> Found:
     """Read evidence.
 
@@ -198,6 +200,7 @@ def read(
         certificates: certificates to go with a report, the signing key's first.
         endorsements: files and directories of endorsements.
         tee: what it must be; None to find out by its first bytes.
+        now: the time, for of several certificates of a key one is chosen.
 
     Raises:
         Misuse: a file cannot be read or is not there, or `certificates` do not belong to it.
@@ -221,7 +224,7 @@ def read(
             found=found.tee,
             expected="none",
         )
-    return _with_signer(found)
+    return _with_signer(found, now)
 
 
 def of_evidence(
@@ -308,7 +311,7 @@ def _sniff(data: bytes, endorsements: Endorsements) -> Found:
     if data.startswith(_COSE):
         return Found(NitroDocument.from_bytes(data), data, endorsements)
     for first, reader in (
-        (_QUOTE, Quote.from_bytes),
+        (QUOTE, Quote.from_bytes),
         (_CCA, CcaToken.from_bytes),
         (_HCL, HclReport.from_bytes),
     ):
@@ -394,11 +397,11 @@ def _vek(data: bytes) -> VekChain | None:
     return VekChain(veks[0]) if veks else None
 
 
-def _with_signer(found: Found) -> Found:
+def _with_signer(found: Found, now: datetime | None) -> Found:
     """Add the certificate of the key that signed a report, if it came beside it."""
     evidence = found.evidence
     if isinstance(evidence, SnpEvidence) and not evidence.certificates:
-        leaf = found.endorsements.signer_of(Report.from_bytes(evidence.report))
+        leaf = found.endorsements.signer_of(Report.from_bytes(evidence.report), now)
         if leaf is not None:
             return replace(found, evidence=replace(evidence, certificates=(leaf,)))
     return found
