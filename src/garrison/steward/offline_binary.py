@@ -1,5 +1,6 @@
 """Evidence out of the binary forms of those who hand it on: frames, and maps of CBOR.
 
+    Linux, `struct snp_report_resp` (56860, table 25): u32 status 0, u32 size, 24 zeros, report
     Open Enclave, `oe_report_header_t`: u32 version 1, u32 type 2, u64 size, quote
     Open Enclave, `oe_attestation_header_t`: u32 version 1, UUID of the format, u64 size, quote
     dstack, `VersionedAttestation` in SCALE: version 0, u8 kind, compact size, evidence
@@ -18,9 +19,12 @@ from typing import Any
 
 from garrison.errors import Malformed
 from garrison.formats import _cbor
+from garrison.formats.snp import REPORT_SIZE
 
 # What a quote begins with: a version, and ECDSA-256 with P-256 as the kind of its key.
 QUOTE = (b"\x03\0\x02\0", b"\x04\0\x02\0", b"\x05\0\x02\0")
+# A report as the firmware's answer has it; a host's certificates may follow.
+_RESPONSE = bytes(4) + REPORT_SIZE.to_bytes(4, "little") + bytes(24)
 # Of a bundle with collateral.
 _MAX_MAP = 512 * 1024
 # RFC 8949, section 3.1: a map of up to 23, or of as many as one more byte says, or indefinite.
@@ -37,6 +41,8 @@ _DSTACK = (*QUOTE, b"\x84", b"\xd2\x84", b"\x02\0\0\0", b"\x03\0\0\0", b"\x05\0\
 
 def framed(data: bytes) -> tuple[str, bytes] | None:
     """What a frame is called, and what is in it; None if there is none."""
+    if data.startswith(_RESPONSE):
+        return "the firmware's answer", data[len(_RESPONSE) :]
     for name, offset, begins in (
         ("Open Enclave's report header", _OE_REPORT, _OE_REMOTE),
         ("Open Enclave's evidence header", _OE_EVIDENCE, _OE_VERSION),

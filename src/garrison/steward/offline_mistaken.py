@@ -63,7 +63,8 @@ def _known(data: bytes) -> list[tuple[str, str]]:
     if armour is not None:
         name = armour[1].decode()
         if name in {"CERTIFICATE", "X509 CRL"}:
-            return [("certificates or revocation lists", _ENDORSEMENT)]
+            one = name == "CERTIFICATE" and data.count(b"-----BEGIN") == 1
+            return [("a certificate" if one else "certificates or revocation lists", _ENDORSEMENT)]
         return [(f"PEM of a {name}", "a key signs evidence, and is none")]
     if len(data) == _TD_REPORT_SIZE and data.startswith(_TD_REPORT):
         return [("a TDREPORT", "only its own machine can verify it: have it quoted")]

@@ -89,6 +89,17 @@ def test_user_data_of_another_key() -> None:
         appraise(verified, policy('[pcrs]\nothers = "any"'), REPORT_DATA, NOW).require()
 
 
+@pytest.mark.parametrize("field", ["user_data", "nonce", "public_key"])
+def test_as_much_as_a_module_signs(field: str) -> None:
+    """1024 bytes, of each; AWS's advice for verifiers says 512 of two of them, its modules more."""
+    for size in (0, 512, 513, 1024):
+        changes: dict[str, Any] = {field: bytes(size)}
+        assert getattr(check(FAKE.document(**changes)).value.document, field) == bytes(size)
+    too_much: dict[str, Any] = {field: bytes(1025)}
+    with pytest.raises(Malformed, match=f"{field}: wrong size; found 1025 bytes; expected 0 to"):
+        check(FAKE.document(**too_much))
+
+
 def test_no_user_data() -> None:
     verified = check(FAKE.document(user_data=None))
     assert verified.value.document.user_data is None
@@ -172,7 +183,7 @@ PCRS = {index: bytes(48) for index in range(16)}
         {"certificate": b"x" * 1025},
         {"certificate": b"not a certificate"},
         {"public_key": b"x" * 1025},
-        {"user_data": b"x" * 513},
+        {"user_data": b"x" * 1025},
         {"nonce": "text"},
         {"extra": 1},
     ],

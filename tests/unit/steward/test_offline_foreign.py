@@ -1,0 +1,349 @@
+"""`garrison verify` over what other projects put around evidence, which is the simulators'."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from garrison.cli.verify import command
+from garrison.errors import Malformed, Unverified
+from garrison.formats import _cbor
+from garrison.formats.dcap_quote import MAX_QUOTE, TeeType
+from garrison.formats.snp import SigningKey
+from garrison.formats.snp_certificate_table import ASK, VCEK, CertificateTable
+from garrison.steward.offline_binary import framed, map_as_json
+from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
+from garrison.testing.guest_messages import binary
+from garrison.testing.nitro import FakeNitro
+from garrison.testing.snp import FakePlatform, chip_key
+from garrison.testing.tees import (
+    collateral_json,
+    nitro_section,
+    sgx_section,
+    snp_section,
+    tdx_section,
+    write_amd,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+INTEL = FakeIntel()
+QUOTER = FakeQuoter(INTEL)
+PLATFORM = FakePlatform()
+CHAIN = PLATFORM.endorsements()
+POLICY = "\n".join(
+    (
+        snp_section(PLATFORM, vmpl='"any"', crl='"optional"'),
+        nitro_section(FakeNitro()),
+        tdx_section(INTEL),
+        sgx_section(INTEL),
+    )
+)
+
+
+def verify(directory: Path, data: bytes, *arguments: object) -> Result:
+    """Verify `data`, with the collateral of all quotes and the issuers of all reports at hand."""
+    if not (directory / "amd").exists():
+        write_amd(directory / "amd", replace(CHAIN, crl=None))
+    (directory / "policy.toml").write_text(POLICY)
+    (directory / "evidence").write_bytes(data)
+    given = (directory / "evidence", "--policy", directory / "policy.toml", "--json", *arguments)
+    words = [str(each) for each in (*given, "--at", NOW.isoformat())]
+    return CliRunner().invoke(command, words)
+
+
+def admitted(done: Result) -> dict[str, Any]:
+    assert done.exception is None, done.exception
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert document["verdict"] == "admitted"
+    return document
+
+
+def collateral(directory: Path, tee: TeeType) -> tuple[str, Path]:
+    path = directory / "collateral.json"
+    path.write_bytes(collateral_json(INTEL.collateral(tee)))
+    return "--collateral", path
+
+
+def pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+
+
+def number(value: int, size: int = 4) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+# Frames.
+
+SGX, TDX = QUOTER.quote(sgx_report(), 3), QUOTER.quote(td_report(), 4)
+OE_REPORT = number(1) + number(2) + number(len(SGX), 8) + SGX
+OE_EVIDENCE = number(1) + bytes(range(16)) + number(len(SGX) + 53, 8) + SGX + bytes(53)
+
+
+def scale(kind: int, evidence: bytes, width: int) -> bytes:
+    size = number(len(evidence) << 2 | {2: 1, 4: 2}[width], width)
+    return bytes((0, kind)) + size + evidence + b"what comes after it"
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (OE_REPORT, "out of Open Enclave's report header"),
+        (OE_REPORT + bytes(100), "out of Open Enclave's report header"),
+        (OE_EVIDENCE, "with 53 bytes of padding, out of Open Enclave's evidence header"),
+        (
+            json.dumps({"Type": 2, "QuoteHex": OE_REPORT.hex().upper()}).encode(),
+            "out of JSON member 'QuoteHex', out of hex, out of Open Enclave's report header",
+        ),
+        (
+            json.dumps({"Quote": b64encode(SGX).decode(), "EnclaveHeldData": "AQID"}).encode(),
+            "out of JSON member 'Quote', out of base64",
+        ),
+        (scale(5, SGX, 2), "out of dstack's attestation"),
+        (scale(0, SGX, 4), "out of dstack's attestation"),
+    ],
+)
+def test_a_quote_in_a_frame(tmp_path: Path, data: bytes, told: str) -> None:
+    document = admitted(verify(tmp_path, data, *collateral(tmp_path, TeeType.SGX)))
+    assert document["taken_for"].endswith(told)
+    assert document["taken_for"].startswith("an SGX quote, version 3")
+
+
+def test_frames_of_other_evidence(tmp_path: Path) -> None:
+    admitted(verify(tmp_path, scale(2, FakeNitro().document(), 2)))
+    given = ("--endorsements", tmp_path / "amd", "--certificate", tmp_path / "vcek.der")
+    (tmp_path / "vcek.der").write_bytes(CHAIN.leaf)
+    admitted(verify(tmp_path, scale(3, PLATFORM.report(), 2), *given))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        # Cut off, or of another size than it says, or not with a quote in it, or the machine's own.
+        OE_REPORT[:-1],
+        number(1) + number(2) + number(len(SGX) + 1, 8) + SGX,
+        number(1) + number(2) + number(100, 8) + bytes(100),
+        number(1) + number(1) + number(len(SGX), 8) + SGX,
+        OE_EVIDENCE[:-1],
+        scale(0, SGX, 2)[: len(SGX)],
+        scale(8, SGX, 2),
+        scale(0, bytes(200), 2),
+        bytes((0, 0, 0)) + SGX,
+        b"\0\0",
+        b"",
+    ],
+)
+def test_what_is_no_frame(tmp_path: Path, data: bytes) -> None:
+    assert framed(data) is None
+    assert isinstance(verify(tmp_path, data).exception, Malformed)
+
+
+def test_answers_of_the_firmware_in_each_other_end(tmp_path: Path) -> None:
+    answer = bytes(4) + number(1184) + bytes(24)
+    done = verify(tmp_path, answer * 2000 + PLATFORM.report())
+    with pytest.raises(Malformed, match="wrapped in too much"):
+        raise done.exception or AssertionError
+
+
+# Maps of CBOR.
+
+
+def test_a_map_of_cbor(tmp_path: Path) -> None:
+    """As a guest of Oasis sends it, and as Veraison's daemon does."""
+    given = collateral(tmp_path, TeeType.SGX)
+    bundle = _cbor.encode({"tcb": {"certs": b"none"}, "quote": SGX})
+    assert "a CBOR map" in admitted(verify(tmp_path, bundle, *given))["taken_for"]
+    nested = _cbor.encode({"v": 1, "quote": {"pcs": {"quote": _cbor.Tagged(24, SGX)}}})
+    admitted(verify(tmp_path, nested, *given))
+    entries = ((VCEK, CHAIN.leaf), (ASK, CHAIN.issuer))
+    report = {
+        "auxblob": CertificateTable(entries).to_bytes(),
+        "outblob": PLATFORM.report(),
+        "provider": "sev_guest",
+    }
+    done = verify(tmp_path, _cbor.encode(report), "--endorsements", tmp_path / "amd")
+    assert "with 1 certificates" in admitted(done)["taken_for"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xa1",
+        b"\xa0",
+        _cbor.encode({1: SGX}),
+        _cbor.encode({"quote": {1: SGX}}),
+        _cbor.encode({"quote": SGX}) + b"\0",
+        _cbor.encode({"quote": b""}),
+        _cbor.encode([SGX]),
+    ],
+)
+def test_maps_that_are_none(tmp_path: Path, data: bytes) -> None:
+    assert map_as_json(data) in (None, b'{"quote": []}')
+    assert isinstance(verify(tmp_path, data).exception, Malformed)
+
+
+# SNP.
+
+
+def test_certificates_behind_a_report_and_beside_it(tmp_path: Path) -> None:
+    chain = pem(CHAIN.leaf) + pem(CHAIN.issuer) + pem(CHAIN.root)
+    told = admitted(verify(tmp_path, PLATFORM.report() + chain))["taken_for"]
+    assert "with 1 certificates, out of a report with PEM behind it" in told
+    text = b64encode(PLATFORM.report()).decode()
+    for value in (
+        {"evidence": text, "endorsements": b64encode(chain).decode()},
+        {"raw": text, "endorsements": b64encode(chain).decode(), "format": "AMD_SEV_SNP_v1"},
+        {"sev_snp": {"attestation_report": text, "cert_chain": [chain.decode()]}},
+        {"AttestationReport": text, "Cert-Chain": chain.decode()},
+    ):
+        admitted(verify(tmp_path, json.dumps(value).encode()))
+    assert isinstance(verify(tmp_path, PLATFORM.report() + chain[:60]).exception, Malformed)
+
+
+def test_the_key_that_signed_is_found_among_many(tmp_path: Path) -> None:
+    """A provider's keys name no chip, and may be of one TCB version."""
+    platform = FakePlatform(kind=SigningKey.VLEK)
+    vendor, directory = platform.vendor, tmp_path / "vlek"
+    directory.mkdir()
+    for index in range(6):
+        vlek = vendor.vek(
+            chip_key(index).public_key(), tcb=platform.tcb, kind=platform.kind, hwid=platform.hwid
+        )
+        (directory / f"{index}.der").write_bytes(vlek.public_bytes(Encoding.DER))
+    (directory / "asvk.der").write_bytes(platform.endorsements().issuer)
+    (directory / "ark.der").write_bytes(platform.endorsements().root)
+    for index in range(6):
+        admitted(verify(tmp_path, platform.report(key=index), "--endorsements", directory))
+    done = verify(tmp_path, platform.report(key=6), "--endorsements", directory)
+    with pytest.raises(Unverified, match="the signature is wrong"):
+        raise done.exception or AssertionError
+
+
+@pytest.mark.parametrize("days", [-700, 0, 400])
+def test_of_several_certificates_for_one_key_that_of_the_time(tmp_path: Path, days: int) -> None:
+    """AMD issues one at each request."""
+    directory = tmp_path / "vcek"
+    directory.mkdir()
+    at = NOW + timedelta(days=days)
+    for index, shift in enumerate((-700, 0, 400)):
+        start = NOW + timedelta(days=shift - 1)
+        other = replace(PLATFORM, start=start, lifetime=timedelta(days=2))
+        (directory / f"{index}.der").write_bytes(other.endorsements().leaf)
+    long = replace(PLATFORM, start=NOW - timedelta(days=3000), lifetime=timedelta(days=6000))
+    (directory / "ask.der").write_bytes(long.endorsements().issuer)
+    (directory / "ark.der").write_bytes(long.endorsements().root)
+    (tmp_path / "policy.toml").write_text(snp_section(PLATFORM, vmpl='"any"', crl='"optional"'))
+    write_amd(tmp_path / "amd", replace(long.endorsements(), crl=None))
+    (tmp_path / "report").write_bytes(PLATFORM.report())
+    given = (tmp_path / "report", "--endorsements", directory, "--policy", tmp_path / "policy.toml")
+    words = [str(each) for each in (*given, "--json", "--at", at.isoformat())]
+    admitted(CliRunner().invoke(command, words))
+
+
+@pytest.mark.parametrize("version", [1, 4, 6])
+def test_a_report_of_another_version_is_told_by_it(tmp_path: Path, version: int) -> None:
+    done = verify(tmp_path, number(version) + PLATFORM.report()[4:])
+    with pytest.raises(Malformed, match=f"VERSION: wrong value; found {version}; expected 2"):
+        raise done.exception or AssertionError
+
+
+# Certificates with evidence in them.
+
+
+def certified(oid: str, evidence: bytes) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an enclave")])
+    value = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), evidence)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        .add_extension(value, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    ("oid", "tee", "evidence", "told"),
+    [
+        ("1.2.840.113556.10.1.1", TeeType.SGX, OE_REPORT, "out of Open Enclave's report header"),
+        ("1.2.840.113556.10.1.2", TeeType.SGX, OE_EVIDENCE, "Open Enclave's evidence header"),
+        ("1.2.840.113741.1337.8", TeeType.TDX, TDX.ljust(8192, b"\0"), "bytes of padding, out of"),
+        ("2.23.133.5.4.9", TeeType.SGX, _cbor.encode({"quote": SGX}), "a CBOR map"),
+    ],
+)
+@pytest.mark.parametrize("armour", [bytes, pem])
+def test_a_certificate_with_evidence(
+    tmp_path: Path, oid: str, tee: TeeType, evidence: bytes, told: str, armour: Any
+) -> None:
+    document = admitted(
+        verify(tmp_path, armour(certified(oid, evidence)), *collateral(tmp_path, tee))
+    )
+    assert "an RA-TLS certificate" in document["taken_for"]
+    assert told in document["taken_for"]
+
+
+def test_a_chain_of_which_one_has_evidence(tmp_path: Path) -> None:
+    chain = pem(certified("1.2.3.4", b"x")) + pem(certified("1.2.840.113741.1337.6", SGX))
+    admitted(verify(tmp_path, chain, *collateral(tmp_path, TeeType.SGX)))
+    done = verify(tmp_path, pem(certified("1.2.3.4", b"x")) * 9 + chain)
+    with pytest.raises(Malformed, match="certificates or revocation lists, and no evidence"):
+        raise done.exception or AssertionError
+
+
+def test_certificates_in_each_other_end(tmp_path: Path) -> None:
+    for inner in (certified("1.2.840.113741.1337.6", SGX), b64encode(certified("1.2.3", SGX))):
+        done = verify(tmp_path, certified("1.2.840.113741.1337.6", inner))
+        with pytest.raises(Malformed, match="a certificate or request in a certificate"):
+            raise done.exception or AssertionError
+    huge = certified("1.2.840.113741.1337.6", SGX.ljust(2 * MAX_QUOTE, b"\0"))
+    assert isinstance(verify(tmp_path, huge).exception, Malformed)
+
+
+# Project Oak.
+
+
+def oak(*root: tuple[int, str, Any]) -> bytes:
+    return binary(
+        [
+            (1, "root_layer", list(root)),
+            (2, "layers", [(1, "eca_certificate", b"\x84C")]),
+            (3, "application_keys", [(1, "encryption_public_key_certificate", b"\x84C")]),
+            (4, "event_log", [(2, "encoded_events", b"\x0a"), (2, "encoded_events", b"\x0b")]),
+            (5, "transparent_event_log", [(2, "encoded_events", b"\x0a")]),
+            (7, "signed_user_data_certificate", b"\x84C"),
+        ]
+    )
+
+
+def test_evidence_of_project_oak(tmp_path: Path) -> None:
+    report = (2, "remote_attestation_report", TDX)
+    data = oak((1, "platform", 2), report, (3, "eca_public_key", b"\x04" * 65))
+    document = admitted(verify(tmp_path, data, *collateral(tmp_path, TeeType.TDX)))
+    assert (
+        "oak.attestation.v1.Evidence, of which the layers above the first"
+        in (document["taken_for"])
+    )
+    escaped = "".join(f"\\{byte:03o}" for byte in TDX)
+    text = (
+        f'# kept\nroot_layer {{\n platform: INTEL_TDX\n remote_attestation_report: "{escaped}"\n}}'
+    )
+    admitted(verify(tmp_path, text.encode(), *collateral(tmp_path, TeeType.TDX)))
+    for none in (
+        oak((1, "platform", 3), (3, "eca_public_key", b"\x04" * 65)),
+        b'layers { eca_certificate: "x" }',
+    ):
+        with pytest.raises(Malformed, match="no hardware's report in it"):
+            raise verify(tmp_path, none).exception or AssertionError
