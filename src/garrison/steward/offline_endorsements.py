@@ -49,6 +49,7 @@ _SIGNERS = ("Intel SGX TCB Signing", _ROOT)
 _VEKS = ("SEV-VCEK", "SEV-VLEK")
 _PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----(.+?)-----END \1-----", re.DOTALL)
 _FIELD = "endorsements"
+_KDS = "https://kdsintf.amd.com"
 
 
 @dataclass(slots=True)
@@ -209,7 +210,7 @@ class Endorsements:
                     found=error.expected,
                     expected=" | ".join(dict.fromkeys(others)),
                 ) from error
-            raise
+            raise _no_issuers(evidence, error) from error
 
     def collateral(self, tee: str, pck: PckCertificate) -> DcapCollateral:
         """Intel's collateral for a quote, whole or put together.
@@ -258,6 +259,36 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
     return data
+
+
+def _no_issuers(evidence: SnpEvidence, error: Unavailable) -> Unavailable:
+    """What to get, and where from, for a signer's certificate whose issuers are not here."""
+    if not evidence.certificates:
+        return error
+    vek = VekCertificate.from_bytes(evidence.certificates[0])
+    return Unavailable(
+        error.message,
+        field=error.field,
+        expected=error.expected,
+        hint=f"get the chain from {_KDS}/{vek.kind.name.lower()}/v1/{vek.product}/cert_chain, and"
+        " give it with --endorsements",
+    )
+
+
+def no_signer(report: Report) -> Unavailable:
+    """What to get, and where from, for a report that came without its signer's certificate."""
+    from garrison.endorsements import kds
+
+    try:
+        hint = f"get it from {kds.signer(report).url}"
+    except Unavailable as error:
+        hint = f"{error.message}; {error.hint}" if error.hint else error.message
+    return Unavailable(
+        "the certificate of the key that signed the report is not there",
+        field="SNP report",
+        expected=f"the {report.signing_key.name} certificate, with the evidence or --certificate",
+        hint=hint,
+    )
 
 
 def _fits(report: Report, certificate: x509.Certificate) -> bool:

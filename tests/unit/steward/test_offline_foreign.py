@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.cli.verify import command
-from garrison.errors import Malformed, Unverified
+from garrison.errors import Malformed, Unavailable, Unverified
 from garrison.formats import _cbor
 from garrison.formats.dcap_quote import MAX_QUOTE, TeeType
 from garrison.formats.snp import SigningKey
 from garrison.formats.snp_certificate_table import ASK, VCEK, CertificateTable
 from garrison.steward.offline_binary import framed, map_as_json
+from garrison.testing.azure import FakeAzure
+from garrison.testing.cca import FakeCca
 from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report, td_report
 from garrison.testing.guest_messages import binary
 from garrison.testing.nitro import FakeNitro
@@ -251,6 +253,71 @@ def test_of_several_certificates_for_one_key_that_of_the_time(tmp_path: Path, da
     given = (tmp_path / "report", "--endorsements", directory, "--policy", tmp_path / "policy.toml")
     words = [str(each) for each in (*given, "--json", "--at", at.isoformat())]
     admitted(CliRunner().invoke(command, words))
+
+
+@pytest.mark.parametrize(
+    ("platform", "path"),
+    [(PLATFORM, "vcek/v1/Milan"), (FakePlatform.turin(SigningKey.VLEK), "vlek/v1/Turin")],
+)
+def test_where_the_issuers_are(tmp_path: Path, platform: FakePlatform, path: str) -> None:
+    for name in ("report", "vek.der"):
+        (tmp_path / name).write_bytes(
+            platform.report() if name == "report" else platform.endorsements().leaf
+        )
+    words = ("report", "--certificate", "vek.der")
+    given = [str(tmp_path / each) if each[0] != "-" else each for each in words]
+    done = CliRunner().invoke(command, [*given, "--at", NOW.isoformat()])
+    assert isinstance(done.exception, Unavailable)
+    assert f"https://kdsintf.amd.com/{path}/cert_chain" in (done.exception.hint or "")
+
+
+# What it says.
+
+
+def claims(done: Result) -> dict[str, str]:
+    found: dict[str, str] = json.loads(done.stdout)["claims"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bits", "host", "moved", "ve", "counters"),
+    [
+        (1 << 28, "not allowed", "not allowed", "on", "off"),
+        (1 | 1 << 29 | 1 << 63, "allowed", "allowed", "off", "on"),
+    ],
+)
+def test_attributes_of_a_td_in_words(
+    tmp_path: Path, bits: int, host: str, moved: str, ve: str, counters: str
+) -> None:
+    quote = QUOTER.quote(replace(td_report(), td_attributes=bits, xfam=0x61AE7), 4)
+    told = claims(verify(tmp_path, quote, *collateral(tmp_path, TeeType.TDX)))
+    assert told["td attributes"] == f"{bits:#018x}"
+    assert told["td attributes: debugging by the host"] == host
+    assert told["td attributes: migration"] == moved
+    assert told["td attributes: SEPT_VE_DISABLE"] == ve
+    assert told["td attributes: PERFMON"] == counters
+    assert told["xfam"] == "0x0000000000061ae7"
+
+
+def test_attributes_of_an_enclave_in_words(tmp_path: Path) -> None:
+    for flags, host in ((5, "not allowed"), (7, "allowed")):
+        report = replace(sgx_report(), attributes=bytes((flags,)).ljust(16, b"\0"))
+        told = claims(verify(tmp_path, QUOTER.quote(report, 3)))
+        assert told["attributes: debugging by the host"] == host
+
+
+def test_claims_of_a_cca_token_in_words(tmp_path: Path) -> None:
+    told = claims(verify(tmp_path, FakeCca().token()))
+    assert told["platform: lifecycle"].startswith("secured (0x30")
+    assert not any("message" in name for name in told)
+
+
+def test_claims_of_a_paravisors_report_are_those_of_its_hardware(tmp_path: Path) -> None:
+    told = claims(verify(tmp_path, FakeAzure().evidence().to_bytes()))
+    assert told["hardware"] == "SNP"
+    assert told["guest policy: debugging by the host"] == "not allowed"
+    assert len(bytes.fromhex(told["launch measurement"])) == 48
+    assert "r" not in told
 
 
 @pytest.mark.parametrize("version", [1, 4, 6])
