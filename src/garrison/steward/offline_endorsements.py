@@ -62,6 +62,7 @@ class Endorsements:
         whole: Intel's collateral, if a file had all of it.
         tcb_infos: TCB infos by themselves, JSON as served.
         qe_identities: the same of QE identities.
+        unread: what is wrong with collateral that came beside the evidence.
     """
 
     certificates: list[x509.Certificate] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Endorsements:
     whole: DcapCollateral | None = None
     tcb_infos: list[bytes] = field(default_factory=list)
     qe_identities: list[bytes] = field(default_factory=list)
+    unread: Malformed | None = None
 
     def add_paths(self, paths: Iterable[Path]) -> None:
         """Read files, and all files of directories.

@@ -45,12 +45,18 @@ _ENCODED_PEM = b"-----BEGIN%20"
 _MEMBERS = (
     "quote",
     "tdquote",
-    "quotehex",
+    "tdxquote",
+    "sgxquote",
+    "intelquote",
+    "cpuquote",
+    "rawquote",
     "isvenclavequote",
     "attestationreport",
     "snpreport",
     "report",
+    "sevsnpreport",
     "attestationdocument",
+    "attestationdoc",
     "document",
     "token",
     "ccatoken",
@@ -85,11 +91,14 @@ _CERTIFICATES = (
     "ark",
     "endorsements",
 )
+# What names say of how their members are written, which shows.
+_ENCODINGS = re.compile(r"(?:hex|b64|base64|der|pem|bytes|json)+$")
 _COLLATERAL = ("collateral", "quotecollateral")
 # Of Azure's guests, whose evidence is the whole object.
 _AZURE = ({"hcl_report", "tpm_quote"}, {"report", "quote", "vcek"})
-# Of files that are Intel's collateral, and no evidence.
-NOT_EVIDENCE = frozenset({"tcbInfo", "enclaveIdentity", "tcb_info", "qe_identity"})
+# Of objects that are Intel's collateral, and no evidence unless a quote is among it.
+_INTELS = ("tcbinfo", "enclaveidentity", "qeidentity")
+_QUOTES = _MEMBERS[: _MEMBERS.index("attestationreport")]
 
 
 @dataclass(slots=True)
@@ -130,6 +139,12 @@ def unwrap(data: bytes) -> Unwrapped:
 def is_azure(value: dict[str, Any]) -> bool:
     """Whether an object is the evidence of a guest of Azure's, of which nothing is taken off."""
     return any(keys <= set(value) for keys in _AZURE)
+
+
+def is_collateral(value: dict[str, Any]) -> bool:
+    """Whether an object is Intel's collateral, with no quote beside it."""
+    names = _plain_names(value)
+    return any(each in names for each in _INTELS) and not any(each in names for each in _QUOTES)
 
 
 def octets(value: object) -> bytes | None:
@@ -258,7 +273,7 @@ def _peel_json(found: Unwrapped, text: bytes) -> bool:
         found.data = report_from_json(value)
         found.layers.append("JSON of an SNP report's fields")
         return True
-    if is_azure(value) or NOT_EVIDENCE & set(value):
+    if is_azure(value) or is_collateral(value):
         found.data = text
         return False
     return _peel_object(found, value)
@@ -285,6 +300,8 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
             for beside in (value[names[each]] for each in _COLLATERAL if each in names):
                 if isinstance(beside, dict):
                     found.collateral = json.dumps(beside).encode()
+            if any(each in names for each in _INTELS):
+                found.collateral = json.dumps(value).encode()
             return True
     if certificates_in(value):
         # Endorsements, which are not evidence and have no other form.
@@ -311,10 +328,11 @@ def certificates_in(value: dict[str, Any], but: str = "") -> list[bytes]:
 
 
 def _plain_names(value: dict[str, Any]) -> dict[str, str]:
-    """The names of an object's members, by what they are without case and without punctuation."""
+    """The names of an object's members, by what they are without case, punctuation and encoding."""
     found: dict[str, str] = {}
     for name in value:
-        found.setdefault(name.lower().replace("_", "").replace("-", ""), name)
+        plain = name.lower().replace("_", "").replace("-", "")
+        found.setdefault(_ENCODINGS.sub("", plain) or plain, name)
     return found
 
 

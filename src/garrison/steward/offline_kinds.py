@@ -58,6 +58,7 @@ _JWK_CURVES: dict[str, ec.EllipticCurve] = {
     "P-384": ec.SECP384R1(),
     "P-521": ec.SECP521R1(),
 }
+_GIVE = "give it with --collateral or --endorsements"
 # More platforms than a person names by hand.
 _MAX_ANCHORS = 1024
 
@@ -275,12 +276,13 @@ def _collateral(quote: bytes, policy: DcapPolicy, means: Means) -> DcapCollatera
             return means.original.collateral(pck.issuer_name)
         if means.insecure_signatures_only:
             return None
+        unread = means.endorsements.unread
         raise Unavailable(
             "the quote's signatures and chain are good, but whether its platform is to be trusted"
             " Intel's collateral must say",
             field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
             expected=error.expected,
-            hint="give it with --collateral or --endorsements",
+            hint=_GIVE if unread is None else f"{_GIVE}; beside the quote there is {unread}",
         ) from error
 
 

@@ -11,7 +11,7 @@ import re
 
 from garrison.errors import Malformed
 from garrison.formats.snp_certificate import load_certificate, load_crl
-from garrison.steward.offline_forms import NOT_EVIDENCE, certificates_in, is_azure
+from garrison.steward.offline_forms import certificates_in, is_azure, is_collateral
 
 _ENDORSEMENT = "give it with --certificate or --endorsements, beside the evidence"
 _PEM = re.compile(rb"\s*-----BEGIN ([A-Z0-9 ]+)-----")
@@ -82,6 +82,6 @@ def _known_json(data: bytes) -> list[tuple[str, str]]:
         return [("keys of CCA platforms", "give them with --trust-anchors, beside the token")]
     if not isinstance(value, dict) or is_azure(value):
         return []
-    if NOT_EVIDENCE & set(value):
+    if is_collateral(value):
         return [("Intel's collateral", "give it with --collateral or --endorsements")]
     return [("certificates in JSON", _ENDORSEMENT)] if certificates_in(value) else []

@@ -281,7 +281,11 @@ def _read(file: bytes, endorsements: Endorsements, *, certified: bool = False) -
     for certificate in unwrapped.certificates:
         endorsements.try_add(certificate)
     if unwrapped.collateral is not None:
-        endorsements.whole = read_bundle(unwrapped.collateral)
+        try:
+            endorsements.whole = read_bundle(unwrapped.collateral)
+        except Malformed as error:
+            # The evidence can be read all the same, and collateral given that is whole.
+            endorsements.unread = error
     if certified and unwrapped.data.startswith((_DER, _PEM)):
         raise Malformed("a certificate or request in a certificate", field="evidence")
     found = _sniff(unwrapped.data, endorsements)

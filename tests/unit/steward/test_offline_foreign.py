@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from garrison.cli.verify import command
 from garrison.errors import Malformed, Unavailable, Unverified
 from garrison.formats import _cbor
+from garrison.formats.dcap_bundle import write_bundle
 from garrison.formats.dcap_quote import MAX_QUOTE, TeeType
 from garrison.formats.snp import SigningKey
 from garrison.formats.snp_certificate_table import ASK, VCEK, CertificateTable
@@ -114,6 +115,14 @@ def scale(kind: int, evidence: bytes, width: int) -> bytes:
             json.dumps({"Quote": b64encode(SGX).decode(), "EnclaveHeldData": "AQID"}).encode(),
             "out of JSON member 'Quote', out of base64",
         ),
+        (
+            json.dumps({"intel_quote": SGX.hex()}).encode(),
+            "out of JSON member 'intel_quote', out of hex",
+        ),
+        (
+            json.dumps({"quote_b64": b64encode(SGX).decode(), "hex": "00"}).encode(),
+            "out of JSON member 'quote_b64', out of base64",
+        ),
         (scale(5, SGX, 2), "out of dstack's attestation"),
         (scale(0, SGX, 4), "out of dstack's attestation"),
     ],
@@ -125,6 +134,8 @@ def test_a_quote_in_a_frame(tmp_path: Path, data: bytes, told: str) -> None:
 
 
 def test_frames_of_other_evidence(tmp_path: Path) -> None:
+    document = {"attestation_doc": b64encode(FakeNitro().document()).decode()}
+    admitted(verify(tmp_path, json.dumps(document).encode()))
     admitted(verify(tmp_path, scale(2, FakeNitro().document(), 2)))
     given = ("--endorsements", tmp_path / "amd", "--certificate", tmp_path / "vcek.der")
     (tmp_path / "vcek.der").write_bytes(CHAIN.leaf)
@@ -210,6 +221,7 @@ def test_certificates_behind_a_report_and_beside_it(tmp_path: Path) -> None:
         {"raw": text, "endorsements": b64encode(chain).decode(), "format": "AMD_SEV_SNP_v1"},
         {"sev_snp": {"attestation_report": text, "cert_chain": [chain.decode()]}},
         {"AttestationReport": text, "Cert-Chain": chain.decode()},
+        {"report_b64": text, "vcek_der_b64": b64encode(CHAIN.leaf).decode()},
     ):
         admitted(verify(tmp_path, json.dumps(value).encode()))
     assert isinstance(verify(tmp_path, PLATFORM.report() + chain[:60]).exception, Malformed)
@@ -377,6 +389,52 @@ def test_certificates_in_each_other_end(tmp_path: Path) -> None:
             raise done.exception or AssertionError
     huge = certified("1.2.840.113741.1337.6", SGX.ljust(2 * MAX_QUOTE, b"\0"))
     assert isinstance(verify(tmp_path, huge).exception, Malformed)
+
+
+# Collateral.
+
+
+def bundle(tee: TeeType) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(write_bundle(INTEL.collateral(tee)))
+    return found
+
+
+def test_collateral_in_arrays_and_under_other_names(tmp_path: Path) -> None:
+    members, path = bundle(TeeType.TDX), tmp_path / "collateral.json"
+    ended = {name: [*text.encode(), 0] for name, text in members.items()}
+    lists = {name: list(bytes.fromhex(members[name])) for name in ("root_ca_crl", "pck_crl")}
+    signed = {name: [each - 256 if each > 127 else each for each in lists[name]] for name in lists}
+    renamed = {
+        "root_crl_der_b64": b64encode(bytes(lists["root_ca_crl"])).decode(),
+        "PckCrl": members["pck_crl"],
+        "tcb_info_json": members["tcb_info"],
+        "tcbInfoSignature_hex": members["tcb_info_signature"],
+        "tcb_info_issuer_chain_pem": members["tcb_info_issuer_chain"],
+        "qe_identity_json": members["qe_identity"],
+        "qe_identity_signature": members["qe_identity_signature"],
+        "qe_identity_issuer_chain_pem": members["qe_identity_issuer_chain"],
+    }
+    for written in (ended, members | lists, ended | signed, renamed):
+        path.write_text(json.dumps(written))
+        admitted(verify(tmp_path, TDX, "--collateral", path))
+        admitted(verify(tmp_path, json.dumps(written | {"quote": TDX.hex()}).encode()))
+        admitted(verify(tmp_path, json.dumps({"quote": TDX.hex(), "collateral": written}).encode()))
+        with pytest.raises(Malformed, match="Intel's collateral, and no evidence"):
+            raise verify(tmp_path, json.dumps(written).encode()).exception or AssertionError
+    path.write_text(json.dumps(members | {"pck_crl": [256]}))
+    with pytest.raises(Malformed, match="pck_crl: missing, or not text; expected a string, or an"):
+        raise verify(tmp_path, TDX, "--collateral", path).exception or AssertionError
+
+
+def test_collateral_beside_a_quote_that_cannot_be_read(tmp_path: Path) -> None:
+    """The quote is read all the same, and verified with other collateral."""
+    for beside in ({"tcb_info": {"mrtd": "00"}}, {"collateral": {"tcb_info": "{}"}}):
+        data = json.dumps({"quote": TDX.hex()} | beside).encode()
+        done = verify(tmp_path, data)
+        assert isinstance(done.exception, Unavailable)
+        assert "beside the quote there is collateral: root_ca_crl" in (done.exception.hint or "")
+        assert claims(done)["version"] == "4"
+        admitted(verify(tmp_path, data, *collateral(tmp_path, TeeType.TDX)))
 
 
 # Project Oak.
