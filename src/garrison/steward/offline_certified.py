@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # A quote with the padding of its buffer, in a certificate.
 _MAX_CERTIFIED = MAX_QUOTE + MAX_CERTIFICATE
+# Less than any has.
+_MIN_EVIDENCE = 64
+_OCTET_STRING = 0x04
 # More than a server's chain has.
 _MAX_CHAIN = 8
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
@@ -33,7 +36,8 @@ _OIDS = frozenset(
             "1.2.840.113741.1337.6",
             "1.2.840.113741.1337.7",
             "1.2.840.113741.1337.8",
-            # Open Enclave, `oidExtensionForSGX`: its report; and what came after it, its evidence.
+            # Open Enclave: its report, and what came after it, its evidence. Azure's attestation
+            # service has a quote in the former, and the number of a version in the latter.
             "1.2.840.113556.10.1.1",
             "1.2.840.113556.10.1.2",
             # TCG, DICE Attestation Architecture: a conceptual message wrapper.
@@ -55,8 +59,19 @@ def certified_evidence(data: bytes) -> bytes | None:
             continue
         for each in extensions:
             if each.oid in _OIDS and isinstance(each.value, UnrecognizedExtension):
-                return each.value.value
+                found = _octets(each.value.value)
+                if len(found) >= _MIN_EVIDENCE:
+                    return found
     return None
+
+
+def _octets(value: bytes) -> bytes:
+    """What is in an OCTET STRING, if `value` is one of at least 128 bytes, and nothing else."""
+    if len(value) > 4 and value[0] == _OCTET_STRING and value[1] in {0x81, 0x82}:
+        start = value[1] - 0x80 + 2
+        if int.from_bytes(value[2:start], "big") == len(value) - start:
+            return value[start:]
+    return value
 
 
 def _certificates(data: bytes) -> Iterator[bytes]:

@@ -359,6 +359,12 @@ def certified(oid: str, evidence: bytes) -> bytes:
     [
         ("1.2.840.113556.10.1.1", TeeType.SGX, OE_REPORT, "out of Open Enclave's report header"),
         ("1.2.840.113556.10.1.2", TeeType.SGX, OE_EVIDENCE, "Open Enclave's evidence header"),
+        (
+            "1.2.840.113556.10.1.1",
+            TeeType.SGX,
+            b"\x04\x82" + len(SGX).to_bytes(2, "big") + SGX,
+            "out of an RA-TLS certificate",
+        ),
         ("1.2.840.113741.1337.8", TeeType.TDX, TDX.ljust(8192, b"\0"), "bytes of padding, out of"),
         ("2.23.133.5.4.9", TeeType.SGX, _cbor.encode({"quote": SGX}), "a CBOR map"),
     ],
@@ -380,6 +386,12 @@ def test_a_chain_of_which_one_has_evidence(tmp_path: Path) -> None:
     done = verify(tmp_path, pem(certified("1.2.3.4", b"x")) * 9 + chain)
     with pytest.raises(Malformed, match="certificates or revocation lists, and no evidence"):
         raise done.exception or AssertionError
+
+
+def test_a_certificate_with_less_than_evidence(tmp_path: Path) -> None:
+    for value in (b"\x02\x01\x01", b"\x04\x82\x10\x00", b"\x04\x81\x40" + bytes(63)):
+        done = verify(tmp_path, certified("1.2.840.113556.10.1.2", value))
+        assert isinstance(done.exception, Malformed)
 
 
 def test_certificates_in_each_other_end(tmp_path: Path) -> None:
