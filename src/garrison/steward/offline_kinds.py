@@ -383,12 +383,20 @@ def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
 
 def _blob(blob: HclReport, means: Means) -> Genuine:
     """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
-    if not means.by_baseline or blob.kind is not ReportType.SNP:
+    if blob.kind is not ReportType.SNP:
+        raise Unavailable(
+            "only its own machine can verify the hardware's report in it",
+            field="Azure HCL report",
+            found=f"a TDREPORT, on {blob.kind.name}",
+            expected="a TD quote of it, and the TPM's quote",
+            hint="Azure's evidence has all of it, in JSON: hcl_report, tpm_quote, td_quote",
+        )
+    if not means.by_baseline:
         raise Unverified(
             "a paravisor's report alone shows neither who sends it nor what was booted",
             field="Azure HCL report",
-            found=f"no quote of the TPM, on {blob.kind.name}",
-            expected="the TPM's quote too, and on TDX a TD quote",
+            found="no quote of the TPM",
+            expected="the TPM's quote too",
         )
     endorsements = _store(SnpEvidence(blob.hardware, ()), means)
     verified = snp.verify(blob.hardware, endorsements, Roots.load(), means.now)

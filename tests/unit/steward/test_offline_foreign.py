@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from garrison.cli.verify import command
 from garrison.errors import Malformed, Unavailable, Unverified
 from garrison.formats import _cbor
+from garrison.formats.azure import HclReport, ReportType
 from garrison.formats.dcap_bundle import write_bundle
 from garrison.formats.dcap_quote import MAX_QUOTE, TeeType
 from garrison.formats.snp import SigningKey
@@ -330,6 +331,24 @@ def test_claims_of_a_paravisors_report_are_those_of_its_hardware(tmp_path: Path)
     assert told["guest policy: debugging by the host"] == "not allowed"
     assert len(bytes.fromhex(told["launch measurement"])) == 48
     assert "r" not in told
+
+
+def test_a_paravisors_report_alone(tmp_path: Path) -> None:
+    """That of an SNP machine can be verified, but is bound to nobody; a TDREPORT cannot."""
+    blob = HclReport.from_bytes(FakeAzure().evidence().report)
+    path = tmp_path / "hcl"
+    path.write_bytes(blob.to_bytes())
+    alone = CliRunner().invoke(command, [str(path), "--at", NOW.isoformat()])
+    with pytest.raises(Unavailable, match="certificate of the key that signed the report"):
+        raise alone.exception or AssertionError
+    assert "kdsintf.amd.com/vcek/v1/" in (getattr(alone.exception, "hint", None) or "")
+    other = replace(blob, kind=ReportType.TDX, hardware=bytes(len(blob.hardware)))
+    path.write_bytes(other.to_bytes())
+    done = CliRunner().invoke(command, [str(path), "--json"])
+    with pytest.raises(Unavailable, match="only its own machine can verify") as caught:
+        raise done.exception or AssertionError
+    assert "td_quote" in (caught.value.hint or "")
+    assert claims(done)["hardware"] == "TDX"
 
 
 @pytest.mark.parametrize("version", [1, 4, 6])
