@@ -73,6 +73,7 @@ class NitroDocument:
         """
         message = CoseSign1.from_bytes(data, _WHAT, MAX_DOCUMENT)
         payload = _cbor.decode(message.payload, _WHAT, MAX_DOCUMENT, indefinite=True)
+        _check_kind(payload)
         fields = _cbor.Fields(payload, _WHAT)
         digest = fields.take("digest", str)
         if digest != "SHA384":
@@ -113,6 +114,21 @@ class NitroDocument:
 
 
 _WHAT = "Nitro document"
+
+
+def _check_kind(payload: object) -> None:
+    """Refuse what else is in COSE messages, by what it is: all of it begins alike."""
+    names = payload if isinstance(payload, dict) else {}
+    if "nitrotpm_pcrs" in names:
+        # AWS, EC2 user guide, "NitroTPM Attestation Document".
+        raise _malformed("pcrs", "of a NitroTPM, which is an instance's", "nitrotpm_pcrs", "pcrs")
+    if names and not {"module_id", "digest"} & set(names):
+        raise Malformed(
+            "a COSE message of another kind",
+            field=_WHAT,
+            found=f"claims {', '.join(map(str, names))}"[:120],
+            expected="module_id, digest, timestamp, pcrs and so on",
+        )
 
 
 def _pcrs(values: dict[int | str, object]) -> tuple[bytes, ...]:
