@@ -31,7 +31,13 @@ from garrison.steward.offline_binary import framed, map_as_json
 _MAX_LAYERS = 8
 _GZIP = b"\x1f\x8b\x08"
 # What a file of evidence may have, `garrison.steward.offline_read`.
-_MAX_DECOMPRESSED = 512 * 1024
+_MAX_DECOMPRESSED = 2 << 20
+# Unicode, 2.13, "byte order mark".
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 # Shorter text is never base64 of evidence.
 _MIN_TEXT = 64
 _HEX = re.compile(rb"(?:0[xX])?(?:[0-9A-Fa-f]{2})+")
@@ -72,6 +78,7 @@ _MEMBERS = (
     "pcs",
     "body",
     "data",
+    "cpu",
     "outblob",
     "tsmreport",
     "cmw",
@@ -87,6 +94,8 @@ _CERTIFICATES = (
     "auxblob",
     "vcek",
     "vlek",
+    "vek",
+    "vekcerts",
     "ask",
     "ark",
     "endorsements",
@@ -124,7 +133,7 @@ def unwrap(data: bytes) -> Unwrapped:
     Raises:
         Malformed: JSON that has no evidence in it, or a report in JSON that is none.
     """
-    found = Unwrapped(data)
+    found = Unwrapped(_ascii(data))
     while _peel_binary(found) or (_is_text(found.data) and _peel(found)):
         if len(found.layers) > _MAX_LAYERS:
             raise Malformed(
@@ -160,8 +169,28 @@ def octets(value: object) -> bytes | None:
     return None
 
 
+def _ascii(data: bytes) -> bytes:
+    """Text without the mark of its encoding, as Windows' tools write it: of evidence, all ASCII."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding).encode()
+            except UnicodeDecodeError:
+                break
+    return data
+
+
 def _is_text(data: bytes) -> bool:
-    return bool(data) and not data.translate(None, b"\t\n\r" + bytes(range(0x20, 0x7F)))
+    if not data.translate(None, b"\t\n\r" + bytes(range(0x20, 0x7F))):
+        return bool(data)
+    # JSON may have names and remarks in any script; no evidence begins like it.
+    if data.lstrip()[:1] not in (b"{", b"[", b'"'):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _peel_binary(found: Unwrapped) -> bool:

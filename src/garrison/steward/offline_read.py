@@ -22,7 +22,7 @@ from garrison.formats import cmw
 from garrison.formats.azure import AZURE_MEDIA_TYPE, AzureEvidence, HclReport
 from garrison.formats.cca import CcaToken
 from garrison.formats.ccel import read_log, replay
-from garrison.formats.csr import MAX_REQUEST, EnarxEvidence, Request
+from garrison.formats.csr import EnarxEvidence, Request
 from garrison.formats.dcap_bundle import read_bundle
 from garrison.formats.dcap_quote import Quote
 from garrison.formats.evidence import (
@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 
     from garrison.verification.cca import PlatformKey
 
-# Text of a request in hex, in JSON; the request itself is bounded by its reader.
-_MAX_FILE = 4 * MAX_REQUEST
+# A service's whole answer, with logs and a GPU's evidence beside a quote in hex; evidence itself is
+# bounded by its readers.
+_MAX_FILE = 2 << 20
 # What evidence is called in a directory, in the order in which it is looked for.
 _EVIDENCE = (
     "evidence.json",

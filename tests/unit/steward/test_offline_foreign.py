@@ -172,6 +172,33 @@ def test_answers_of_the_firmware_in_each_other_end(tmp_path: Path) -> None:
         raise done.exception or AssertionError
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_as_windows_tools_write_it(tmp_path: Path, encoding: str) -> None:
+    given = collateral(tmp_path, TeeType.SGX)
+    for text in (b64encode(SGX).decode(), json.dumps({"quote": SGX.hex()})):
+        mark = "\ufeff" if encoding == "utf-16-be" else ""
+        admitted(verify(tmp_path, (mark + text + "\r\n").encode(encoding), *given))
+    done = verify(tmp_path, b"\xff\xfe" + b"\x00\xd8" * 3)
+    assert isinstance(done.exception, Malformed)
+
+
+def test_objects_with_remarks_in_any_script(tmp_path: Path) -> None:
+    """A service's answer has much beside the quote, and not all of it in ASCII."""
+    given = collateral(tmp_path, TeeType.SGX)
+    answer = {"intel_quote": SGX.hex(), "info": {"compose": "# — ü 中\n"}, "log": "x" * 600_000}
+    data = json.dumps(answer, ensure_ascii=False)
+    admitted(verify(tmp_path, data.encode(), *given))
+    nested = json.dumps(
+        {"format": "ü", "cpu": {"report": b64encode(SGX).decode()}}, ensure_ascii=False
+    )
+    admitted(verify(tmp_path, nested.encode(), *given))
+    assert isinstance(
+        verify(tmp_path, data.encode("latin-1", "replace")).exception, Malformed | Unavailable
+    )
+    assert isinstance(verify(tmp_path, b'{"quote": "\xfc"}').exception, Malformed)
+    assert isinstance(verify(tmp_path, data.encode() * 5).exception, Malformed)
+
+
 # Maps of CBOR.
 
 
@@ -222,6 +249,7 @@ def test_certificates_behind_a_report_and_beside_it(tmp_path: Path) -> None:
         {"raw": text, "endorsements": b64encode(chain).decode(), "format": "AMD_SEV_SNP_v1"},
         {"sev_snp": {"attestation_report": text, "cert_chain": [chain.decode()]}},
         {"AttestationReport": text, "Cert-Chain": chain.decode()},
+        {"report": "0x" + PLATFORM.report().hex(), "vek_certs": ["0x" + CHAIN.leaf.hex()]},
         {"report_b64": text, "vcek_der_b64": b64encode(CHAIN.leaf).decode()},
     ):
         admitted(verify(tmp_path, json.dumps(value).encode()))
@@ -354,8 +382,11 @@ def test_a_paravisors_report_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 4, 6])
 def test_a_report_of_another_version_is_told_by_it(tmp_path: Path, version: int) -> None:
     done = verify(tmp_path, number(version) + PLATFORM.report()[4:])
-    with pytest.raises(Malformed, match=f"VERSION: wrong value; found {version}; expected 2"):
+    with pytest.raises(
+        Malformed, match=f"VERSION: wrong value; found {version}; expected 2"
+    ) as told:
         raise done.exception or AssertionError
+    assert ("AMD has published nothing of version 4" in (told.value.hint or "")) == (version == 4)
 
 
 # Certificates with evidence in them.
