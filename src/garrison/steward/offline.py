@@ -23,7 +23,7 @@ from garrison.formats.snp import Report
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.strict_toml import Table
 from garrison.formats.tpm import Quote
-from garrison.steward.offline_endorsements import no_signer
+from garrison.steward.offline_endorsements import no_signer, with_chip_hint
 from garrison.steward.offline_kinds import Genuine, Means, judge_kind
 from garrison.steward.offline_read import VekChain
 from garrison.steward.policy import Policy, TeePolicies, read_policy_file
@@ -254,7 +254,10 @@ def _judge_snp(
     if not evidence.certificates:
         raise no_signer(Report.from_bytes(evidence.report))
     endorsements = found.endorsements.for_snp(evidence)
-    verified = snp.verify(evidence.report, endorsements, policy.roots(), wanted.now)
+    try:
+        verified = snp.verify(evidence.report, endorsements, policy.roots(), wanted.now)
+    except Unverified as error:
+        raise with_chip_hint(error, evidence) from error
     claims = verified.value
     shown = claims.report.report_data
     _check_binding(shown, bound, wanted)

@@ -28,7 +28,7 @@ from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
-from garrison.formats.snp import SIGNED_SIZE
+from garrison.formats.snp import SIGNED_SIZE, Product, Report, SigningKey, Tcb
 from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.steward.offline_forms import certificates_in, unwrap
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from garrison.formats.sgx_certificate import PckCertificate
-    from garrison.formats.snp import Report
     from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
 
 # More than a directory of endorsements has.
@@ -279,18 +278,46 @@ def _no_issuers(evidence: SnpEvidence, error: Unavailable) -> Unavailable:
 
 def no_signer(report: Report) -> Unavailable:
     """What to get, and where from, for a report that came without its signer's certificate."""
-    from garrison.endorsements import kds
-
-    try:
-        hint = f"get it from {kds.signer(report).url}"
-    except Unavailable as error:
-        hint = f"{error.message}; {error.hint}" if error.hint else error.message
     return Unavailable(
         "the certificate of the key that signed the report is not there",
         field="SNP report",
         expected=f"the {report.signing_key.name} certificate, with the evidence or --certificate",
-        hint=hint,
+        hint=_where(report),
     )
+
+
+def with_chip_hint(error: Unverified, evidence: SnpEvidence) -> Unverified:
+    """The same, told where the right certificate is if that of another chip was given."""
+    report = Report.from_bytes(evidence.report)
+    hwid = VekCertificate.from_bytes(evidence.certificates[0]).hwid
+    if error.hint or hwid is None or not any(report.chip_id):
+        return error
+    if report.chip_id.rstrip(b"\0") == hwid.rstrip(b"\0"):
+        return error
+    return Unverified(
+        error.message,
+        field=error.field,
+        found=error.found,
+        expected=error.expected,
+        hint=f"the certificate is another chip's: {_where(report)}",
+    )
+
+
+def _where(report: Report) -> str:
+    from garrison.endorsements import kds
+
+    try:
+        return f"get it from {kds.signer(report).url}"
+    except Unavailable as error:
+        why = error.message
+        if report.signing_key is SigningKey.VCEK and any(report.chip_id):
+            # Only older reports do not tell it, whose products lay out the version alike.
+            urls = [
+                kds.vcek(each, report.chip_id, Tcb.from_bytes(report.reported_tcb, each)).url
+                for each in (Product.MILAN, Product.GENOA)
+            ]
+            return f"{why}; it is one of {' | '.join(urls)}"
+        return f"{why}; {error.hint}" if error.hint else why
 
 
 def _fits(report: Report, certificate: x509.Certificate) -> bool:

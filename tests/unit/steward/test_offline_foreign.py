@@ -312,6 +312,25 @@ def test_where_the_issuers_are(tmp_path: Path, platform: FakePlatform, path: str
     assert f"https://kdsintf.amd.com/{path}/cert_chain" in (done.exception.hint or "")
 
 
+def test_the_certificate_of_another_chip_is_told(tmp_path: Path) -> None:
+    other = replace(PLATFORM, hwid=b"\x77" * 64).endorsements().leaf
+    (tmp_path / "vcek.der").write_bytes(other)
+    given = ("--certificate", tmp_path / "vcek.der", "--endorsements", tmp_path / "amd")
+    for report, where in (
+        (PLATFORM.report(key=3), "get it from https://kdsintf.amd.com/vcek/v1/Milan/5a5a"),
+        (PLATFORM.report(key=3, version=2), "/vcek/v1/Milan/5a5a"),
+        (PLATFORM.report(key=3, version=2), "/vcek/v1/Genoa/5a5a"),
+    ):
+        done = verify(tmp_path, report, *given)
+        with pytest.raises(Unverified, match="the signature is wrong") as told:
+            raise done.exception or AssertionError
+        assert "the certificate is another chip's" in (told.value.hint or "")
+        assert where in (told.value.hint or "")
+    masked = verify(tmp_path, PLATFORM.report(key=3, chip_id=bytes(64)), *given)
+    assert isinstance(masked.exception, Unverified)
+    assert not getattr(masked.exception, "hint", None)
+
+
 # What it says.
 
 
