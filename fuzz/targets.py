@@ -295,8 +295,17 @@ def files() -> list[bytes]:
     evidence = FakePlatform().evidence()
     table = _table()[0]
     azure_json = FakeAzure().evidence().to_bytes()
-    wrapped = json.dumps({"quote": quotes()[0].hex()}).encode()
+    quote = quotes()[0]
+    wrapped = json.dumps({"quote": quote.hex()}).encode()
+    size = len(quote).to_bytes(8, "little")
     return [
+        # What others put around evidence.
+        (1).to_bytes(4, "little") + (2).to_bytes(4, "little") + size + quote,
+        (1).to_bytes(4, "little") + bytes(16) + size + quote,
+        bytes((0, 0)) + (len(quote) << 2 | 1).to_bytes(2, "little") + quote,
+        _cbor.encode({"quote": quote, "tcb": {"certs": b"x"}}),
+        json.dumps({"Quote_B64": list(quote), "collateral": {"tcb_info": "x"}}).encode("utf-16"),
+        b"\x0a\x80\x09\x08\x01\x12\xa0\x09" + evidence.report,
         evidence.report,
         evidence.report + table,
         evidence.report.hex().encode(),

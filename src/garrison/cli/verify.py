@@ -117,6 +117,7 @@ def command(
             certificates=certificates,
             endorsements=(*endorsements, *(() if collateral is None else (collateral,))),
             tee=None if tee == "auto" else Tee(tee),
+            now=now,
         )
         shown |= {"tee": found.tee.value, "taken_for": found.what, "claims": found.claims()}
         if not as_json:

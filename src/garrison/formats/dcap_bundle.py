@@ -1,7 +1,8 @@
 """Intel's collateral for one platform in one JSON file, as quote verifiers exchange it.
 
-An object of strings. Names are those of `dcap-qvl` (`tcb_info`), or of Intel's quote verification
-library (`tcbInfo`):
+An object of strings, or of arrays of their bytes. Names are those of `dcap-qvl` (`tcb_info`), or of
+Intel's quote verification library (`tcbInfo`), with or without what says how they are written
+(`root_crl_der_b64`, `tcb_info_json`):
 
     root_ca_crl, pck_crl              revocation lists: DER in hex or base64, or PEM
     tcb_info, qe_identity             the exact signed text of the inner object, with its signature
@@ -32,17 +33,20 @@ from garrison.formats.dcap_collateral import DcapCollateral, Signed
 # TCB info has 20 KB and quotes double; the rest is smaller.
 MAX_BUNDLE = 512 * 1024
 _WHAT = "collateral"
-# The names of each member, those of `dcap-qvl` first.
+# A SEQUENCE, which in hex is "30" too: but DER of a list is never all of ASCII.
+_DER = 0x30
+# The names of each member, as `_plain` has them.
 _NAMES = {
-    "root_ca_crl": ("root_ca_crl", "rootCaCrl", "root_crl"),
-    "pck_crl": ("pck_crl", "pckCrl"),
-    "tcb_info": ("tcb_info", "tcbInfo"),
-    "tcb_info_signature": ("tcb_info_signature", "tcbInfoSignature"),
-    "tcb_info_issuer_chain": ("tcb_info_issuer_chain", "tcbInfoIssuerChain"),
-    "qe_identity": ("qe_identity", "qeIdentity"),
-    "qe_identity_signature": ("qe_identity_signature", "qeIdentitySignature"),
-    "qe_identity_issuer_chain": ("qe_identity_issuer_chain", "qeIdentityIssuerChain"),
+    "root_ca_crl": ("rootcacrl", "rootcrl"),
+    "pck_crl": ("pckcrl",),
+    "tcb_info": ("tcbinfo",),
+    "tcb_info_signature": ("tcbinfosignature",),
+    "tcb_info_issuer_chain": ("tcbinfoissuerchain",),
+    "qe_identity": ("qeidentity",),
+    "qe_identity_signature": ("qeidentitysignature",),
+    "qe_identity_issuer_chain": ("qeidentityissuerchain",),
 }
+_ENCODINGS = re.compile(r"(?:json|pem|der|hex|b64|base64)+$")
 _SERVED = re.compile(r'\s*\{\s*"(?:tcbInfo|enclaveIdentity)"\s*:')
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 
@@ -60,6 +64,7 @@ def read_bundle(data: bytes) -> DcapCollateral:
         raise Malformed("not JSON", field=_WHAT) from error
     if not isinstance(value, dict):
         raise Malformed("wrong type", field=_WHAT, expected="an object")
+    value = {_plain(name): member for name, member in value.items()}
     has_identity = any(name in value for name in _NAMES["qe_identity"])
     return DcapCollateral(
         root_crl=_crl(value, "root_ca_crl"),
@@ -95,14 +100,40 @@ def write_bundle(collateral: DcapCollateral) -> bytes:
     return json.dumps(members, indent=2).encode() + b"\n"
 
 
-def _text(value: dict[str, Any], key: str) -> str:
+def _plain(name: str) -> str:
+    """A name without case, punctuation, and what it says of how its member is written."""
+    return _ENCODINGS.sub("", name.lower().replace("_", ""))
+
+
+def _octets(value: dict[str, Any], key: str) -> bytes:
+    """A member's bytes; those of C's strings may be signed, and end with a zero."""
     found = next((value[name] for name in _NAMES[key] if name in value), None)
-    if not isinstance(found, str) or not found.isascii():
-        raise Malformed("missing, or not text", field=f"{_WHAT}: {key}", expected="a string")
-    return found
+    if isinstance(found, str) and found.isascii():
+        return found.encode().rstrip(b"\0")
+    if (
+        isinstance(found, list)
+        and found
+        and all(type(each) is int and -128 <= each < 256 for each in found)
+    ):
+        octets = bytes(each & 0xFF for each in found)
+        # A list in DER ends with its signature, which may end with zeros.
+        return octets if octets[0] == _DER else octets.rstrip(b"\0")
+    raise Malformed(
+        "missing, or not text", field=f"{_WHAT}: {key}", expected="a string, or an array of bytes"
+    )
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    try:
+        return _octets(value, key).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise Malformed("not text", field=f"{_WHAT}: {key}") from error
 
 
 def _crl(value: dict[str, Any], key: str) -> bytes:
+    octets = _octets(value, key)
+    if octets[:1] == bytes((_DER,)) and not octets.isascii():
+        return octets
     text = _text(value, key).strip()
     field = f"{_WHAT}: {key}"
     try:

@@ -173,8 +173,9 @@ class TcbInfo:
             Malformed: it is not TCB info of version 3.
         """
         info = _Object(_json(data, "TCB info"), "TCB info")
+        # Version 2, which an older version of Intel's service gives, has no "id" at all.
+        info.of_version(3)
         tee = info.text("id", ("SGX", "TDX"))
-        info.exactly("version", 3)
         # PCS API: 0 is the only composition of components that is defined.
         info.exactly("tcbType", 0)
         module = None
@@ -239,7 +240,7 @@ class EnclaveIdentity:
             Malformed: it is not an enclave's identity of version 2.
         """
         identity = _Object(_json(data, "QE identity"), "QE identity")
-        identity.exactly("version", 2)
+        identity.of_version(2)
         return cls(
             name=identity.text("id", ("QE", "TD_QE")),
             issued=identity.time("issueDate"),
@@ -279,6 +280,18 @@ class _Object:
         if choices and value not in choices:
             raise self._wrong(key, " | ".join(choices))
         return value
+
+    def of_version(self, wanted: int) -> None:
+        """Refuse another version, as older versions of Intel's service give."""
+        found = self.number("version", 0xFF)
+        if found != wanted:
+            raise Malformed(
+                "another version",
+                field=f"{self._what}: version",
+                found=found,
+                expected=wanted,
+                hint="get it from version 4 of Intel's service, at /certification/v4/",
+            )
 
     def exactly(self, key: str, value: int) -> None:
         if self._take(key, int) != value:

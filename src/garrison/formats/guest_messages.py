@@ -7,6 +7,8 @@ of another size is refused, what is wrong in it the signature shows. Nothing is 
 
 `proto/attest.proto` of go-tpm-tools 0.4 has one of these beside quotes of a virtual TPM, whose key
 only Google vouches for: the former is taken, and refused if it is not there; the latter are left.
+Of Project Oak's evidence (`proto/attestation/evidence.proto`) the first layer's is taken, which is
+the hardware's; the layers that stand on it are left.
 """
 
 from __future__ import annotations
@@ -275,7 +277,31 @@ _TPM: Mapping[int, Field] = {
     8: Field("sev_snp_attestation", _ATTESTATION),
     9: Field("tdx_attestation", _fields(_QUOTE_V4)),
 }
+# Project Oak, `proto/attestation/evidence.proto` and `eventlog.proto`; the kinds of TEE in it.
+_OAK_LOG: Mapping[int, Field] = {2: Field("encoded_events", "bytes", repeated=True)}
+_OAK_ROOT: Mapping[int, Field] = {
+    1: Field("platform", "enum"),
+    2: Field("remote_attestation_report", "bytes"),
+    3: Field("eca_public_key", "bytes"),
+}
+_OAK: Mapping[int, Field] = {
+    1: Field("root_layer", _OAK_ROOT),
+    2: Field("layers", {1: Field("eca_certificate", "bytes")}, repeated=True),
+    3: Field(
+        "application_keys",
+        {
+            1: Field("encryption_public_key_certificate", "bytes"),
+            2: Field("signing_public_key_certificate", "bytes"),
+            3: Field("group_encryption_public_key_certificate", "bytes"),
+            4: Field("group_signing_public_key_certificate", "bytes"),
+        },
+    ),
+    4: Field("event_log", _OAK_LOG),
+    5: Field("transparent_event_log", _OAK_LOG),
+    7: Field("signed_user_data_certificate", "bytes"),
+}
 _NAMES = {
+    "oak": "oak.attestation.v1.Evidence",
     "tpm": "attest.Attestation",
     "attestation": "sevsnp.Attestation",
     "report": "sevsnp.Report",
@@ -288,11 +314,13 @@ _MESSAGES: dict[str, Mapping[int, Field]] = {
     "v4": _fields(_QUOTE_V4),
     "v5": _fields(_QUOTE_V5),
     "tpm": _TPM,
+    "oak": _OAK,
 }
 # How they begin: the tools write fields by number. In bytes, a tag, a length and the tag of a
 # version; the message of a report is longer than a length of one byte can tell, a header is not. Of
-# a TPM's, its key (TPMT_PUBLIC): RSA or ECC, named by SHA-256.
+# a TPM's, its key (TPMT_PUBLIC): RSA or ECC, named by SHA-256. Of Oak's, the platform and a report.
 _BINARY = (
+    ("oak", re.compile(rb"\x0a(?:[\x04-\x7f]|[\x80-\xff][\x01-\x7f])\x08[\x01-\x03][\x12\x1a]")),
     (
         "tpm",
         re.compile(rb"\x0a(?:[\x10-\x7f]|[\x80-\xff][\x01-\x7f])\0[\x01\x23]\0\x0b", re.DOTALL),
@@ -303,6 +331,7 @@ _BINARY = (
     ("report", re.compile(rb"\x08[\x02-\x0f](?:\x10.|\x18)", re.DOTALL)),
 )
 _TEXT = (
+    ("oak", re.compile(rb"(?:\s|#[^\n]*\n)*(?:root_layer|layers)\s*:?\s*[{<]")),
     ("tpm", re.compile(rb"\s*ak_pub\s*:")),
     ("v4", re.compile(rb"\s*header\s*:?\s*[{<]\s*version\s*:\s*4\b")),
     ("v5", re.compile(rb"\s*header\s*:?\s*[{<]\s*version\s*:\s*5\b")),
@@ -343,6 +372,8 @@ def _message(which: str, value: dict[str, Any]) -> Message:
     name = _NAMES[which]
     if which == "tpm":
         return _beside_a_tpm(value, name)
+    if which == "oak":
+        return _of_oak(value, name)
     if which == "v4":
         return Message(name, _lay_out(value, _QUOTE_V4, name))
     if which == "v5":
@@ -372,6 +403,18 @@ def _beside_a_tpm(value: dict[str, Any], name: str) -> Message:
     inner = _message(forms[there[0]], value[there[0]])
     left = f"{name}, of which the TPM's quotes are not looked at"
     return Message(f"{left}, out of the message {inner.name}", inner.evidence, inner.certificates)
+
+
+def _of_oak(value: dict[str, Any], name: str) -> Message:
+    """What the hardware signed; the layers that stand on it, and their certificates, are left."""
+    report = value.get("root_layer", {}).get("remote_attestation_report")
+    if not report:
+        raise Malformed(
+            "no hardware's report in it",
+            field=f"{name}: root_layer: remote_attestation_report",
+            expected="that of SNP or TDX",
+        )
+    return Message(f"{name}, of which the layers above the first are not looked at", report)
 
 
 def _lay_out(value: dict[str, Any], layout: _Layout, what: str) -> bytes:

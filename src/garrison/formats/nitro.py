@@ -24,10 +24,12 @@ NITRO_MEDIA_TYPE = "application/vnd.garrison.nitro-document.v1+cbor"
 PCR_SIZE = 48
 # AWS's modules have 16, of which enclaves may extend those from 16 on to 32.
 MIN_PCRS, MAX_PCRS = 16, 32
-# AWS: each certificate and the public key, 1 to 1024 bytes; user data and nonce, at most 512.
+# AWS, "Attestation process" (aws-nitro-enclaves-nsm-api, docs/attestation_process.md), 2.2: each
+# certificate has 1 to 1024 bytes; public key, user data and nonce are of one type, of at most 1024.
+# Its 3.2.2.2 would have verifiers stop at 512 for the latter two, which modules do not: genuine
+# documents have 1024.
 _MAX_CERTIFICATE = 1024
-_MAX_PUBLIC_KEY = 1024
-MAX_USER_DATA = 512
+MAX_USER_DATA = 1024
 # Root, region, zone and instance; twice that leaves room for a change.
 _MAX_BUNDLE = 8
 # The sum of all of the above, with room for the rest.
@@ -71,6 +73,7 @@ class NitroDocument:
         """
         message = CoseSign1.from_bytes(data, _WHAT, MAX_DOCUMENT)
         payload = _cbor.decode(message.payload, _WHAT, MAX_DOCUMENT, indefinite=True)
+        _check_kind(payload)
         fields = _cbor.Fields(payload, _WHAT)
         digest = fields.take("digest", str)
         if digest != "SHA384":
@@ -93,7 +96,7 @@ class NitroDocument:
                 fields.take("certificate", bytes), "certificate", 1, _MAX_CERTIFICATE
             ),
             cabundle=tuple(_sized(item, "cabundle", 1, _MAX_CERTIFICATE) for item in bundle),
-            public_key=_optional(fields, "public_key", _MAX_PUBLIC_KEY),
+            public_key=_optional(fields, "public_key", MAX_USER_DATA),
             user_data=_optional(fields, "user_data", MAX_USER_DATA),
             nonce=_optional(fields, "nonce", MAX_USER_DATA),
         )
@@ -111,6 +114,21 @@ class NitroDocument:
 
 
 _WHAT = "Nitro document"
+
+
+def _check_kind(payload: object) -> None:
+    """Refuse what else is in COSE messages, by what it is: all of it begins alike."""
+    names = payload if isinstance(payload, dict) else {}
+    if "nitrotpm_pcrs" in names:
+        # AWS, EC2 user guide, "NitroTPM Attestation Document".
+        raise _malformed("pcrs", "of a NitroTPM, which is an instance's", "nitrotpm_pcrs", "pcrs")
+    if names and not {"module_id", "digest"} & set(names):
+        raise Malformed(
+            "a COSE message of another kind",
+            field=_WHAT,
+            found=f"claims {', '.join(map(str, names))}"[:120],
+            expected="module_id, digest, timestamp, pcrs and so on",
+        )
 
 
 def _pcrs(values: dict[int | str, object]) -> tuple[bytes, ...]:

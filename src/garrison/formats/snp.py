@@ -23,6 +23,7 @@ REPORT_SIZE = 0x4A0
 # The signature covers the bytes before it.
 SIGNED_SIZE = 0x2A0
 VERSIONS = (2, 3, 5)
+_UNPUBLISHED = 4
 MEASUREMENT_SIZE = 48
 CHIP_ID_SIZE = 64
 # Table 23, SIGNATURE_ALGO: ECDSA P-384 with SHA-384, the only one there is.
@@ -268,7 +269,7 @@ class Report:
         cursor = Cursor(data, "SNP report")
         version = cursor.integer(4, "VERSION")
         if version not in VERSIONS:
-            raise _malformed("VERSION", version, " | ".join(map(str, VERSIONS)))
+            raise _unknown_version(version)
         guest_svn = cursor.integer(4, "GUEST_SVN")
         policy = _policy(cursor.integer(8, "POLICY"))
         family_id = cursor.take(16, "FAMILY_ID")
@@ -369,6 +370,19 @@ def _u(size: int, *values: int) -> bytes:
 
 def _malformed(field: str, found: object, expected: str) -> Malformed:
     return Malformed("wrong value", field=f"SNP report: {field}", found=found, expected=expected)
+
+
+def _unknown_version(version: int) -> Malformed:
+    # Firmware 1.55.31 makes reports of version 4, which no revision of 56860 describes.
+    return Malformed(
+        "wrong value",
+        field="SNP report: VERSION",
+        found=version,
+        expected=" | ".join(map(str, VERSIONS)),
+        hint="AMD has published nothing of version 4: reports of later firmware are of version 5"
+        if version == _UNPUBLISHED
+        else None,
+    )
 
 
 def _policy(bits: int) -> GuestPolicy:

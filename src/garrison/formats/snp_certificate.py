@@ -84,13 +84,13 @@ def _strictly() -> Iterator[None]:
         yield
 
 
-def load_certificate(der: bytes, field: str) -> x509.Certificate:
-    """Read one certificate.
+def load_certificate(der: bytes, field: str, limit: int = MAX_CERTIFICATE) -> x509.Certificate:
+    """Read one certificate, of at most `limit` bytes.
 
     Raises:
         Malformed: `der` is anything else; `field` says what it should have been.
     """
-    check_size(der, MAX_CERTIFICATE, field)
+    check_size(der, limit, field)
     try:
         return _certificate(der)
     except _UNREADABLE as error:

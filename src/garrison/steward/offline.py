@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from garrison.appraisal import nitro as nitro_appraisal
 from garrison.appraisal import snp as snp_appraisal
 from garrison.appraisal.reference import ANY
-from garrison.errors import Misuse, Rejected, Unavailable, Unverified
+from garrison.errors import Misuse, Rejected, Unverified
 from garrison.formats.azure import AzureEvidence
 from garrison.formats.evidence import Tee
 from garrison.formats.nitro import NitroDocument
@@ -23,6 +23,7 @@ from garrison.formats.snp import Report
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.strict_toml import Table
 from garrison.formats.tpm import Quote
+from garrison.steward.offline_endorsements import no_signer, with_chip_hint
 from garrison.steward.offline_kinds import Genuine, Means, judge_kind
 from garrison.steward.offline_read import VekChain
 from garrison.steward.policy import Policy, TeePolicies, read_policy_file
@@ -251,9 +252,12 @@ def _judge_snp(
     policy = _spoken_of(policies.snp, Tee.SNP)
     found.endorsements.add_paths(policy.endorsements)
     if not evidence.certificates:
-        raise _no_signer(Report.from_bytes(evidence.report))
+        raise no_signer(Report.from_bytes(evidence.report))
     endorsements = found.endorsements.for_snp(evidence)
-    verified = snp.verify(evidence.report, endorsements, policy.roots(), wanted.now)
+    try:
+        verified = snp.verify(evidence.report, endorsements, policy.roots(), wanted.now)
+    except Unverified as error:
+        raise with_chip_hint(error, evidence) from error
     claims = verified.value
     shown = claims.report.report_data
     _check_binding(shown, bound, wanted)
@@ -278,22 +282,6 @@ def _judge_chain(found: Found, chain: VekChain, policies: TeePolicies, now: date
         b"",
         None,
         ("there is no report: the key is genuine, and nothing is attested",),
-    )
-
-
-def _no_signer(report: Report) -> Unavailable:
-    """What to get, and where from, for a report that came without its signer's certificate."""
-    from garrison.endorsements import kds
-
-    try:
-        hint = f"get it from {kds.signer(report).url}"
-    except Unavailable as error:
-        hint = f"{error.message}; {error.hint}" if error.hint else error.message
-    return Unavailable(
-        "the certificate of the key that signed the report is not there",
-        field="SNP report",
-        expected=f"the {report.signing_key.name} certificate, with the evidence or --certificate",
-        hint=hint,
     )
 
 

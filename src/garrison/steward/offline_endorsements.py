@@ -18,22 +18,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
 from garrison.formats.dcap_collateral import DcapCollateral
+from garrison.formats.snp import SIGNED_SIZE, Product, Report, SigningKey, Tcb
 from garrison.formats.snp_certificate import VekCertificate, common_name, load_certificate, load_crl
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.steward.offline_forms import certificates_in, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.formats.sgx_certificate import PckCertificate
-    from garrison.formats.snp import Report
     from garrison.formats.snp_evidence import SnpEndorsements, SnpEvidence
 
 # More than a directory of endorsements has.
@@ -43,6 +48,7 @@ _SIGNERS = ("Intel SGX TCB Signing", _ROOT)
 _VEKS = ("SEV-VCEK", "SEV-VLEK")
 _PEM = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----(.+?)-----END \1-----", re.DOTALL)
 _FIELD = "endorsements"
+_KDS = "https://kdsintf.amd.com"
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class Endorsements:
         whole: Intel's collateral, if a file had all of it.
         tcb_infos: TCB infos by themselves, JSON as served.
         qe_identities: the same of QE identities.
+        unread: what is wrong with collateral that came beside the evidence.
     """
 
     certificates: list[x509.Certificate] = field(default_factory=list)
@@ -62,6 +69,7 @@ class Endorsements:
     whole: DcapCollateral | None = None
     tcb_infos: list[bytes] = field(default_factory=list)
     qe_identities: list[bytes] = field(default_factory=list)
+    unread: Malformed | None = None
 
     def add_paths(self, paths: Iterable[Path]) -> None:
         """Read files, and all files of directories.
@@ -157,22 +165,30 @@ class Endorsements:
             each.public_bytes(Encoding.DER) for each in self.certificates if _name(each) in _VEKS
         )
 
-    def signer_of(self, report: Report) -> bytes | None:
+    def signer_of(self, report: Report, now: datetime | None = None) -> bytes | None:
         """The certificate of the key that seems to have signed `report`; None if there is none.
 
-        Of several that of its chip, kind of key and TCB version goes first; whatever it is, the
-        verifier says whether it fits.
+        Of several the one whose key fits the signature goes first: a provider's many keys (VLEK)
+        name no chip, and may be of one TCB version. Then that of its chip, kind of key and TCB
+        version; of several for one key, as AMD issues at each request, that which is valid at
+        `now`, the latest. Whatever it is, the verifier says whether it fits.
         """
-        found: list[tuple[bool, bool, bool, bytes]] = []
-        for der in self.veks():
+        found: list[tuple[bool, bool, bool, bool, bool, float, bytes]] = []
+        veks = self.veks()
+        for der in veks:
             try:
                 vek = VekCertificate.from_bytes(der)
             except Malformed:
                 continue
             chip = b"" if vek.hwid is None else vek.hwid.rstrip(b"\0")
+            other_key = len(veks) > 1 and not _fits(report, vek.certificate)
             other_chip = any(report.chip_id) and report.chip_id.rstrip(b"\0") != chip
             other_kind = vek.kind is not report.signing_key
-            found.append((other_kind, other_chip, vek.tcb.to_bytes() != report.reported_tcb, der))
+            other_tcb = vek.tcb.to_bytes() != report.reported_tcb
+            start, end = vek.certificate.not_valid_before_utc, vek.certificate.not_valid_after_utc
+            other_time = now is not None and not start <= now <= end
+            age = -start.timestamp()
+            found.append((other_key, other_kind, other_chip, other_tcb, other_time, age, der))
         return min(found)[-1] if found else None
 
     def for_snp(self, evidence: SnpEvidence) -> SnpEndorsements:
@@ -195,7 +211,7 @@ class Endorsements:
                     found=error.expected,
                     expected=" | ".join(dict.fromkeys(others)),
                 ) from error
-            raise
+            raise _no_issuers(evidence, error) from error
 
     def collateral(self, tee: str, pck: PckCertificate) -> DcapCollateral:
         """Intel's collateral for a quote, whole or put together.
@@ -244,6 +260,80 @@ def read_file(path: Path, limit: int) -> bytes:
     if len(data) > limit:
         raise Malformed("too long", field=str(path), expected=f"at most {limit} bytes")
     return data
+
+
+def _no_issuers(evidence: SnpEvidence, error: Unavailable) -> Unavailable:
+    """What to get, and where from, for a signer's certificate whose issuers are not here."""
+    if not evidence.certificates:
+        return error
+    vek = VekCertificate.from_bytes(evidence.certificates[0])
+    return Unavailable(
+        error.message,
+        field=error.field,
+        expected=error.expected,
+        hint=f"get the chain from {_KDS}/{vek.kind.name.lower()}/v1/{vek.product}/cert_chain, and"
+        " give it with --endorsements",
+    )
+
+
+def no_signer(report: Report) -> Unavailable:
+    """What to get, and where from, for a report that came without its signer's certificate."""
+    return Unavailable(
+        "the certificate of the key that signed the report is not there",
+        field="SNP report",
+        expected=f"the {report.signing_key.name} certificate, with the evidence or --certificate",
+        hint=_where(report),
+    )
+
+
+def with_chip_hint(error: Unverified, evidence: SnpEvidence) -> Unverified:
+    """The same, told where the right certificate is if that of another chip was given."""
+    report = Report.from_bytes(evidence.report)
+    hwid = VekCertificate.from_bytes(evidence.certificates[0]).hwid
+    if error.hint or hwid is None or not any(report.chip_id):
+        return error
+    if report.chip_id.rstrip(b"\0") == hwid.rstrip(b"\0"):
+        return error
+    return Unverified(
+        error.message,
+        field=error.field,
+        found=error.found,
+        expected=error.expected,
+        hint=f"the certificate is another chip's: {_where(report)}",
+    )
+
+
+def _where(report: Report) -> str:
+    from garrison.endorsements import kds
+
+    try:
+        return f"get it from {kds.signer(report).url}"
+    except Unavailable as error:
+        why = error.message
+        if report.signing_key is SigningKey.VCEK and any(report.chip_id):
+            # Only older reports do not tell it, whose products lay out the version alike.
+            urls = [
+                kds.vcek(each, report.chip_id, Tcb.from_bytes(report.reported_tcb, each)).url
+                for each in (Product.MILAN, Product.GENOA)
+            ]
+            return f"{why}; it is one of {' | '.join(urls)}"
+        return f"{why}; {error.hint}" if error.hint else why
+
+
+def _fits(report: Report, certificate: x509.Certificate) -> bool:
+    """Whether the key of `certificate` made the signature of `report`: to choose, not to trust."""
+    key = certificate.public_key()
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(
+                encode_dss_signature(report.r, report.s),
+                report.to_bytes()[:SIGNED_SIZE],
+                ec.ECDSA(hashes.SHA384()),
+            )
+            return True
+    except InvalidSignature:
+        return False
+    return False
 
 
 def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:

@@ -25,12 +25,19 @@ from urllib.parse import unquote_to_bytes
 from garrison.errors import Malformed
 from garrison.formats.guest_messages import read_message
 from garrison.formats.snp_report_json import is_report, report_from_json
+from garrison.steward.offline_binary import framed, map_as_json
 
 # Layers of a text in a text; real ones have four.
 _MAX_LAYERS = 8
 _GZIP = b"\x1f\x8b\x08"
 # What a file of evidence may have, `garrison.steward.offline_read`.
-_MAX_DECOMPRESSED = 512 * 1024
+_MAX_DECOMPRESSED = 2 << 20
+# Unicode, 2.13, "byte order mark".
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 # Shorter text is never base64 of evidence.
 _MIN_TEXT = 64
 _HEX = re.compile(rb"(?:0[xX])?(?:[0-9A-Fa-f]{2})+")
@@ -39,56 +46,68 @@ _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+)-----END 
 _CERTIFICATE = b"CERTIFICATE"
 # As a header of Intel's services has a chain.
 _ENCODED_PEM = b"-----BEGIN%20"
-# Where evidence stands in an object, in the order in which they are tried.
+# Where evidence stands in an object, in the order in which they are tried: names as `_plain_names`
+# has them, for tools write the same name in many ways.
 _MEMBERS = (
     "quote",
-    "td_quote",
-    "isvEnclaveQuote",
-    "attestation_report",
-    "attestationReport",
-    "SnpReport",
-    "snp_report",
+    "tdquote",
+    "tdxquote",
+    "sgxquote",
+    "intelquote",
+    "cpuquote",
+    "rawquote",
+    "isvenclavequote",
+    "attestationreport",
+    "snpreport",
     "report",
-    "attestation_document",
-    "attestationDocument",
+    "sevsnpreport",
+    "attestationdocument",
+    "attestationdoc",
     "document",
     "token",
-    "cca_token",
+    "ccatoken",
     "csr",
-    "verification_requests",
-    "primary_evidence",
-    "tee-evidence",
-    "tee_evidence",
+    "verificationrequests",
+    "primaryevidence",
+    "teeevidence",
     "evidence",
     "attestation",
     "tdx",
     "snp",
+    "sevsnp",
+    "pcs",
     "body",
     "data",
+    "cpu",
     "outblob",
-    "tsm-report",
+    "tsmreport",
     "cmw",
+    "raw",
 )
 _CERTIFICATES = (
-    "cert_chain",
-    "certChain",
-    "VcekCertChain",
-    "vcekCertChain",
-    "vcekCert",
-    "certificateChain",
+    "certchain",
+    "vcekcertchain",
+    "vcekcert",
+    "certificatechain",
     "certificates",
     "certs",
     "auxblob",
     "vcek",
     "vlek",
+    "vek",
+    "vekcerts",
     "ask",
     "ark",
+    "endorsements",
 )
-_COLLATERAL = ("collateral", "quote_collateral", "quoteCollateral")
+# What names say of how their members are written, which shows.
+_ENCODINGS = re.compile(r"(?:hex|b64|base64|der|pem|bytes|json)+$")
+_COLLATERAL = ("collateral", "quotecollateral")
 # Of Azure's guests, whose evidence is the whole object.
 _AZURE = ({"hcl_report", "tpm_quote"}, {"report", "quote", "vcek"})
-# Of files that are Intel's collateral, and no evidence.
-NOT_EVIDENCE = frozenset({"tcbInfo", "enclaveIdentity", "tcb_info", "qe_identity"})
+# Of objects that are Intel's collateral, and no evidence unless a quote is among it.
+_INTELS = ("tcbinfo", "enclaveidentity", "qeidentity")
+_QUOTES = _MEMBERS[: _MEMBERS.index("attestationreport")]
 
 
 @dataclass(slots=True)
@@ -114,7 +133,7 @@ def unwrap(data: bytes) -> Unwrapped:
     Raises:
         Malformed: JSON that has no evidence in it, or a report in JSON that is none.
     """
-    found = Unwrapped(data)
+    found = Unwrapped(_ascii(data))
     while _peel_binary(found) or (_is_text(found.data) and _peel(found)):
         if len(found.layers) > _MAX_LAYERS:
             raise Malformed(
@@ -131,6 +150,12 @@ def is_azure(value: dict[str, Any]) -> bool:
     return any(keys <= set(value) for keys in _AZURE)
 
 
+def is_collateral(value: dict[str, Any]) -> bool:
+    """Whether an object is Intel's collateral, with no quote beside it."""
+    names = _plain_names(value)
+    return any(each in names for each in _INTELS) and not any(each in names for each in _QUOTES)
+
+
 def octets(value: object) -> bytes | None:
     """The bytes that a JSON value stands for: text, or a list of numbers; None if for none."""
     if isinstance(value, str):
@@ -144,15 +169,45 @@ def octets(value: object) -> bytes | None:
     return None
 
 
+def _ascii(data: bytes) -> bytes:
+    """Text without the mark of its encoding, as Windows' tools write it: of evidence, all ASCII."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding).encode()
+            except UnicodeDecodeError:
+                break
+    return data
+
+
 def _is_text(data: bytes) -> bool:
-    return bool(data) and not data.translate(None, b"\t\n\r" + bytes(range(0x20, 0x7F)))
+    if not data.translate(None, b"\t\n\r" + bytes(range(0x20, 0x7F))):
+        return bool(data)
+    # JSON may have names and remarks in any script; no evidence begins like it.
+    if data.lstrip()[:1] not in (b"{", b"[", b'"'):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _peel_binary(found: Unwrapped) -> bool:
-    """Take off compression, or a message of Google's guest libraries, in bytes or as text."""
+    """Take off compression, a frame, or a map or message in bytes; messages also as text."""
     if found.data.startswith(_GZIP):
         found.data = _decompress(found.data)
         found.layers.append("gzip")
+        return True
+    frame = framed(found.data)
+    if frame is not None:
+        name, found.data = frame
+        found.layers.append(name)
+        return True
+    members = map_as_json(found.data)
+    if members is not None:
+        found.data = members
+        found.layers.append("a CBOR map")
         return True
     message = read_message(found.data)
     if message is None:
@@ -247,15 +302,16 @@ def _peel_json(found: Unwrapped, text: bytes) -> bool:
         found.data = report_from_json(value)
         found.layers.append("JSON of an SNP report's fields")
         return True
-    if is_azure(value) or NOT_EVIDENCE & set(value):
+    if is_azure(value) or is_collateral(value):
         found.data = text
         return False
     return _peel_object(found, value)
 
 
 def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
-    for name in _MEMBERS:
-        member = value.get(name)
+    names = _plain_names(value)
+    for name in (names[plain] for plain in _MEMBERS if plain in names):
+        member = value[name]
         if isinstance(member, list) and len(member) == 1 and isinstance(member[0], dict):
             # A request to verify several, of which there is one.
             member = member[0]
@@ -270,9 +326,11 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
             found.data = plain
             found.layers.append(f"JSON member {name!r}")
             found.certificates += certificates_in(value, but=name)
-            for beside in _COLLATERAL:
-                if isinstance(value.get(beside), dict):
-                    found.collateral = json.dumps(value[beside]).encode()
+            for beside in (value[names[each]] for each in _COLLATERAL if each in names):
+                if isinstance(beside, dict):
+                    found.collateral = json.dumps(beside).encode()
+            if any(each in names for each in _INTELS):
+                found.collateral = json.dumps(value).encode()
             return True
     if certificates_in(value):
         # Endorsements, which are not evidence and have no other form.
@@ -282,15 +340,29 @@ def _peel_object(found: Unwrapped, value: dict[str, Any]) -> bool:
         "JSON without evidence",
         field="evidence",
         found=", ".join(sorted(map(repr, value)))[:200] or "no members",
-        expected=f"one of {', '.join(_MEMBERS)}; or Azure's, with hcl_report and tpm_quote",
+        expected=f"one of {', '.join(_MEMBERS)}, in whatever case; or Azure's, with hcl_report and"
+        " tpm_quote",
     )
 
 
 def certificates_in(value: dict[str, Any], but: str = "") -> list[bytes]:
     """The certificates in the members of an object that commonly have them, whatever their form."""
+    names = _plain_names(value)
     return [
-        found for name in _CERTIFICATES if name != but for found in _certificates(value.get(name))
+        found
+        for name in (names[plain] for plain in _CERTIFICATES if plain in names)
+        if name != but
+        for found in _certificates(value[name])
     ]
+
+
+def _plain_names(value: dict[str, Any]) -> dict[str, str]:
+    """The names of an object's members, by what they are without case, punctuation and encoding."""
+    found: dict[str, str] = {}
+    for name in value:
+        plain = name.lower().replace("_", "").replace("-", "")
+        found.setdefault(_ENCODINGS.sub("", plain) or plain, name)
+    return found
 
 
 def _certificates(value: object) -> list[bytes]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import urlsafe_b64decode
-from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -24,7 +23,7 @@ from garrison.appraisal import snp as snp_appraisal
 from garrison.appraisal import tdx as tdx_appraisal
 from garrison.endorsements.source import simulated_collateral
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
-from garrison.formats.azure import AzureEvidence, HclReport, ReportType, RuntimeData, quote_nonce
+from garrison.formats.azure import AzureEvidence, HclReport, ReportType, quote_nonce
 from garrison.formats.cca import EXTENSIBLE_MEASUREMENTS, CcaToken, public_key
 from garrison.formats.dcap_quote import Quote, TeeType
 from garrison.formats.evidence import REPORT_DATA_SIZE
@@ -32,6 +31,8 @@ from garrison.formats.snp import Report
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.tpm import Quote as TpmQuote
 from garrison.steward.appraisers import azure_snp_evidence, sgx_claims, tdx_claims
+from garrison.steward.offline_claims import azure_claims, cca_claims, quote_claims
+from garrison.steward.offline_endorsements import no_signer
 from garrison.verification import azure, cca, dcap, snp
 from garrison.verification.cca import PlatformKey
 from garrison.verification.roots import Roots
@@ -57,6 +58,7 @@ _JWK_CURVES: dict[str, ec.EllipticCurve] = {
     "P-384": ec.SECP384R1(),
     "P-521": ec.SECP521R1(),
 }
+_GIVE = "give it with --collateral or --endorsements"
 # More platforms than a person names by hand.
 _MAX_ANCHORS = 1024
 
@@ -119,24 +121,8 @@ def claims_of(kind: Kind) -> Iterator[tuple[str, str]]:
         Malformed: a part of it cannot be read.
     """
     if isinstance(kind, Quote):
-        yield "version", str(kind.header.version)
-        yield from _fields(kind.body)
-        return
-    if isinstance(kind, CcaToken):
-        for name, part in (("platform", kind.platform), ("realm", kind.realm)):
-            yield from ((f"{name}: {key}", value) for key, value in _fields(part))
-        return
-    blob = kind if isinstance(kind, HclReport) else HclReport.from_bytes(kind.report)
-    yield "hardware", blob.kind.name
-    yield from _fields(RuntimeData.from_bytes(blob.runtime))
-    if blob.kind is ReportType.SNP:
-        yield from _fields(Report.from_bytes(blob.hardware))
-    if isinstance(kind, AzureEvidence):
-        yield "quoted nonce", TpmQuote.from_bytes(kind.message).extra_data.hex()
-        for index, pcr in enumerate(kind.pcrs):
-            yield f"PCR{index}", pcr.hex()
-        if kind.td_quote is not None:
-            yield from _fields(Quote.from_bytes(kind.td_quote).body)
+        return quote_claims(kind)
+    return cca_claims(kind) if isinstance(kind, CcaToken) else azure_claims(kind)
 
 
 def judge_kind(
@@ -290,12 +276,13 @@ def _collateral(quote: bytes, policy: DcapPolicy, means: Means) -> DcapCollatera
             return means.original.collateral(pck.issuer_name)
         if means.insecure_signatures_only:
             return None
+        unread = means.endorsements.unread
         raise Unavailable(
             "the quote's signatures and chain are good, but whether its platform is to be trusted"
             " Intel's collateral must say",
             field=f"collateral for FMSPC {pck.fmspc.hex()}, {pck.issuer_name}",
             expected=error.expected,
-            hint="give it with --collateral or --endorsements",
+            hint=_GIVE if unread is None else f"{_GIVE}; beside the quote there is {unread}",
         ) from error
 
 
@@ -386,19 +373,30 @@ def _azure_tdx(
 def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
     """The chain for a report that may have come without its first certificate."""
     if not evidence.certificates:
-        leaf = means.endorsements.signer_of(Report.from_bytes(evidence.report))
-        evidence = replace(evidence, certificates=() if leaf is None else (leaf,))
+        report = Report.from_bytes(evidence.report)
+        leaf = means.endorsements.signer_of(report, means.now)
+        if leaf is None:
+            raise no_signer(report)
+        evidence = replace(evidence, certificates=(leaf,))
     return means.endorsements.for_snp(evidence)
 
 
 def _blob(blob: HclReport, means: Means) -> Genuine:
     """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
-    if not means.by_baseline or blob.kind is not ReportType.SNP:
+    if blob.kind is not ReportType.SNP:
+        raise Unavailable(
+            "only its own machine can verify the hardware's report in it",
+            field="Azure HCL report",
+            found=f"a TDREPORT, on {blob.kind.name}",
+            expected="a TD quote of it, and the TPM's quote",
+            hint="Azure's evidence has all of it, in JSON: hcl_report, tpm_quote, td_quote",
+        )
+    if not means.by_baseline:
         raise Unverified(
             "a paravisor's report alone shows neither who sends it nor what was booted",
             field="Azure HCL report",
-            found=f"no quote of the TPM, on {blob.kind.name}",
-            expected="the TPM's quote too, and on TDX a TD quote",
+            found="no quote of the TPM",
+            expected="the TPM's quote too",
         )
     endorsements = _store(SnpEvidence(blob.hardware, ()), means)
     verified = snp.verify(blob.hardware, endorsements, Roots.load(), means.now)
@@ -422,30 +420,6 @@ def _blob(blob: HclReport, means: Means) -> Genuine:
         None,
         ("the TPM was not asked to quote: the report is bound to nobody",),
     )
-
-
-def _fields(value: Any) -> Iterator[tuple[str, str]]:
-    for item in fields(value):
-        text = _shown(getattr(value, item.name))
-        if text is not None:
-            yield item.name.replace("_", " "), text
-
-
-def _shown(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return "none" if value is None else value
-    if isinstance(value, bytes):
-        return value.hex() or "none"
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, tuple):
-        return ", ".join(shown for item in value if (shown := _shown(item)) is not None) or "none"
-    if is_dataclass(value):
-        return " ".join(f"{name}={text}" for name, text in _fields(value))
-    # Keys and the like, which the claims beside them tell.
-    return None
 
 
 def _unspoken(found: str) -> Rejected:

@@ -11,7 +11,7 @@ import re
 
 from garrison.errors import Malformed
 from garrison.formats.snp_certificate import load_certificate, load_crl
-from garrison.steward.offline_forms import NOT_EVIDENCE, certificates_in, is_azure
+from garrison.steward.offline_forms import certificates_in, is_azure, is_collateral
 
 _ENDORSEMENT = "give it with --certificate or --endorsements, beside the evidence"
 _PEM = re.compile(rb"\s*-----BEGIN ([A-Z0-9 ]+)-----")
@@ -63,7 +63,8 @@ def _known(data: bytes) -> list[tuple[str, str]]:
     if armour is not None:
         name = armour[1].decode()
         if name in {"CERTIFICATE", "X509 CRL"}:
-            return [("certificates or revocation lists", _ENDORSEMENT)]
+            one = name == "CERTIFICATE" and data.count(b"-----BEGIN") == 1
+            return [("a certificate" if one else "certificates or revocation lists", _ENDORSEMENT)]
         return [(f"PEM of a {name}", "a key signs evidence, and is none")]
     if len(data) == _TD_REPORT_SIZE and data.startswith(_TD_REPORT):
         return [("a TDREPORT", "only its own machine can verify it: have it quoted")]
@@ -81,6 +82,6 @@ def _known_json(data: bytes) -> list[tuple[str, str]]:
         return [("keys of CCA platforms", "give them with --trust-anchors, beside the token")]
     if not isinstance(value, dict) or is_azure(value):
         return []
-    if NOT_EVIDENCE & set(value):
+    if is_collateral(value):
         return [("Intel's collateral", "give it with --collateral or --endorsements")]
     return [("certificates in JSON", _ENDORSEMENT)] if certificates_in(value) else []

@@ -13,18 +13,16 @@ beyond their bound.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import ExtensionNotFound, ObjectIdentifier, UnrecognizedExtension
 
 from garrison.errors import GarrisonError, Malformed, Misuse
 from garrison.formats import cmw
 from garrison.formats.azure import AZURE_MEDIA_TYPE, AzureEvidence, HclReport
 from garrison.formats.cca import CcaToken
 from garrison.formats.ccel import read_log, replay
-from garrison.formats.csr import MAX_REQUEST, EnarxEvidence, Request
+from garrison.formats.csr import EnarxEvidence, Request
 from garrison.formats.dcap_bundle import read_bundle
 from garrison.formats.dcap_quote import Quote
 from garrison.formats.evidence import (
@@ -40,10 +38,12 @@ from garrison.formats.evidence import (
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
 from garrison.formats.sgx_evidence import EnarxSgxEvidence
 from garrison.formats.snp import REPORT_SIZE, VERSIONS, Report
-from garrison.formats.snp_certificate import VekCertificate, load_certificate
+from garrison.formats.snp_certificate import VekCertificate
 from garrison.formats.snp_certificate_table import CertificateTable
 from garrison.formats.snp_evidence import SnpEvidence
 from garrison.formats.tdx_report import TdReport
+from garrison.steward.offline_binary import QUOTE
+from garrison.steward.offline_certified import certified_evidence
 from garrison.steward.offline_claims import nitro_claims, snp_claims, vek_claims
 from garrison.steward.offline_endorsements import Endorsements, read_file
 from garrison.steward.offline_forms import unwrap
@@ -52,12 +52,14 @@ from garrison.steward.offline_mistaken import refuse_mistaken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.verification.cca import PlatformKey
 
-# Text of a request in hex, in JSON; the request itself is bounded by its reader.
-_MAX_FILE = 4 * MAX_REQUEST
+# A service's whole answer, with logs and a GPU's evidence beside a quote in hex; evidence itself is
+# bounded by its readers.
+_MAX_FILE = 2 << 20
 # What evidence is called in a directory, in the order in which it is looked for.
 _EVIDENCE = (
     "evidence.json",
@@ -84,17 +86,13 @@ _DER = b"\x30"
 _CMW = b"\x82"
 _COSE = (b"\x84", b"\xd2\x84")
 _PEM = b"-----BEGIN"
-# Version, and 2 for ECDSA-256 with P-256, of two bytes each. An SNP report has four of version.
-_QUOTE = (b"\x03\0\x02\0", b"\x04\0\x02\0", b"\x05\0\x02\0")
+# An SNP report has four bytes of version.
 _SNP = tuple(version.to_bytes(4, "little") for version in VERSIONS)
-# Linux, `struct snp_report_resp`: status, size and 24 reserved bytes stand before a report that
-# was taken from the firmware's answer as it came (56860, table 25).
-_RESPONSE = bytes(4) + REPORT_SIZE.to_bytes(4, "little") + bytes(24)
+# One of another version, to be refused by name: SIGNATURE_ALGO (34h) is 1, ECDSA P-384.
+_OTHER_SNP = re.compile(rb"[\x01-\x1f]\0\0\0.{48}\x01\0\0\0", re.DOTALL)
 # CBOR tags 399 and 907.
 _CCA = (b"\xd9\x01\x8f", b"\xd9\x03\x8b")
 _HCL = b"HCLA"
-# Intel's white paper "Integrating Remote Attestation with Transport Layer Security".
-_RA_TLS = ObjectIdentifier("1.2.840.113741.1337.6")
 _READERS: dict[str, Callable[[bytes], Kind]] = {
     SGX_MEDIA_TYPE: Quote.from_bytes,
     TDX_MEDIA_TYPE: Quote.from_bytes,
@@ -190,6 +188,7 @@ def read(
     certificates: Sequence[Path] = (),
     endorsements: Sequence[Path] = (),
     tee: Tee | None = None,
+    now: datetime | None = None,
 ) -> Found:
     """Read evidence.
 
@@ -198,6 +197,7 @@ def read(
         certificates: certificates to go with a report, the signing key's first.
         endorsements: files and directories of endorsements.
         tee: what it must be; None to find out by its first bytes.
+        now: the time, for of several certificates of a key one is chosen.
 
     Raises:
         Misuse: a file cannot be read or is not there, or `certificates` do not belong to it.
@@ -221,7 +221,7 @@ def read(
             found=found.tee,
             expected="none",
         )
-    return _with_signer(found)
+    return _with_signer(found, now)
 
 
 def of_evidence(
@@ -277,38 +277,34 @@ def of_request(data: bytes, endorsements: Endorsements) -> Found:
     return of_evidence(request.evidence, data, endorsements, binding)
 
 
-def _read(file: bytes, endorsements: Endorsements) -> Found:
+def _read(file: bytes, endorsements: Endorsements, *, certified: bool = False) -> Found:
     unwrapped = unwrap(file)
     for certificate in unwrapped.certificates:
         endorsements.try_add(certificate)
     if unwrapped.collateral is not None:
-        endorsements.whole = read_bundle(unwrapped.collateral)
+        try:
+            endorsements.whole = read_bundle(unwrapped.collateral)
+        except Malformed as error:
+            # The evidence can be read all the same, and collateral given that is whole.
+            endorsements.unread = error
+    if certified and unwrapped.data.startswith((_DER, _PEM)):
+        raise Malformed("a certificate or request in a certificate", field="evidence")
     found = _sniff(unwrapped.data, endorsements)
     return replace(found, layers=(*unwrapped.layers, *found.layers))
 
 
 def _sniff(data: bytes, endorsements: Endorsements) -> Found:
     """Tell what `data` is, by its first bytes."""
-    if data.startswith(_RESPONSE):
-        inner = _sniff(data[len(_RESPONSE) :], endorsements)
-        return replace(inner, layers=("the firmware's answer", *inner.layers))
-    if len(data) >= REPORT_SIZE and data.startswith(_SNP):
+    if len(data) >= REPORT_SIZE and (data.startswith(_SNP) or _OTHER_SNP.match(data)):
         return _report(data, endorsements)
-    if data.startswith(_DER):
-        return _der(data, endorsements)
-    if data.startswith(_PEM):
-        leaf = _vek(data)
-        if leaf is not None:
-            return Found(leaf, leaf.leaf, endorsements)
-        single = _single_certificate(data)
-        if single is not None:
-            return _der(single, endorsements)
+    if data.startswith((_DER, _PEM)):
+        return _certificate_or_request(data, endorsements)
     if data.startswith(_CMW):
         return of_evidence(cmw.decode(data), data, endorsements)
     if data.startswith(_COSE):
         return Found(NitroDocument.from_bytes(data), data, endorsements)
     for first, reader in (
-        (_QUOTE, Quote.from_bytes),
+        (QUOTE, Quote.from_bytes),
         (_CCA, CcaToken.from_bytes),
         (_HCL, HclReport.from_bytes),
     ):
@@ -328,7 +324,10 @@ def _report(data: bytes, endorsements: Endorsements) -> Found:
     report, rest = data[:REPORT_SIZE], data[REPORT_SIZE:]
     certificates: tuple[bytes, ...] = ()
     layers: tuple[str, ...] = ()
-    if any(rest):
+    if rest.startswith(_PEM):
+        endorsements.add(rest, "what follows the SNP report")
+        layers = ("a report with PEM behind it",)
+    elif any(rest):
         table = _table(rest)
         # Some hosts put PEM into it, which is among the endorsements then.
         certificates = tuple(each for each in table.chain() if each.startswith(_DER))
@@ -352,39 +351,17 @@ def _table(rest: bytes) -> CertificateTable:
         ) from error
 
 
-def _der(data: bytes, endorsements: Endorsements) -> Found:
-    """A certificate request, the certificate of a chip, or one with evidence in it."""
+def _certificate_or_request(data: bytes, endorsements: Endorsements) -> Found:
+    """The certificate of a chip, one with evidence in it, or a certificate request."""
     leaf = _vek(data)
     if leaf is not None:
-        return Found(leaf, data, endorsements)
-    quote = _certified_quote(data)
-    if quote is not None:
-        inner = _sniff(quote, endorsements)
+        return Found(leaf, leaf.leaf, endorsements)
+    certified = certified_evidence(data)
+    if certified is not None:
+        inner = _read(certified, endorsements, certified=True)
         return replace(inner, layers=("an RA-TLS certificate", *inner.layers))
     refuse_mistaken(data)
     return of_request(data, endorsements)
-
-
-def _certified_quote(data: bytes) -> bytes | None:
-    """The quote in the extension of an RA-TLS certificate; None if it is none.
-
-    What the quote is bound to is the certificate's key, in one of several forms: it is not held to
-    that, and said to be unbound.
-    """
-    try:
-        certificate = load_certificate(data, "certificate")
-        found = certificate.extensions.get_extension_for_oid(_RA_TLS).value
-    except (Malformed, ExtensionNotFound):
-        return None
-    return found.value if isinstance(found, UnrecognizedExtension) else None
-
-
-def _single_certificate(pem: bytes) -> bytes | None:
-    found = Endorsements()
-    found.try_add(pem)
-    if len(found.certificates) != 1 or found.crls:
-        return None
-    return found.certificates[0].public_bytes(Encoding.DER)
 
 
 def _vek(data: bytes) -> VekChain | None:
@@ -394,11 +371,11 @@ def _vek(data: bytes) -> VekChain | None:
     return VekChain(veks[0]) if veks else None
 
 
-def _with_signer(found: Found) -> Found:
+def _with_signer(found: Found, now: datetime | None) -> Found:
     """Add the certificate of the key that signed a report, if it came beside it."""
     evidence = found.evidence
     if isinstance(evidence, SnpEvidence) and not evidence.certificates:
-        leaf = found.endorsements.signer_of(Report.from_bytes(evidence.report))
+        leaf = found.endorsements.signer_of(Report.from_bytes(evidence.report), now)
         if leaf is not None:
             return replace(found, evidence=replace(evidence, certificates=(leaf,)))
     return found

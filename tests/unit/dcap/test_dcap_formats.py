@@ -165,6 +165,16 @@ def test_any_value_in_tcb_info(key: str, value: object) -> None:
     assert len(info.levels) <= 3
 
 
+def test_collateral_of_an_older_service_is_told_by_its_version() -> None:
+    """TCB info of version 2 has no `id`; what is wrong with it is its version."""
+    older = {key: value for key, value in INFO.items() if key != "id"} | {"version": 2}
+    with pytest.raises(Malformed, match="TCB info: version: another version; found 2; expected 3"):
+        TcbInfo.from_json(json.dumps(older).encode())
+    with pytest.raises(Malformed, match="version: another version; found 1; expected 2") as caught:
+        EnclaveIdentity.from_json(json.dumps(IDENTITY | {"version": 1}).encode())
+    assert "/certification/v4/" in (caught.value.hint or "")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(IDENTITY)), JSON)
 def test_any_value_in_an_identity(key: str, value: object) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from garrison.appraisal.nitro import NitroPolicy, appraise
 from garrison.appraisal.result import AppraisalRejected
+from garrison.attesters.cose_insecure import sign
 from garrison.errors import Malformed, Unverified
 from garrison.formats import _cbor
 from garrison.formats.cose import Algorithm
@@ -87,6 +88,26 @@ def test_user_data_of_another_key() -> None:
     verified = check(FAKE.document(user_data=b"\1" * 64))
     with pytest.raises(AppraisalRejected, match="user data: the policy does not admit it"):
         appraise(verified, policy('[pcrs]\nothers = "any"'), REPORT_DATA, NOW).require()
+
+
+@pytest.mark.parametrize("field", ["user_data", "nonce", "public_key"])
+def test_as_much_as_a_module_signs(field: str) -> None:
+    """1024 bytes, of each; AWS's advice for verifiers says 512 of two of them, its modules more."""
+    for size in (0, 512, 513, 1024):
+        changes: dict[str, Any] = {field: bytes(size)}
+        assert getattr(check(FAKE.document(**changes)).value.document, field) == bytes(size)
+    too_much: dict[str, Any] = {field: bytes(1025)}
+    with pytest.raises(Malformed, match=f"{field}: wrong size; found 1025 bytes; expected 0 to"):
+        check(FAKE.document(**too_much))
+
+
+def test_what_else_is_signed_alike_is_told_by_what_it_is() -> None:
+    tpm: dict[str, Any] = {"nitrotpm_pcrs": PCRS, "pcrs": None}
+    with pytest.raises(Malformed, match="of a NitroTPM, which is an instance's; found nitrotpm_pc"):
+        check(FAKE.document(**tpm))
+    token = sign(_cbor.encode({10: b"nonce", 2396: bytes(32)}), key("enclave"), Algorithm.ES384)
+    with pytest.raises(Malformed, match="a COSE message of another kind; found claims 10, 2396"):
+        check(token.to_bytes())
 
 
 def test_no_user_data() -> None:
@@ -172,7 +193,7 @@ PCRS = {index: bytes(48) for index in range(16)}
         {"certificate": b"x" * 1025},
         {"certificate": b"not a certificate"},
         {"public_key": b"x" * 1025},
-        {"user_data": b"x" * 513},
+        {"user_data": b"x" * 1025},
         {"nonce": "text"},
         {"extra": 1},
     ],
