@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison import ecdsa
 from garrison.endorsements.store import SnpEndorsementStore
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.formats.dcap_bundle import MAX_BUNDLE, read_bundle
@@ -322,18 +320,9 @@ def _where(report: Report) -> str:
 
 def _fits(report: Report, certificate: x509.Certificate) -> bool:
     """Whether the key of `certificate` made the signature of `report`: to choose, not to trust."""
-    key = certificate.public_key()
-    try:
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(
-                encode_dss_signature(report.r, report.s),
-                report.to_bytes()[:SIGNED_SIZE],
-                ec.ECDSA(hashes.SHA384()),
-            )
-            return True
-    except InvalidSignature:
-        return False
-    return False
+    # Of these certificates the reader has made sure that the key is on P-384.
+    point, signature = ecdsa.point_in(certificate), encode_dss_signature(report.r, report.s)
+    return ecdsa.is_signed(point, signature, report.to_bytes()[:SIGNED_SIZE], "sha384")
 
 
 def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
