@@ -356,7 +356,8 @@ def _azure(
     hardware = verified.value.hardware.value
 
     def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
-        return snp_appraisal.appraise(found, policy, data, means.now)
+        asked_by = azure_appraisal.of_paravisor(policy)
+        return snp_appraisal.appraise(found, asked_by, data, means.now)
 
     result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
