@@ -164,10 +164,12 @@ def judge_kind(
     elif isinstance(kind, Quote):
         found = _quote(raw, tees, wanted, means)
     elif isinstance(kind, HclReport):
-        return _blob(kind, means)
+        return _blob(kind, wanted, means)
     else:
         return _azure(kind, tees, wanted, means)
-    if means.by_baseline and wanted is not None and found.bound != wanted:
+    # With a policy this is one of its checks, if there are any.
+    is_checked = not means.by_baseline and found.result is not None
+    if not is_checked and wanted is not None and found.bound != wanted:
         raise Unverified(
             "the evidence is bound to another key or challenge",
             field="report data",
@@ -392,9 +394,9 @@ def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
     return means.endorsements.for_snp(evidence)
 
 
-def _blob(blob: HclReport, means: Means) -> Genuine:
+def _blob(blob: HclReport, wanted: bytes | None, means: Means) -> Genuine:
     """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
-    if not means.by_baseline or blob.kind is not ReportType.SNP:
+    if not means.by_baseline or wanted is not None or blob.kind is not ReportType.SNP:
         raise Unverified(
             "a paravisor's report alone shows neither who sends it nor what was booted",
             field="Azure HCL report",

@@ -289,6 +289,26 @@ def test_a_paravisors_report_alone_with_its_certificate(tmp_path: Path) -> None:
     assert isinstance(verify(tmp_path, *at(directory)).exception, Misuse | Unavailable)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "file"),
+    [
+        ("snp", "trustee-milan-v2-vcek", "vek.der"),
+        ("az-snp", "trustee-milan-v1", "hcl_report.bin"),
+    ],
+)
+def test_what_is_bound_to_nobody_is_not_bound_to_what_was_wanted(
+    kind: str, name: str, file: str
+) -> None:
+    directory = vectors(kind) / name
+    asked = (directory / file, *at(directory), "--json", "--endorsements", directory)
+    plain = json.loads(verify(*asked).stdout)
+    assert plain["verdict"] == "genuine"
+    assert plain["not_looked_at"]
+    bound = verify(*asked, "--report-data", "ab" * 64)
+    assert isinstance(bound.exception, Unverified)
+    assert json.loads(bound.stdout)["verdict"] == "unverified"
+
+
 def test_policy_check_takes_what_verify_takes(policy: Path) -> None:
     def judged(*arguments: object) -> Result:
         return CliRunner().invoke(steward, ["policy", "check", *map(str, arguments)])
