@@ -257,6 +257,8 @@ def test_no_request_can_write_a_line_that_is_never_read_again(steward: Steward, 
     IssuanceLog(path).close()
     *_, refused, long = (json.loads(line) for line in path.read_text().splitlines())
     assert refused["reasons"][0].startswith("certificate request: WorkloadIdentity claims")
+    # Nor does it fill the disk any sooner than a short one.
+    assert len(refused["reasons"][0]) == 2000
     assert long["measurement"] == (b"m" * 48).hex()
     assert long["reasons"][0].endswith("... (48000 characters)")
     assert long["reasons"][-1] == "... (50 of them)"
