@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,6 +135,21 @@ def test_original_common_name_asks_for_a_name(host: str) -> None:
     request = Request.from_der(custom(subject=[(NameOID.COMMON_NAME, name)]))
     slug = None if host == "localhost" else Slug.parse(host)
     assert request.workload == WorkloadIdentity(slug, bytes(32))
+
+
+def test_a_long_common_name_is_read_whatever_others_make_of_such() -> None:
+    """The library warns of it; while another thread reads certificates a warning is an error."""
+    name = f"drawbridge.test/jane/{'chat' * 8}:1.0.0@{digest_url_text(bytes(32))}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        long = x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([long]))
+    data = builder.sign(P256, hashes.SHA256()).public_bytes(Encoding.DER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        workload = Request.from_der(data).workload
+    assert workload is not None
+    assert str(workload.slug) == name.partition("@")[0]
 
 
 CN = NameOID.COMMON_NAME
