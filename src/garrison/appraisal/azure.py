@@ -13,7 +13,7 @@
 
 What the hardware's report shows is appraised by the hardware's own policy (`[snp]`, `[tdx]`):
 that is the paravisor, and the registers are what it started. So a result is made of both. On SNP
-the paravisor is at VMPL 0, whatever `vmpl` admits of other guests.
+the paravisor is at VMPL 0, which `vmpl` must admit, whatever else it admits of other guests.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def of_paravisor(policy: SnpPolicy) -> SnpPolicy:
     """`policy`, as a paravisor's report is held to it: asked for at VMPL 0 (56860, table 23).
 
     Who asks at another level is the guest, and could have the report made over runtime data of its
-    own, with the key of a TPM that there is not.
+    own, with the key of a TPM that there is not. A policy that does not admit 0 admits none.
     """
-    return replace(policy, vmpl=(0,))
+    return replace(policy, vmpl=(0,) if policy.vmpl is None or 0 in policy.vmpl else ())
 
 
 def appraise(
