@@ -182,7 +182,11 @@ class Supervisor:
 
     def _hear(self, told: signal.Signals) -> None:
         if told == signal.SIGHUP:
-            self._renew()
+            try:
+                self._renew()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the service
+                facts = {"outcome": "nothing renewed", "reason": f"{type(error).__name__}: {error}"}
+                log.record("worker", facts, level=logging.ERROR)
             self._tell(signal.SIGHUP)
         elif told in {signal.SIGTERM, signal.SIGINT}:
             self._end()

@@ -113,6 +113,7 @@ if "metrics" in options:
     options["metrics"] = tuple(options["metrics"])
 fail = options.pop("fail", False)
 told_early = options.pop("told_early", False)
+spoilt = options.pop("spoilt", False)
 
 def build():
     if fail:
@@ -121,10 +122,14 @@ def build():
         os.kill(os.getpid(), signal.SIGHUP)
     return Hosted(app, ready, ["/", "/prompt"], prompt=prompt)
 
+def renew():
+    if spoilt:
+        raise RuntimeError("a defect")
+
 serve(build, Settings(
     name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),
     client_ca=Path(root), limits=limits, **options,
-))
+), renew)
 """
 
 

@@ -111,3 +111,13 @@ def test_what_is_told_while_a_process_starts_is_not_lost_on_it(pki: Pki, workers
     assert code == 0
     told = [json.loads(line) for line in err.splitlines()]
     assert [line["event"] for line in told].count("tls") == workers
+
+
+def test_what_cannot_be_read_again_ends_no_service(pki: Pki) -> None:
+    with running(pki, workers=2, spoilt=True) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.expect('"nothing renewed", "reason": "RuntimeError: a defect"')
+        with contextlib.closing(server.connect()) as connection:
+            assert ask(connection)["id"]
+        code, _, _ = server.end()
+    assert code == 0
