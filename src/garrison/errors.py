@@ -7,6 +7,9 @@ was expected; a hint, on a line of its own, says what to do. Neither ever holds 
 This module imports nothing: it stands on the path of every start.
 """
 
+# No number that means anything here has more: a serial number has 160, a digest 512.
+_MAX_BITS = 1024
+
 
 class GarrisonError(Exception):
     """The base of all: something that a person can act on.
@@ -31,8 +34,8 @@ class GarrisonError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
-        self.found = None if found is None else str(found)
-        self.expected = None if expected is None else str(expected)
+        self.found = None if found is None else _text(found)
+        self.expected = None if expected is None else _text(expected)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -42,6 +45,14 @@ class GarrisonError(Exception):
         if self.expected is not None:
             text += f"; expected {self.expected}"
         return text
+
+
+def _text(value: object) -> str:
+    # Python refuses to write a number of thousands of digits, and DER may hold one: an error about
+    # it must not become another.
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"a number of {value.bit_length()} bits"
+    return str(value)
 
 
 class Malformed(GarrisonError):

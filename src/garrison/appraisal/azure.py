@@ -12,7 +12,8 @@
     console = "forbidden"                   # whether the host has a console of the guest, or "any"
 
 What the hardware's report shows is appraised by the hardware's own policy (`[snp]`, `[tdx]`):
-that is the paravisor, and the registers are what it started. So a result is made of both.
+that is the paravisor, and the registers are what it started. So a result is made of both. On SNP
+the paravisor is at VMPL 0, which `vmpl` must admit, whatever else it admits of other guests.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from garrison.appraisal.result import AttestationResult
+    from garrison.appraisal.snp import SnpPolicy
     from garrison.formats.strict_toml import Table
     from garrison.verification.azure import AzureClaims
     from garrison.verification.verified import Verified
@@ -63,6 +65,15 @@ class AzurePolicy:
         )
         table.done()
         return policy
+
+
+def of_paravisor(policy: SnpPolicy) -> SnpPolicy:
+    """`policy`, as a paravisor's report is held to it: asked for at VMPL 0 (56860, table 23).
+
+    Who asks at another level is the guest, and could have the report made over runtime data of its
+    own, with the key of a TPM that there is not. A policy that does not admit 0 admits none.
+    """
+    return replace(policy, vmpl=(0,) if policy.vmpl is None or 0 in policy.vmpl else ())
 
 
 def appraise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -77,7 +78,7 @@ def serve(
 ) -> None:
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
-    from garrison.errors import Misuse
+    from garrison.errors import GarrisonError, Misuse
     from garrison.service.server import serve as serve_app
     from garrison.service.worker import Hosted
     from garrison.steward.authority import ISSUER_TOKEN, SERVER_KEY, SERVER_PEM, home_of
@@ -95,11 +96,18 @@ def serve(
     if service.workers > 1 and (home_of(directory) / ISSUER_TOKEN).exists():
         # A token's session does not survive the fork that makes a worker.
         raise Misuse("a key in a token has one worker", field="--workers", found=service.workers)
-    steward, registry = reopen()
-    _warn_of_simulators(steward)
+    current = reopen()
+    _warn_of_simulators(current[0])
     record = None if issuance_log is None else IssuanceLog(issuance_log)
 
+    def renew() -> None:
+        nonlocal current
+        # Each worker reads them too, and says why where it cannot: then what was stays in force.
+        with contextlib.suppress(GarrisonError):
+            current = reopen()
+
     def build() -> Hosted:
+        steward, registry = current
         app = application(steward, registry, issuance_log=record)
         return Hosted(
             app,
@@ -111,7 +119,7 @@ def serve(
         )
 
     key = service.tls_key or directory / SERVER_KEY
-    serve_app(build, service.settings("steward", certificate, key))
+    serve_app(build, service.settings("steward", certificate, key), renew)
 
 
 def _warn_of_simulators(steward: Steward) -> None:

@@ -248,9 +248,10 @@ class Cache:
         Raises:
             OSError: the lock file cannot be made.
         """
-        # A few files for all URLs: two that share one only wait for each other.
+        # A few files for all URLs: two that share one only wait for each other. Chips have files of
+        # their own, for anybody may name some: nothing else waits for those.
         digest = entry_name(kind, url).rpartition("-")[2]
-        path = self.directory / f"lock-{digest[:2]}"
+        path = self.directory / f"lock-{'chips-' if kind is Kind.VEK else ''}{digest[:2]}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             yield _lock(descriptor, time.monotonic() + seconds)

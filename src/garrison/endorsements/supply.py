@@ -50,6 +50,10 @@ _RENEWAL_PAUSE = timedelta(minutes=5)
 _LOCK_SECONDS = 60.0
 # What is kept in memory while the disk takes nothing.
 _MAX_UNWRITTEN = 256
+# How many may wait for chips' certificates at once. A report names its chip before anybody has
+# verified it, and to name one costs nothing: who does it in numbers must not take all of a
+# service's threads, of which there are 40.
+MOST_FOR_CHIPS = 16
 
 
 # Whether the caller may be kept waiting for a vendor, or for another process that asks one.
@@ -113,6 +117,7 @@ class Supply:
         self._flights: dict[str, Future[Entry]] = {}
         self._renewal_pauses: dict[str, datetime] = {}
         self._unwritten: dict[str, Entry] = {}
+        self._for_chips = threading.BoundedSemaphore(MOST_FOR_CHIPS)
 
     def get(self, resource: Resource) -> Document:
         """The document `resource`.
@@ -135,10 +140,29 @@ class Supply:
         if entry is None or old is Age.PAST:
             if not _MAY_WAIT.get():
                 raise MustWait(resource.url)
-            return self._fly(resource, self._fetcher).document
+            with self._place(resource):
+                return self._fly(resource, self._fetcher).document
         if old is Age.DUE:
             self._renew_behind(resource, now)
         return entry.document
+
+    @contextmanager
+    def _place(self, resource: Resource) -> Iterator[None]:
+        """A place among those who wait for the certificate of a chip; of others all may wait."""
+        if resource.kind is not Kind.VEK:
+            yield
+            return
+        if not self._for_chips.acquire(blocking=False):
+            raise Unavailable(
+                "too many wait for certificates of chips",
+                field=resource.url,
+                expected=f"at most {MOST_FOR_CHIPS} at once",
+                hint="try again, or have the host send the certificate with the evidence",
+            )
+        try:
+            yield
+        finally:
+            self._for_chips.release()
 
     def renew_due(self) -> None:
         """Renew all cached documents that are due; what fails is logged, and left for later.

@@ -84,6 +84,16 @@ def _strictly() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def leniently() -> Iterator[None]:
+    """Let names be longer than RFC 5280 has them, whatever another thread makes of such."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Attribute's length must be", category=UserWarning
+        )
+        yield
+
+
 def load_certificate(der: bytes, field: str, limit: int = MAX_CERTIFICATE) -> x509.Certificate:
     """Read one certificate, of at most `limit` bytes.
 

@@ -64,8 +64,20 @@ class Settings:
     otel_endpoint: str | None = None
 
 
-def serve(build: Callable[[], Hosted], settings: Settings) -> None:
+def _nothing() -> None:
+    """Nothing to read again."""
+
+
+def serve(
+    build: Callable[[], Hosted], settings: Settings, renew: Callable[[], None] = _nothing
+) -> None:
     """Serve what `build` makes until SIGTERM or SIGINT.
+
+    Args:
+        build: makes what is served, in the process that serves it.
+        settings: how.
+        renew: where several workers serve: reads again, at SIGHUP, what `build` uses, in the
+            process that starts workers.
 
     When it is ready, exactly one line goes to standard output: `NAME listening on URL`, or
     with `json_output` an object with `event`, `url`, and `metrics` if that is asked for.
@@ -77,7 +89,8 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
     if settings.otel_endpoint is not None:
         tracing.check(settings.otel_endpoint)
     tls = Tls(settings.certificate, settings.key, settings.client_ca)
-    # Until a worker hears it, it must not end the process.
+    # Until a worker listens for it, it must neither end the process nor be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(settings.host, settings.port))
@@ -122,6 +135,7 @@ def serve(build: Callable[[], Hosted], settings: Settings) -> None:
             announce=announce,
             close=close,
             forget=metrics.forget_worker,
+            renew=renew,
             drain_seconds=settings.limits.drain_seconds,
         ).run()
         if code:

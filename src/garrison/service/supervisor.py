@@ -70,6 +70,7 @@ class Supervisor:
         announce: Callable[[], None],
         close: Callable[[], None],
         forget: Callable[[int], None],
+        renew: Callable[[], None],
         drain_seconds: float,
     ) -> None:
         """Prepare; `run` begins.
@@ -80,6 +81,8 @@ class Supervisor:
             announce: called when all are ready for the first time.
             close: called when no worker is to be started any more: closes the sockets.
             forget: called with the pid of each that ended.
+            renew: called at SIGHUP, before the workers are told: reads again what those that are
+                started later are to begin with.
             drain_seconds: how long a worker may take to end.
         """
         self._places = [_Place() for _ in range(count)]
@@ -87,6 +90,7 @@ class Supervisor:
         self._announce = announce
         self._close = close
         self._forget = forget
+        self._renew = renew
         self._drain_seconds = drain_seconds
         self._lifeline = os.pipe()
         self._is_announced = False
@@ -155,7 +159,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # A terminal sends it to all processes; the supervisor passes on what is meant.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # Not SIGHUP: what comes before the worker listens for it must not be lost on it.
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, signal.SIGHUP})
 
         def ready() -> None:
             # A supervisor that has gone is seen elsewhere.
@@ -177,6 +182,11 @@ class Supervisor:
 
     def _hear(self, told: signal.Signals) -> None:
         if told == signal.SIGHUP:
+            try:
+                self._renew()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the service
+                facts = {"outcome": "nothing renewed", "reason": f"{type(error).__name__}: {error}"}
+                log.record("worker", facts, level=logging.ERROR)
             self._tell(signal.SIGHUP)
         elif told in {signal.SIGTERM, signal.SIGINT}:
             self._end()

@@ -166,6 +166,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        # One that came since the process began is heard now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         if self._lifeline is None:
             loop.add_signal_handler(signal.SIGINT, self._terminate)
         else:

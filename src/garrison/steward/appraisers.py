@@ -171,7 +171,9 @@ class AzureAppraiser:
             Misuse: a simulated root is a vendor's.
         """
         self._policy = policy
-        self._snp = None if tees.snp is None else (tees.snp, tees.snp.roots())
+        self._snp = None
+        if tees.snp is not None:
+            self._snp = (azure_appraisal.of_paravisor(tees.snp), tees.snp.roots())
         self._tdx = None if tees.tdx is None else (tees.tdx, tees.tdx.platform.roots())
         self._source = source
 

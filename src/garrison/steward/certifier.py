@@ -60,6 +60,8 @@ DECISIONS = metrics.Counter(
 NO_STORE = {"Cache-Control": "no-store"}
 VARY = {"Vary": "Accept"}
 PEM_CHAIN = "application/pem-certificate-chain"
+# Characters of a reason in a record: what a request says may have a hundred thousand.
+_MAX_REASON = 2000
 # Where a request's state has what was done of it before it took the long way.
 _WORK = "steward_work"
 
@@ -293,7 +295,7 @@ def refusal_facts(
         "outcome": "unavailable" if isinstance(error, Unavailable) else "refused",
         "request_id": request_id,
         "reasons": [
-            f"{check['check']}; found {check['found']}; expected {check['expected']}"
+            f"{check['check']}; found {check['found']}; expected {check['expected']}"[:_MAX_REASON]
             for check in checks_of(error)
         ],
         **facts,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # RFC 5280, section 4.1.2.2: a serial number has at most 20 bytes, and is positive.
 _SERIAL_DIGITS = 40
+_SERIAL_BITS = 159
 # The longest measurement or chip identifier has 64 bytes.
 _MAX_DIGITS = 128
 _POLL_SECONDS = 10
@@ -156,7 +157,9 @@ def _serials(table: Table) -> tuple[int, ...]:
                 "serials", "not hex", expected=f"at most {_SERIAL_DIGITS} hex digits each"
             )
         number = int(text, 16)
-        if number == 0:
-            raise table.malformed("serials", "no certificate has it", expected="more than 0")
+        if number == 0 or number.bit_length() > _SERIAL_BITS:
+            raise table.malformed(
+                "serials", "no certificate has it", expected=f"more than 0, of {_SERIAL_BITS} bits"
+            )
         numbers.append(number)
     return tuple(dict.fromkeys(numbers))

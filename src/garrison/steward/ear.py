@@ -14,7 +14,8 @@ result at all: that is an error. A claim of the vector is made from the checks o
 `hardware`           97 if a simulated root vouches for it; 96 if the platform or its TCB fails;
                      32 if the vendor calls the TCB anything but up to date, and the policy
                      admits that; 2 if it is genuine
-`runtime-opaque`     96 if the host may debug what runs, admitted or not; 2 if it may not
+`runtime-opaque`     96 if the host may debug what runs, or a CCA platform is not secured,
+                     admitted or not; 2 if it may not
 `configuration`      96 if any other check fails; else 2
 ===================  ===========================================================================
 
@@ -37,6 +38,7 @@ from garrison import __version__
 from garrison.appraisal.reference import ANY
 from garrison.errors import Malformed
 from garrison.formats import cmw
+from garrison.formats.cca import Lifecycle
 from garrison.formats.evidence import REPORT_DATA_SIZE, Evidence
 from garrison.steward.authority import hash_for
 from garrison.steward.issuance import appraiser_for, counted
@@ -66,11 +68,12 @@ _EXECUTABLES = re.compile(
 )
 _HARDWARE = re.compile(
     r"product|reported TCB version|committed firmware ABI|revocation list|TCB status|advisories"
-    r"|MRSEAM|platform .*"
+    r"|TCB evaluation|QE identity|MRSEAM|platform .*"
 )
 _IDENTITY = re.compile(r"chip|report data|user data|realm challenge|TPM quote's nonce|deny list")
-_DEBUG = re.compile(r"debug mode|.*debugging by the host|TD attributes: DEBUG")
-_NOT_DEBUGGED = ("no", "not allowed")
+_DEBUG = re.compile(r"debug mode|.*debugging by the host|TD attributes: DEBUG|platform lifecycle")
+# Of a CCA platform one state alone rules it out.
+_NOT_DEBUGGED = ("no", "not allowed", Lifecycle.SECURED)
 _ALGORITHMS = {"P-256": "ES256", "P-384": "ES384"}
 
 

@@ -37,8 +37,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FIRST = "0" * 64
-# A decision has some twenty fields, each bounded; ten times that is not a line of ours.
+# A decision has some twenty fields; ten times that is not a line of ours. What a request says, and
+# what a policy with many reference values wanted, can be longer: then texts are cut, to the first
+# of these lengths that fits. The longest digest has 128 digits.
 _MAX_LINE = 64 * 1024
+_CUTS = (4096, 1024, 256, 128, 32)
+# Of a list; a refusal has some forty reasons at most.
+_MAX_ITEMS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +170,13 @@ class IssuanceLog:
         self._size += len(text)
 
     def _add(self, now: datetime, fields: Mapping[str, object]) -> None:
-        line = _encode(
+        line = _fitting(
+            {name: _plain(value) for name, value in fields.items()},
             {
-                **{name: _plain(value) for name, value in fields.items()},
                 "seq": self._end.lines,
                 "previous": self._end.head,
                 "time": now.astimezone(UTC).isoformat(),
-            }
+            },
         )
         try:
             written = os.write(self._file, line + b"\n")
@@ -236,6 +241,32 @@ def _decode(content: bytes, where: str) -> dict[str, object]:
 
 def _encode(entry: Mapping[str, object]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _fitting(fields: Mapping[str, object], ours: Mapping[str, object]) -> bytes:
+    """The line with these fields, of which texts are cut as far as they must be.
+
+    A line that is too long would never be read again: whoever can have one written, by a request of
+    a hundred kilobytes, would keep the steward from ever starting.
+    """
+    line = _encode({**fields, **ours})
+    for limit in _CUTS:
+        if len(line) < _MAX_LINE:
+            break
+        cut = {name: _cut(value, limit) for name, value in fields.items()}
+        line = _encode({**cut, **ours})
+    return line
+
+
+def _cut(value: object, limit: int) -> object:
+    if isinstance(value, str) and len(value) > limit:
+        return f"{value[:limit]}... ({len(value)} characters)"
+    if isinstance(value, list):
+        more = [f"... ({len(value)} of them)"] if len(value) > _MAX_ITEMS else []
+        return [_cut(item, limit) for item in value[:_MAX_ITEMS]] + more
+    if isinstance(value, dict):
+        return {name: _cut(item, limit) for name, item in value.items()}
+    return value
 
 
 def _plain(value: object) -> object:

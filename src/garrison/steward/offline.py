@@ -195,7 +195,7 @@ def judge(found: Found, wanted: Wanted) -> Judgement:
     if wanted.nonce is not None:
         _check_nonce(found, wanted.nonce)
     if isinstance(evidence, VekChain):
-        genuine = _judge_chain(found, evidence, policies, wanted.now)
+        genuine = _judge_chain(found, evidence, policies, bound, wanted)
     elif isinstance(evidence, NitroDocument):
         genuine = _judge_nitro(found.raw, policies, bound, wanted)
     elif isinstance(evidence, SnpEvidence):
@@ -269,10 +269,27 @@ def _judge_snp(
     return Genuine(anchor.name, anchor.simulated, claims.crl_checked, facts, shown, result)
 
 
-def _judge_chain(found: Found, chain: VekChain, policies: TeePolicies, now: datetime) -> Genuine:
+def _judge_chain(
+    found: Found, chain: VekChain, policies: TeePolicies, bound: bytes | None, wanted: Wanted
+) -> Genuine:
+    """A certificate alone, which anybody can have: it satisfies nobody who wants more than that."""
     roots = Roots.load() if policies.snp is None else policies.snp.roots()
     evidence = SnpEvidence(b"", (chain.leaf,))
-    verified = snp.verify_chain(found.endorsements.for_snp(evidence), roots, now)
+    verified = snp.verify_chain(found.endorsements.for_snp(evidence), roots, wanted.now)
+    if not wanted.by_baseline:
+        raise Rejected(
+            "a certificate attests nothing that a policy could admit",
+            field="evidence",
+            found="an SNP signing key's certificate",
+            expected="a report, with that certificate",
+        )
+    if bound is not None:
+        raise Unverified(
+            "a certificate is bound to nothing",
+            field="report data",
+            found="none",
+            expected=bound.hex(),
+        )
     facts = {"product": verified.vek.product.value, "TCB version": str(verified.vek.tcb)}
     return Genuine(
         verified.anchor.name,

@@ -125,7 +125,9 @@ class Endorsements:
         if not table.entries:
             raise Malformed("no endorsements", field=where, expected="certificates or collateral")
         for _, content in table.entries:
-            self.try_add(content)
+            # Certificates and lists, DER or PEM, and no table in a table in a table.
+            if content[:1] == b"\x30" or _PEM.search(content):
+                self.try_add(content)
 
     def _add_pem(self, body: bytes, is_certificate: bool, where: str) -> None:
         try:
@@ -144,7 +146,7 @@ class Endorsements:
             raise Malformed("not JSON", field=where) from error
         if "tcbInfo" in value and isinstance(value["tcbInfo"], dict) and "signature" in value:
             self.tcb_infos.append(text)
-        elif "enclaveIdentity" in value and "signature" in value:
+        elif isinstance(value.get("enclaveIdentity"), dict) and "signature" in value:
             self.qe_identities.append(text)
         elif certificates := certificates_in(value):
             # As Azure's host agent and guests' tools hand them on.

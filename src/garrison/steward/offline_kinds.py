@@ -150,10 +150,12 @@ def judge_kind(
     elif isinstance(kind, Quote):
         found = _quote(raw, tees, wanted, means)
     elif isinstance(kind, HclReport):
-        return _blob(kind, means)
+        return _blob(kind, wanted, means)
     else:
         return _azure(kind, tees, wanted, means)
-    if means.by_baseline and wanted is not None and found.bound != wanted:
+    # With a policy this is one of its checks, if there are any.
+    is_checked = not means.by_baseline and found.result is not None
+    if not is_checked and wanted is not None and found.bound != wanted:
         raise Unverified(
             "the evidence is bound to another key or challenge",
             field="report data",
@@ -343,7 +345,8 @@ def _azure(
     hardware = verified.value.hardware.value
 
     def appraise(found: Verified[SnpClaims], data: bytes) -> AttestationResult:
-        return snp_appraisal.appraise(found, policy, data, means.now)
+        asked_by = azure_appraisal.of_paravisor(policy)
+        return snp_appraisal.appraise(found, asked_by, data, means.now)
 
     result = azure_appraisal.appraise(verified, own, nonce, appraise, means.now)
     facts = {"product": hardware.product.value, "VM": verified.value.runtime.vm_id}
@@ -381,7 +384,7 @@ def _store(evidence: SnpEvidence, means: Means) -> SnpEndorsements:
     return means.endorsements.for_snp(evidence)
 
 
-def _blob(blob: HclReport, means: Means) -> Genuine:
+def _blob(blob: HclReport, wanted: bytes | None, means: Means) -> Genuine:
     """A paravisor's report alone: genuine or not, but nothing binds it to a sender."""
     if blob.kind is not ReportType.SNP:
         raise Unavailable(
@@ -391,7 +394,7 @@ def _blob(blob: HclReport, means: Means) -> Genuine:
             expected="a TD quote of it, and the TPM's quote",
             hint="Azure's evidence has all of it, in JSON: hcl_report, tpm_quote, td_quote",
         )
-    if not means.by_baseline:
+    if not means.by_baseline or wanted is not None:
         raise Unverified(
             "a paravisor's report alone shows neither who sends it nor what was booted",
             field="Azure HCL report",

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 FILE = "revoked.json"
 # RFC 5280, 3.3: an entry stays until one list after the certificate's end; lists live for a day.
 _AFTER_THE_END = timedelta(days=1)
-# RFC 5280, 4.1.2.2: a serial number has at most 20 bytes.
-_MAX_SERIAL = 1 << 160
+# RFC 5280, 4.1.2.2: a serial number has at most 20 bytes, and is positive.
+_MAX_SERIAL = 1 << 159
 # A list of that many entries has 400 KB: more than anybody revokes by hand.
 _MAX_ENTRIES = 10_000
 _MAX_FILE = 4 << 20

@@ -97,7 +97,10 @@ def _assemble(
 
 
 def _check_names(server_names: frozenset[str], keeps: Sequence[str], field: str) -> None:
-    taken = sorted(server_names & set(keeps))
+    # RFC 9525, section 6.3: a wildcard stands for one label, the first.
+    taken = sorted(
+        name for name in keeps if not server_names.isdisjoint((name, f"*.{name.partition('.')[2]}"))
+    )
     if taken:
         raise Malformed(
             "a keep of that name could pose as this steward to other keeps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garrison.errors import Malformed, Unverified
+from garrison.formats._der import SEQUENCE, value_of
 from garrison.formats.csr import (
     CMW_OID,
     MAX_REQUEST,
@@ -65,6 +67,14 @@ def custom(
         builder = builder.add_attribute(attribute, value)
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+
+
+def _long_version() -> bytes:
+    """A `WorkloadIdentity` of a version that Python refuses to write down in digits."""
+    right = WorkloadIdentity(None, bytes(32)).to_der()
+    content = (1 << 20_000).to_bytes(2501)
+    version, rest = value_of(2, content), right[right.index(b"\x02\x01\x01") + 3 :]
+    return value_of(SEQUENCE, version, rest)
 
 
 @pytest.mark.parametrize("key", [P256, P384], ids=["P-256", "P-384"])
@@ -125,6 +135,21 @@ def test_original_common_name_asks_for_a_name(host: str) -> None:
     request = Request.from_der(custom(subject=[(NameOID.COMMON_NAME, name)]))
     slug = None if host == "localhost" else Slug.parse(host)
     assert request.workload == WorkloadIdentity(slug, bytes(32))
+
+
+def test_a_long_common_name_is_read_whatever_others_make_of_such() -> None:
+    """The library warns of it; while another thread reads certificates a warning is an error."""
+    name = f"drawbridge.test/jane/{'chat' * 8}:1.0.0@{digest_url_text(bytes(32))}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        long = x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([long]))
+    data = builder.sign(P256, hashes.SHA256()).public_bytes(Encoding.DER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        workload = Request.from_der(data).workload
+    assert workload is not None
+    assert str(workload.slug) == name.partition("@")[0]
 
 
 CN = NameOID.COMMON_NAME
@@ -230,6 +255,10 @@ REFUSED = {
     "RSA key": (custom(key=rsa.generate_private_key(65537, 2048)), "unsupported key"),
     "Ed25519 key": (custom(key=ed25519.Ed25519PrivateKey.generate()), "unsupported key"),
     "P-521 key": (custom(key=ec.generate_private_key(ec.SECP521R1())), "unsupported key"),
+    "version of six thousand digits": (
+        custom([(WORKLOAD_IDENTITY_OID.dotted_string, _long_version(), False)]),
+        "unknown version; found a number of 20001 bits",
+    ),
     "trailing byte": (custom() + b"\0", "not DER"),
     "too long": (bytes(MAX_REQUEST + 1), "too long"),
     "empty": (b"", "not DER"),

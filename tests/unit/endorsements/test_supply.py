@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from garrison.endorsements import kds, pcs
 from garrison.endorsements.cache import Cache, Entry
 from garrison.endorsements.resource import Document, Kind
-from garrison.endorsements.supply import Age, Supply, age
+from garrison.endorsements.supply import MOST_FOR_CHIPS, Age, Supply, age
 from garrison.errors import Unavailable
 from garrison.formats.snp import Product, SigningKey
 from garrison.testing.snp import NOW, FakePlatform
@@ -202,6 +203,35 @@ def test_one_failure_for_many_threads(vendor: VendorServer, supply: Supply) -> N
         assert len(set(threads.map(ask, range(32)))) == 1
     # A thread that was late may have asked on its own; none asked twice.
     assert vendor.count(TCB_INFO) < 32
+
+
+def test_chips_that_nobody_has_heard_of_take_some_threads_and_not_all(
+    vendor: VendorServer, supply: Supply
+) -> None:
+    """A report that nobody has verified names its chip: other documents are still to be had."""
+    waiting = threading.Event()
+
+    def hold(_resource: object) -> Document:
+        assert waiting.wait(60)
+        raise Unavailable("no such chip")
+
+    chips = [kds.vcek(Product.MILAN, bytes([n]) * 64, PLATFORM.tcb) for n in range(40)]
+    fetcher = supply._fetcher
+    assert fetcher is not None
+    fetch = fetcher.fetch
+    vendor.serve(TCB_INFO, answer(tcb_info(), vendor))
+    with ThreadPoolExecutor(len(chips)) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fetcher, "fetch", lambda each: fetch(each) if each == TCB_INFO else hold(each)
+        )
+        answers = [threads.submit(supply.get, chip) for chip in chips]
+        for each in islice(as_completed(answers, 60), len(chips) - MOST_FOR_CHIPS):
+            assert "too many wait for certificates of chips" in str(each.exception())
+        assert supply.get(TCB_INFO).body == tcb_info()
+        waiting.set()
+    # Who has had an answer has left a place.
+    vendor.serve(VEK, Answer(body=VEK_DER))
+    assert supply.get(VEK).body == VEK_DER
 
 
 def test_what_another_process_fetched_meanwhile_is_used(

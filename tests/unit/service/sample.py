@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # `/slow` says so and takes as long as it is told, `/prompt` answers at once unless its body says
 # that it must wait. It is not ready while the file `trouble` exists.
 APP = """
-import asyncio, contextlib, json, os, sys
+import asyncio, contextlib, json, os, signal, sys
 from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -112,16 +112,24 @@ worker._LOOK_SECONDS = options.pop("look", worker._LOOK_SECONDS)
 if "metrics" in options:
     options["metrics"] = tuple(options["metrics"])
 fail = options.pop("fail", False)
+told_early = options.pop("told_early", False)
+spoilt = options.pop("spoilt", False)
 
 def build():
     if fail:
         raise RuntimeError("cannot be built")
+    if told_early:
+        os.kill(os.getpid(), signal.SIGHUP)
     return Hosted(app, ready, ["/", "/prompt"], prompt=prompt)
+
+def renew():
+    if spoilt:
+        raise RuntimeError("a defect")
 
 serve(build, Settings(
     name="sample", host="localhost", port=0, certificate=Path(certificate), key=Path(key),
     client_ca=Path(root), limits=limits, **options,
-))
+), renew)
 """
 
 

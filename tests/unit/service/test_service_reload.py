@@ -102,3 +102,22 @@ def test_invalid_pair_is_refused_and_the_old_one_stays(pki: Pki, files: Files) -
     assert str(files.certificate) in told[0]["reason"]
     assert len(told) in {3, 4}
     assert told[-1]["outcome"] == "reloaded"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_told_while_a_process_starts_is_not_lost_on_it(pki: Pki, workers: int) -> None:
+    with running(pki, workers=workers, told_early=True) as server:
+        code, _, err = server.end()
+    assert code == 0
+    told = [json.loads(line) for line in err.splitlines()]
+    assert [line["event"] for line in told].count("tls") == workers
+
+
+def test_what_cannot_be_read_again_ends_no_service(pki: Pki) -> None:
+    with running(pki, workers=2, spoilt=True) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.expect('"nothing renewed", "reason": "RuntimeError: a defect"')
+        with contextlib.closing(server.connect()) as connection:
+            assert ask(connection)["id"]
+        code, _, _ = server.end()
+    assert code == 0

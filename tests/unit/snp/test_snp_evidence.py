@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat import asn1
@@ -150,6 +152,14 @@ def test_hwid_in_an_octet_string(platform: FakePlatform) -> None:
 def test_hwid_of_another_length(hwid: bytes) -> None:
     with pytest.raises(Malformed, match="hwID"):
         VekCertificate.from_bytes(FakePlatform().endorsements(hwid=hwid).leaf)
+
+
+def test_a_version_of_six_thousand_digits() -> None:
+    """Python does not write such a number; the error about it must still be one of ours."""
+    platform = FakePlatform()
+    leaf = platform.endorsements(tcb=replace(platform.tcb, bl=1 << 20_000)).leaf
+    with pytest.raises(Malformed, match="bl: out of range; found a number of 20001 bits"):
+        VekCertificate.from_bytes(leaf)
 
 
 def test_unknown_product() -> None:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.steward.conftest import NOW, SLUG, FakeRegistry, Keep
 from tests.unit.steward.test_steward_http import WORKLOAD, Answer, ask_app
 
 from garrison.cli.steward import command
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.formats.csr import PKCS10_MEDIA_TYPE
+from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
 from garrison.steward.http import application
 from garrison.steward.issuance_log import IssuanceLog, verify
 
@@ -231,6 +235,33 @@ def test_each_decision_is_a_line(steward: Steward, keep: Keep, path: Path) -> No
     assert refused["outcome"] == "refused"
     assert "certificate request" in refused["reasons"][0]
     assert verify(path).lines == 8
+
+
+def test_no_request_can_write_a_line_that_is_never_read_again(steward: Steward, path: Path) -> None:
+    """Who needs no evidence for it could keep a steward from its next start."""
+    claim = WorkloadIdentity(None, None, tee="\u00e9" * 40_000).to_der()
+    extension = x509.UnrecognizedExtension(WORKLOAD_IDENTITY_OID, claim)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(extension, critical=False)
+        .sign(Keep().key, hashes.SHA384())
+        .public_bytes(Encoding.DER)
+    )
+    log = IssuanceLog(path)
+    assert certify(steward, log, request).status == 400
+    # As many reasons as there are, each with all the reference values of a large policy.
+    log.append(NOW, {"reasons": ["ab" * 48 * 500] * 50, "measurement": b"m" * 48})
+    log.close()
+    assert verify(path).lines == 8
+    IssuanceLog(path).close()
+    *_, refused, long = (json.loads(line) for line in path.read_text().splitlines())
+    assert refused["reasons"][0].startswith("certificate request: WorkloadIdentity claims")
+    # Nor does it fill the disk any sooner than a short one.
+    assert len(refused["reasons"][0]) == 2000
+    assert long["measurement"] == (b"m" * 48).hex()
+    assert long["reasons"][0].endswith("... (48000 characters)")
+    assert long["reasons"][-1] == "... (50 of them)"
 
 
 def test_without_a_line_there_is_no_certificate(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.cli.verify import command
-from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.formats.azure import AzureEvidence
 from garrison.formats.dcap_quote import TeeType
 from garrison.formats.snp import Product, Report, SigningKey
@@ -219,14 +219,16 @@ def test_every_product_and_key(policy: Path, tmp_path: Path, platform: FakePlatf
     assert document["verified"]["product"] == platform.product
 
 
-def test_a_chips_certificate_alone(policy: Path, tmp_path: Path) -> None:
+def test_no_policy_admits_a_chips_certificate(policy: Path, tmp_path: Path) -> None:
+    """Anybody can have one: it must not pass where evidence was wanted."""
     chain = PLATFORM.endorsements()
     for data in (chain.leaf, pem(chain.leaf)):
         file = put(tmp_path / "vcek", data)
         done = verify(file, "--endorsements", tmp_path / "amd", "--policy", policy)
         document = json.loads(done.stdout)
-        assert (document["verdict"], document["claims"]["kind of key"]) == ("genuine", "VCEK")
-        assert "nothing is attested" in document["not_looked_at"][0]
+        assert (document["verdict"], document["claims"]["kind of key"]) == ("rejected", "VCEK")
+        assert isinstance(done.exception, Rejected)
+        assert "a certificate attests nothing" in str(done.exception)
 
 
 # The JSON of Confidential Containers.
@@ -413,6 +415,11 @@ def test_signatures_alone_are_enough_only_if_the_user_says_so(policy: Path, tmp_
     document = json.loads(done.stdout)
     assert (document["verdict"], document["crl_checked"]) == ("genuine", False)
     assert "that is all" in document["not_looked_at"][0]
+    # But they are of nobody else's quote.
+    for report_data, kind in ((sgx_report().report_data, None), (b"\xee" * 64, Unverified)):
+        options = ("--insecure-signatures-only", "--report-data", report_data.hex())
+        bound = verify(file, "--policy", policy, *options)
+        assert (type(bound.exception) if bound.exception else None) is kind
     unsigned = FakeQuoter(INTEL).quote(sgx_report(), 3, signature=bytes(64))
     broken = put(tmp_path / "broken.bin", unsigned)
     refused = verify(broken, "--policy", policy, "--insecure-signatures-only")

@@ -15,6 +15,8 @@ from garrison.cli.steward import command as steward
 from garrison.cli.verify import command
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.formats.evidence import TDX_MEDIA_TYPE
+from garrison.formats.snp_certificate_table import VCEK, CertificateTable
+from garrison.steward.offline_endorsements import Endorsements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,6 +289,42 @@ def test_a_paravisors_report_alone_with_its_certificate(tmp_path: Path) -> None:
     (tmp_path / "vek.der").unlink()
     assert isinstance(verify(*blob).exception, Unavailable)
     assert isinstance(verify(tmp_path, *at(directory)).exception, Misuse | Unavailable)
+
+
+def test_tables_in_tables_give_no_traceback(tmp_path: Path) -> None:
+    table = b"0"
+    for _ in range(600):
+        table = CertificateTable(((VCEK, table),)).to_bytes()
+    report = (vectors("snp") / "trustee-milan-v2-vcek" / "report.bin").read_bytes()
+    path = tmp_path / "extended.bin"
+    path.write_bytes(report + table)
+    assert isinstance(verify(path).exception, Unavailable)
+
+
+@pytest.mark.parametrize("identity", [b"5", b"null", b'["QE"]'])
+def test_an_identity_that_is_no_object(identity: bytes) -> None:
+    with pytest.raises(Malformed):
+        Endorsements().add(b'{"enclaveIdentity":%b,"signature":"aa"}' % identity, "file")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "file"),
+    [
+        ("snp", "trustee-milan-v2-vcek", "vek.der"),
+        ("az-snp", "trustee-milan-v1", "hcl_report.bin"),
+    ],
+)
+def test_what_is_bound_to_nobody_is_not_bound_to_what_was_wanted(
+    kind: str, name: str, file: str
+) -> None:
+    directory = vectors(kind) / name
+    asked = (directory / file, *at(directory), "--json", "--endorsements", directory)
+    plain = json.loads(verify(*asked).stdout)
+    assert plain["verdict"] == "genuine"
+    assert plain["not_looked_at"]
+    bound = verify(*asked, "--report-data", "ab" * 64)
+    assert isinstance(bound.exception, Unverified)
+    assert json.loads(bound.stdout)["verdict"] == "unverified"
 
 
 def test_policy_check_takes_what_verify_takes(policy: Path) -> None:

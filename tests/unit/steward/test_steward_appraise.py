@@ -304,6 +304,33 @@ def changed(name: str, **more: Any) -> tuple[Check, ...]:
             "contraindicated",
             id="old firmware",
         ),
+        pytest.param(
+            result(*GOOD, Check("TCB evaluation", "16", "at least 17", passed=False)),
+            {"hardware": 96},
+            "contraindicated",
+            id="old evaluation",
+        ),
+        pytest.param(
+            result(*GOOD, Check("QE identity", "none", "Intel's", passed=False)),
+            {"hardware": 96},
+            "contraindicated",
+            id="unknown quoting enclave",
+        ),
+        pytest.param(
+            result(
+                *GOOD,
+                Check("platform lifecycle", "recoverable CCA platform debug", "any", passed=True),
+            ),
+            {"runtime-opaque": 96},
+            "contraindicated",
+            id="a platform that may be debugged",
+        ),
+        pytest.param(
+            result(*GOOD, Check("platform lifecycle", "secured", "secured", passed=True)),
+            {},
+            "affirming",
+            id="a platform that may not be debugged",
+        ),
     ],
 )
 def test_the_vector_says_what_the_checks_say(

@@ -109,6 +109,7 @@ def test_a_drawbridge_with_a_port() -> None:
         'serials = ["0"]',
         'serials = ["00"]',
         f'serials = ["{"01" * 21}"]',
+        f'serials = ["80{"00" * 19}"]',
         'measurements = ["xy"]',
         'chip_ids = [""]',
         f'chip_ids = ["{"00" * 65}"]',

@@ -16,11 +16,12 @@ from garrison.formats.csr import EnarxEvidence, build_request
 from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.nitro import NITRO_MEDIA_TYPE, NitroDocument
 from garrison.formats.strict_toml import Table
+from garrison.steward import init
 from garrison.steward.appraisers import NitroAppraiser
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.issuance import examine
 from garrison.steward.policy import Policy
-from garrison.steward.setup import open_steward
+from garrison.steward.setup import open_steward, with_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,23 @@ def test_genuine_evidence_is_appraised() -> None:
     other = f'[pcrs]\n0 = ["{"ab" * 48}"]\nothers = "any"\n'
     with pytest.raises(AppraisalRejected, match="PCR"):
         appraiser(other).appraise(Evidence(NITRO_MEDIA_TYPE, data), bound, THEN).require()
+
+
+@pytest.mark.parametrize(
+    ("register", "failed"),
+    [("zero", []), ("any", []), (f'["{"ab" * 48}"]', ["PCR20"])],
+    ids=["zero", "any", "a value"],
+)
+def test_a_register_that_a_document_lacks_is_zero(register: str, failed: list[str]) -> None:
+    """A policy that wants a value of it is not satisfied by modules that have fewer."""
+    text = register if register.startswith("[") else f'"{register}"'
+    data = document()
+    parsed = NitroDocument.from_bytes(data)
+    assert len(parsed.pcrs) == 16
+    policy = f'[pcrs]\n20 = {text}\nothers = "any"\n'
+    evidence = Evidence(NITRO_MEDIA_TYPE, data)
+    result = appraiser(policy).appraise(evidence, parsed.user_data or b"", THEN)
+    assert [check.name for check in result.checks if not check.passed] == failed
 
 
 def test_tampered_evidence_is_not_genuine() -> None:
@@ -116,3 +134,15 @@ def test_no_keep_may_have_a_name_of_the_steward_itself(tmp_path: Path, directory
     assert caught.value.found == "localhost"
     path.write_text(POLICY + nitro)
     assert open_steward(directory, path, directory / SERVER_PEM)[0].server_names == {"localhost"}
+
+
+def test_a_wildcard_of_the_stewards_is_each_name_that_it_stands_for(
+    steward: Steward, tmp_path: Path
+) -> None:
+    hosts = ["*.example.test", "Steward.Example.Org"]
+    init.create(tmp_path / "wild", trust_domain="example.test", hosts=hosts, now=THEN)
+    with pytest.raises(Malformed, match="could pose as this steward") as caught:
+        with_certificate(steward, tmp_path / "wild" / SERVER_PEM)
+    assert caught.value.found == "chat.example.test, www.example.test"
+    deeper = replace(steward.policy, dns_names=("a.chat.example.test", "example.test"))
+    with_certificate(replace(steward, policy=deeper), tmp_path / "wild" / SERVER_PEM)

@@ -175,6 +175,26 @@ def test_a_refusal(base: Path, make: Callable[[bytes], Evidence], check: str) ->
     assert check in [item["check"] for item in answer.checks]
 
 
+def test_a_guests_own_report_is_no_paravisors(base: Path) -> None:
+    """Below VMPL 0 it is the guest that chooses the runtime data, and so the key of the TPM."""
+    path = base / "policy.toml"
+    text = path.read_text()
+    path.write_text(text.replace("[snp]\n", '[snp]\nvmpl = "any"\n', 1))
+
+    def own(report_data: bytes) -> Evidence:
+        made = AZURE.evidence(AZURE.blob(vmpl=2), extra_data=quote_nonce(report_data))
+        return Evidence(AZURE_MEDIA_TYPE, made.to_bytes())
+
+    answer = certify(app_of(base), own, ec.SECP384R1())
+    assert answer.status == 400
+    assert [item["check"] for item in answer.checks] == ["VMPL"]
+    assert certify(app_of(base), azure_snp, ec.SECP384R1()).status == 200
+    # Nor is a policy for others, at lower levels, any wider for it.
+    path.write_text(text.replace("[snp]\n", "[snp]\nvmpl = [2]\n", 1))
+    for make in (own, azure_snp):
+        assert certify(app_of(base), make, ec.SECP384R1()).status == 400
+
+
 def test_a_key_weaker_than_azures(base: Path) -> None:
     answer = certify(app_of(base), azure_snp, ec.SECP256R1())
     assert answer.status == 400

@@ -97,6 +97,41 @@ def test_kill_under_requests_breaks_neither_challenges_nor_the_log(
     assert err.count('"event": "policy", "outcome": "reloaded"') == 2
 
 
+def test_a_worker_that_is_started_later_knows_what_was_denied_meanwhile(
+    running: Running, tmp_path: Path
+) -> None:
+    """Who can end a worker, by memory or a defect, must not bring an older policy back."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(policy.read_text() + '[deny]\nserials = ["0a0b"]\n')
+    running.process.send_signal(signal.SIGHUP)
+    before = workers_of(running.process.pid)
+
+    def denied() -> bool:
+        try:
+            status, body = running.ask("GET", "/deny")
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == 200 and json.loads(body)["serials"] == ["a0b"]
+
+    # Each answer is of one worker or the other: of so many in a row, of both.
+    in_a_row = 0
+    deadline = time.monotonic() + SECONDS
+    while in_a_row < 20:
+        assert time.monotonic() < deadline
+        in_a_row = in_a_row + 1 if denied() else 0
+    # Without those that were told, none but the successors are left to answer.
+    for victim in before:
+        os.kill(victim, signal.SIGKILL)
+    while True:
+        assert time.monotonic() < deadline
+        try:
+            status, body = running.ask("GET", "/deny")
+        except (OSError, http.client.HTTPException):
+            continue
+        break
+    assert (status, json.loads(body)["serials"]) == (200, ["a0b"])
+
+
 def test_a_second_steward_may_not_write_to_the_log(running: Running, tmp_path: Path) -> None:
     done = garrison(
         "steward", "serve", "--dir", str(running.directory), "--port", "0",
