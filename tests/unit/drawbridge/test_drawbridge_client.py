@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from garrison.drawbridge import client as client_module
 from garrison.drawbridge import wire
 from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.drawbridge.retry import TRIES
 from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
+from garrison.formats import tree
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.signed_tag import JWS_TYPE, sign
 from garrison.formats.slug import Slug
@@ -293,7 +293,7 @@ def test_a_tree_without_end(client: Client, server: LyingServer) -> None:
 def test_more_nodes_than_a_package_may_have(
     client: Client, published: Slug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "MAX_FILES", 4)
+    monkeypatch.setattr(tree, "MAX_FILES", 4)
     with pytest.raises(Malformed, match="too large a package"):
         client.fetch(published)
 
