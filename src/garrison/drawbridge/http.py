@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -184,9 +183,7 @@ class Service:
     # Who asks.
 
     async def _identity(self, request: Request) -> Identity:
-        token = bearer(header(request, "authorization"))
-        # The issuer may have to be asked for its keys.
-        return await run_in_threadpool(self._verifier.verify, token)
+        return await self._verifier.verify_soon(bearer(header(request, "authorization")))
 
     async def _require_owner(
         self, request: Request, name: Name, context: Context, level: Level
