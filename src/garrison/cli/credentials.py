@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "garrison"
 _KEYRING = "the system's keyring"
+_BACKEND = "PYTHON_KEYRING_BACKEND"
 # An agent may ask its user something.
 _HELPER_SECONDS = 120
 
@@ -113,10 +114,22 @@ def store_token(host: str, token: str | None, helper: Helper | None = None) -> s
 
 def _keyring() -> ModuleType | None:
     """The library, if there may be a keyring."""
-    if not {"DBUS_SESSION_BUS_ADDRESS", "PYTHON_KEYRING_BACKEND"} & os.environ.keys():
+    if not {"DBUS_SESSION_BUS_ADDRESS", _BACKEND} & os.environ.keys():
         return None
-    import keyring
+    try:
+        import keyring
 
+        keyring.get_keyring()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Misuse(
+            "no keyring of this library",
+            field=_BACKEND,
+            found=repr(os.environ.get(_BACKEND, "")[:200]),
+            expected="the name of a class, as keyring.backends.SecretService.Keyring",
+        ) from error
+    except (OSError, RuntimeError) as error:
+        # One that was asked for by name, and has not what it needs here, such as a bus.
+        raise Unavailable("cannot be used here", field=_KEYRING, found=str(error)) from error
     return keyring
 
 

@@ -9,7 +9,7 @@ import click
 
 from garrison.cli import ui
 from garrison.cli.registry import json_option, open_client, registry_options
-from garrison.errors import Misuse
+from garrison.errors import Misuse, Rejected
 from garrison.formats.slug import Repository, check_host
 from garrison.terminal import plain
 
@@ -162,7 +162,12 @@ def info(
     """Show who may read REPOSITORY, and its tags."""
     name = Repository.parse(repository)
     client = open_client(name.host, ca_bundle, insecure_auth_token)
-    config, tags = client.policy(name), client.tags(name)
+    tags = client.tags(name)
+    try:
+        config = client.policy(name)
+    except Rejected:
+        # That is for its owner. Who is not, and may read the tags, may as everybody does.
+        config = {"public": True}
     if as_json:
         ui.emit_json({"config": config, "tags": tags})
         return

@@ -207,6 +207,20 @@ class Client:
             directory = Directory.from_bytes(self._node(slug, done, found), f"{slug} {done}")
         return directory
 
+    def file(self, slug: Slug, path: str) -> bytes:
+        """The file at `path` of the workload, checked from the tag down; as `fetch`."""
+        parent, _, name = path.rpartition("/")
+        entries = self.directory(slug, parent).entries
+        found = entries.get(name)
+        if found is None or found.type == DIRECTORY_TYPE:
+            files = (other for other, entry in entries.items() if entry.type != DIRECTORY_TYPE)
+            raise Rejected(
+                "no such file",
+                field=f"{slug} {path}",
+                expected=f"in {parent or 'the root'}: {', '.join(list(files)[:20])}",
+            )
+        return self._node(slug, path, found)
+
     def _node(
         self,
         slug: Slug,

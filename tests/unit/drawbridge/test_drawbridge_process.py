@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import stat
@@ -160,6 +161,71 @@ def test_the_commands_show_and_fetch(stack: Stack, tmp_path: Path) -> None:
     assert told == {"config": {"public": False, "keeps": [{"tee": "snp"}]}, "tags": ["1.0.0"]}
     shown = stack.command("tree", "fetch", *options, stack.slug("secret:1.0.0"), "sub/data")
     assert shown == "data"
+
+
+def test_what_is_fetched_is_written_beside_nothing_of_others(stack: Stack, tmp_path: Path) -> None:
+    """However long its name is, and whatever else is in the folder."""
+    options = [*stack.registry_options, stack.slug("secret:1.0.0")]
+    others = tmp_path / "others"
+    others.write_text("mine")
+    for name in (".out.part", ".long.part"):
+        (tmp_path / name).symlink_to(others)
+    (tmp_path / "out").write_text("older")
+    for name in ("out", "n" * 255):
+        stack.command("tree", "fetch", *options, "sub/data", "-o", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes() == FILES["sub/data"]
+    stack.command("package", "fetch", *options, str(tmp_path / ("d" * 255)))
+    assert Package.from_directory(tmp_path / ("d" * 255)).files == FILES
+    # What is no file is written to.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pipe.open("r+b", buffering=0) as reader:
+        stack.command("tree", "fetch", *options, "sub/data", "-o", str(pipe))
+        assert reader.read(100) == FILES["sub/data"]
+    assert pipe.is_fifo()
+    assert others.read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    done = stack.run("package", "fetch", *options, str(tmp_path / "link"))
+    assert (done.returncode, "exists already" in done.stderr) == (2, True)
+    for path in ("sub", "sub/none", "none", "/sub/data", "", "none/data"):
+        done = stack.run("tree", "fetch", *options, path, "-o", str(tmp_path / "none"))
+        assert done.returncode == 77, done.stderr
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {
+        ".out.", ".long", "other", "out", "nnnnn", "ddddd", "pipe", "link",
+    }  # fmt: skip
+
+
+def test_everybody_sees_the_tags_of_a_public_repository(stack: Stack, tmp_path: Path) -> None:
+    for repo, code in (("chat", 0), ("secret", 77), ("none", 77)):
+        done = stack.run(
+            "repo", "info", "--json", *stack.registry_options, f"{stack.registry}/demo/{repo}",
+            environment={**stack.environment, "XDG_CONFIG_HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        if code == 0:
+            assert json.loads(done.stdout) == {"config": {"public": True}, "tags": ["1.0.0"]}
+
+
+@pytest.mark.parametrize("token", ["secret\n", "se cret", "s\u20accret", "secret\x7f"])
+def test_a_token_that_is_none_is_not_shown(stack: Stack, token: str) -> None:
+    slug = stack.slug("secret:1.0.0")
+    done = stack.run(
+        "package", "info", *stack.registry_options, slug,
+        environment={**stack.environment, "GARRISON_INSECURE_AUTH_TOKEN": token},
+    )  # fmt: skip
+    assert done.returncode == 65
+    assert "token: not a bearer token" in done.stderr
+    assert "cret" not in done.stderr.replace(slug, "")
+
+
+@pytest.mark.parametrize("secret", [b"\xff\xfe", b"", b"\n", bytes(5000)])
+def test_a_file_that_holds_no_secret(stack: Stack, tmp_path: Path, secret: bytes) -> None:
+    (tmp_path / "secret").write_bytes(secret)
+    done = stack.run(
+        "user", "login", "--oidc-domain", "https://localhost/", "--oidc-client-id", "demo",
+        "--oidc-secret-file", str(tmp_path / "secret"), stack.registry,
+    )  # fmt: skip
+    assert done.returncode == 65, done.stderr
 
 
 def test_a_private_repository_over_mutual_tls(stack: Stack, steward: Authority) -> None:
