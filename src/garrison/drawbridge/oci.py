@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -73,15 +74,12 @@ class OciClient:
         """
         self.host = host
         self._login = login
-        self._wire = Wire(
-            host,
-            ca_pem=ca_pem,
-            token=None,
-            certificate=certificate,
-            tries=tries,
-            api="v2",
-            server="OCI registry",
+        wire = partial(
+            Wire, host, ca_pem=ca_pem, token=None, tries=tries, api="v2", server="OCI registry"
         )
+        self._wire = wire(certificate=certificate)
+        # Where the registry sends its clients, nobody learns who they are.
+        self._anonymous = self._wire if certificate is None else wire(certificate=None)
         self._contents = Contents()
         self._lock = threading.Lock()
         # By scope; the empty one is that of a registry that wants a password each time.
@@ -270,7 +268,8 @@ class OciClient:
             if answer.status not in _REDIRECTS:
                 break
             place = self._location(answer, where)
-            answer = self._wire.exchange("GET", place, where, got, resume=True)
+            wire = self._anonymous if self._is_elsewhere(place) else self._wire
+            answer = wire.exchange("GET", place, where, got, resume=True)
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
         return answer
@@ -343,25 +342,26 @@ class OciClient:
         def known() -> str | None:
             return self._authorizations.get(scope) or self._authorizations.get("")
 
-        def send(authorization: str | None) -> Answer:
-            elsewhere = path.startswith("https://") and urlsplit(path).netloc != self.host
-            shown = {}
-            if authorization is not None and not elsewhere:
-                shown["Authorization"] = authorization
+        def send(wire: Wire, authorization: str | None) -> Answer:
+            shown = {} if authorization is None else {"Authorization": authorization}
             sent = {**(extra or {}), **shown}
-            return self._wire.exchange(
-                method, path, str(name), got, resume=resume, body=body, extra=sent
-            )
+            return wire.exchange(method, path, str(name), got, resume=resume, body=body, extra=sent)
 
+        if self._is_elsewhere(path):
+            return send(self._anonymous, None)
         used = known()
-        answer = send(used)
+        answer = send(self._wire, used)
         if answer.status == 401:
             with self._lock:
                 # Others may have asked meanwhile.
                 if known() == used:
                     self._authorize(answer, scope)
-            answer = send(known())
+            answer = send(self._wire, known())
         return answer
+
+    def _is_elsewhere(self, path: str) -> bool:
+        """Whether a path is the URL of another server than the registry."""
+        return path.startswith("https://") and urlsplit(path).netloc != self.host
 
     def _authorize(self, answer: Answer, scope: str) -> None:
         """Get what a 401 asks for."""
