@@ -136,6 +136,8 @@ def fetch(
     with ui.progress(f"fetching {name}", None) as advance:
         fetched = fetch_package(name, ca_bundle, insecure_auth_token, advance, advance.expect)
     write_directory(directory, fetched.files)
+    if fetched.yanked is not None:
+        ui.warn(f"{name} was yanked: {fetched.yanked}")
     if as_json:
         ui.emit_json(_document(name, fetched.entry))
     else:

@@ -442,6 +442,25 @@ def test_docker_credential_helpers_are_asked(
     assert docker_login("r.test") is None
 
 
+@pytest.mark.parametrize(
+    ("header", "scheme", "parameters"),
+    [
+        ('Basic realm="a, b"', "basic", {"realm": "a, b"}),
+        ("bearer Realm=x,SERVICE = y", "bearer", {"realm": "x", "service": "y"}),
+        ('Bearer realm="https://a.test/t?b=c",service="", scope="s" ', "bearer",
+         {"realm": "https://a.test/t?b=c", "service": "", "scope": "s"}),
+        ('Basic realm="a", Bearer realm="b",error="e"', "bearer", {"realm": "b", "error": "e"}),
+        ('Bearer realm="b",service="s", Basic realm="a"', "bearer",
+         {"realm": "b", "service": "s"}),
+        ('Negotiate, Basic realm="a"', "basic", {"realm": "a"}),
+    ],
+)  # fmt: skip
+def test_challenges_in_all_their_spellings(
+    header: str, scheme: str, parameters: dict[str, str]
+) -> None:
+    assert Challenge.parse(header, "r.test") == Challenge(scheme, parameters)
+
+
 @pytest.mark.parametrize("header", [None, "", "Digest realm=x", "Basic"])
 def test_other_challenges_are_refused(header: str | None) -> None:
     with pytest.raises(Malformed, match="unknown way to authenticate"):

@@ -195,6 +195,17 @@ def test_what_is_fetched_is_written_beside_nothing_of_others(stack: Stack, tmp_p
     }  # fmt: skip
 
 
+def test_who_fetches_what_was_yanked_is_told(stack: Stack, tmp_path: Path) -> None:
+    options = [*stack.registry_options, stack.slug("chat:1.0.0")]
+    for name, told in (("before", False), ("yanked", True), ("after", False)):
+        if told:
+            stack.command("package", "yank", "--reason", "a hole", *options)
+        done = stack.run("package", "fetch", *options, str(tmp_path / name))
+        assert (done.returncode, "was yanked: a hole" in done.stderr) == (0, told)
+        if told:
+            stack.command("package", "unyank", *options)
+
+
 def test_everybody_sees_the_tags_of_a_public_repository(stack: Stack, tmp_path: Path) -> None:
     for repo, code in (("chat", 0), ("secret", 77), ("none", 77)):
         done = stack.run(
