@@ -97,12 +97,14 @@ def login(
         token = client_credentials(
             oidc_domain, client_id=oidc_client_id, secret=secret, audience=audience, ca_pem=ca_pem
         )
+    # One that names nobody is no token for a drawbridge, and is not kept.
+    subject = subject_of(token)
     helper = None
     if credential_helper is not None:
         # The original's name for a token.
         helper = Helper(credential_helper, f"{urlsplit(oidc_domain).hostname}-{host}")
     where = store_token(host, token, helper)
-    ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {where}")
+    ui.success(f"logged in at {host} as {plain(subject)}; the token is in {where}")
 
 
 def _show(code: DeviceCode) -> None:

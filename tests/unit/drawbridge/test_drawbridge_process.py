@@ -12,6 +12,7 @@ from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -26,8 +27,9 @@ from garrison.formats.tree import Package
 from garrison.steward import init
 from garrison.steward.authority import Authority
 from garrison.steward.certificates import issue_certificate, issue_client_certificate
-from garrison.testing.drawbridge import served
+from garrison.testing.drawbridge import Lie, LyingServer, served
 from garrison.testing.stack import Stack
+from garrison.testing.tls import Authority as TlsAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,6 +229,38 @@ def test_a_token_that_is_none_is_not_shown(stack: Stack, token: str) -> None:
     assert done.returncode == 65
     assert "token: not a bearer token" in done.stderr
     assert "cret" not in done.stderr.replace(slug, "")
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "text"),
+    [
+        ("opaque", 65, "not a token with a subject"),
+        (jwt.encode({"aud": "x"}, "", "none"), 65, "not a token with a subject"),
+        (jwt.encode({"sub": "\x1b[31mjane"}, "", "none"), 0, "as ?[31mjane;"),
+    ],
+)
+def test_whom_a_token_names(stack: Stack, tmp_path: Path, token: str, code: int, text: str) -> None:
+    """One that names nobody is not kept, and no name steers the terminal."""
+    authority = TlsAuthority("Issuer")
+    (tmp_path / "ca.pem").write_text(authority.root_pem)
+    (tmp_path / "secret").write_text("secret")
+    with LyingServer(authority.issue(hosts=("localhost",))) as server:
+        issuer = f"https://{server.host}/"
+        for path, document in (
+            ("/.well-known/openid-configuration",
+             {"issuer": issuer, "token_endpoint": f"{issuer}token"}),
+            ("/token", {"access_token": token}),
+        ):  # fmt: skip
+            body = json.dumps(document).encode()
+            server.answers[path] = Lie(200, {"Content-Length": str(len(body))}, body)
+        done = stack.run(
+            "user", "login", "--oidc-domain", issuer, "--oidc-client-id", "demo",
+            "--oidc-secret-file", str(tmp_path / "secret"), "--ca-bundle", str(tmp_path / "ca.pem"),
+            "drawbridge.test",
+            environment={**stack.environment, "XDG_CONFIG_HOME": str(tmp_path)},
+        )  # fmt: skip
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+    assert (tmp_path / "garrison" / "tokens.json").exists() == (code == 0)
 
 
 @pytest.mark.parametrize("secret", [b"\xff\xfe", b"", b"\n", bytes(5000)])
