@@ -165,6 +165,15 @@ def test_wrong_headers(
     assert str(published) in str(caught.value)
 
 
+def test_who_does_not_answer_is_named_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host = f"localhost:{closed.getsockname()[1]}"
+    with pytest.raises(Unavailable, match="does not answer") as caught:
+        Client(host, tries=1).tag(Slug.parse(f"{host}/jane/chat:1.0.0"))
+    assert f"{host}: Failed to establish a new connection" in str(caught.value)
+    assert "(" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", [TAG, ROOT, WASM])
 def test_a_body_that_is_cut_off(
     client: Client, published: Slug, server: LyingServer, path: str
