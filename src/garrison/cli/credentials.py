@@ -45,9 +45,25 @@ _Kept = None | Helper | str
 
 
 def tokens_file() -> Path:
-    """Where the tokens are kept."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "garrison" / "tokens.json"
+    """Where the tokens are kept.
+
+    Raises:
+        Misuse: the user has no home.
+    """
+    base = _configuration()
+    if base is None:
+        raise Misuse("no such directory", field="HOME", hint="set it, or XDG_CONFIG_HOME")
+    return base / "garrison" / "tokens.json"
+
+
+def _configuration() -> Path | None:
+    """The directory of the user's configuration; None for who has no home, as in containers."""
+    if given := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".config"
+    except RuntimeError:
+        return None
 
 
 def load_token(host: str) -> str | None:
@@ -58,6 +74,8 @@ def load_token(host: str) -> str | None:
         Malformed: it does not hold tokens.
         Unavailable: the keyring or the helper does not give the token.
     """
+    if _configuration() is None:
+        return None
     tokens = _load(tokens_file())
     if host not in tokens:
         return None

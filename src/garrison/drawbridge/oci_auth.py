@@ -84,16 +84,21 @@ def docker_login(host: str) -> Login | None:
         Malformed: docker's configuration cannot be read.
         Unavailable: the credential helper that it names fails.
     """
-    folder = os.environ.get("DOCKER_CONFIG")
-    path = Path(folder) / "config.json" if folder else Path.home() / ".docker" / "config.json"
+    given = os.environ.get("DOCKER_CONFIG")
     try:
-        text = path.read_text()
+        folder = Path(given) if given else Path.home() / ".docker"
+    except RuntimeError:
+        # A user without a home, as in containers.
+        return None
+    path = folder / "config.json"
+    try:
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
     try:
-        config = json.loads(text)
+        config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Malformed("not JSON", field=str(path)) from error
     if not isinstance(config, dict):

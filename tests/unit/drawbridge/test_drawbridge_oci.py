@@ -424,6 +424,15 @@ def test_docker_knows_the_users_login(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "c2VjcmV0" not in str(caught.value)
 
 
+def test_a_configuration_of_docker_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(Malformed, match="not JSON"):
+        docker_login("r.test")
+
+
 def test_docker_credential_helpers_are_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,22 @@ def test_whom_a_token_names(stack: Stack, tmp_path: Path, token: str, code: int,
     assert (tmp_path / "garrison" / "tokens.json").exists() == (code == 0)
 
 
+@pytest.mark.parametrize("keeps", [None, 1, "x", [1], {"tee": "snp"}])
+def test_a_registry_whose_rules_are_none(stack: Stack, tmp_path: Path, keeps: object) -> None:
+    authority = TlsAuthority("Registry")
+    (tmp_path / "ca.pem").write_text(authority.root_pem)
+    with LyingServer(authority.issue(hosts=("localhost",))) as server:
+        for path, document in (("", {"public": False, "keeps": keeps}), ("/_tag", [])):
+            body = json.dumps(document).encode()
+            lie = Lie(200, {"Content-Length": str(len(body))}, body)
+            server.answers[f"/api/v0.1.0/jane/chat{path}"] = lie
+        done = stack.run(
+            "repo", "info", "--ca-bundle", str(tmp_path / "ca.pem"), f"{server.host}/jane/chat"
+        )
+    assert done.returncode == 65, done.stderr
+    assert "keeps: not a list of rules" in done.stderr
+
+
 @pytest.mark.parametrize("secret", [b"\xff\xfe", b"", b"\n", bytes(5000)])
 def test_a_file_that_holds_no_secret(stack: Stack, tmp_path: Path, secret: bytes) -> None:
     (tmp_path / "secret").write_bytes(secret)
