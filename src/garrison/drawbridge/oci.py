@@ -297,15 +297,15 @@ class OciClient:
 
     def _location(self, answer: Answer, where: str) -> str:
         """Where the answer says to go on."""
-        base = f"https://{self.host}/v2/"
-        place = urljoin(base, answer.headers.get("Location", ""))
-        if not place.startswith("https://") or place == base:
-            raise Malformed(
-                "not an HTTPS URL",
-                field=f"{where}: Location",
-                found=repr(answer.headers.get("Location"))[:200],
-            )
-        return place
+        base, stated = f"https://{self.host}/v2/", answer.headers.get("Location", "")
+        field = f"{where}: Location"
+        try:
+            place = urljoin(base, stated)
+        except ValueError:
+            place = stated
+        if place == base:
+            raise Malformed("not a place", field=field, found=repr(stated)[:200])
+        return _checked_url(place, field)
 
     # Who asks.
 
@@ -376,11 +376,7 @@ class OciClient:
                 )
             self._authorizations[""] = self._login.to_header()
             return
-        realm = challenge.parameters.get("realm", "")
-        if not realm.startswith("https://"):
-            raise Malformed(
-                "not an HTTPS URL", field=f"{self.host}: realm", found=repr(realm[:200])
-            )
+        realm = _checked_url(challenge.parameters.get("realm", ""), f"{self.host}: realm")
         query = {"scope": scope}
         if "service" in challenge.parameters:
             query["service"] = challenge.parameters["service"]
@@ -400,3 +396,20 @@ class OciClient:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise Malformed("no token", field=where)
         self._authorizations[scope] = f"Bearer {token}"
+
+
+def _checked_url(url: str, field: str) -> str:
+    """Return `url` if it is an HTTPS URL that can be read.
+
+    Raises:
+        Malformed: it is not.
+    """
+    try:
+        parts = urlsplit(url)
+        # The port is read when it is asked for.
+        is_url = url.startswith("https://") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise Malformed("not an HTTPS URL", field=field, found=repr(url[:200]))
+    return url

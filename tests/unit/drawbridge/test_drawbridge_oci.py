@@ -287,9 +287,21 @@ def test_only_the_registry_says_where_a_password_goes(
     assert {authorization for authorization, _ in elsewhere.shown} == {None}
 
 
-def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer) -> None:
+NO_URLS = ["http://evil.test/", "", "https://[::1", "https://evil.test:x/"]
+
+
+@pytest.mark.parametrize("place", NO_URLS)
+def test_a_blob_is_fetched_from_no_other_place(liar: LyingServer, place: str) -> None:
+    moved = {"Content-Length": "0", "Location": place}
+    liar.answers[_blob_path(PACKAGE.files["Enarx.toml"])] = Lie(307, moved, b"")
+    with pytest.raises(Malformed, match="Location"):
+        client(liar.host).fetch(OciName(liar.host, "jane/chat", "v1"))
+
+
+@pytest.mark.parametrize("realm", [*NO_URLS, "https:///x", "HTTPS://evil.test/", "//evil.test/"])
+def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer, realm: str) -> None:
     path = "/v2/jane/chat/manifests/v1"
-    headers = {"Content-Length": "0", "WWW-Authenticate": 'Bearer realm="http://evil.test/"'}
+    headers = {"Content-Length": "0", "WWW-Authenticate": f'Bearer realm="{realm}"'}
     liar.answers[path] = Lie(401, headers, b"")
     with pytest.raises(Malformed, match="realm"):
         client(liar.host).tag_digest(OciName(liar.host, "jane/chat", "v1"))
