@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from garrison.cli import ui
+from garrison.cli.options import umask
 from garrison.errors import GarrisonError, Malformed, Misuse, Rejected
 from garrison.formats import deployment_policy
 from garrison.formats.deployment_policy import DeploymentPolicy
@@ -58,9 +59,7 @@ def init() -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(TEMPLATE)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
+        Path(name).chmod(0o666 & ~umask())
         os.link(name, NAME)
     except FileExistsError:
         raise Misuse(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "garrison"
 _KEYRING = "the system's keyring"
+_BACKEND = "PYTHON_KEYRING_BACKEND"
 # An agent may ask its user something.
 _HELPER_SECONDS = 120
 
@@ -44,9 +45,25 @@ _Kept = None | Helper | str
 
 
 def tokens_file() -> Path:
-    """Where the tokens are kept."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "garrison" / "tokens.json"
+    """Where the tokens are kept.
+
+    Raises:
+        Misuse: the user has no home.
+    """
+    base = _configuration()
+    if base is None:
+        raise Misuse("no such directory", field="HOME", hint="set it, or XDG_CONFIG_HOME")
+    return base / "garrison" / "tokens.json"
+
+
+def _configuration() -> Path | None:
+    """The directory of the user's configuration; None for who has no home, as in containers."""
+    if given := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".config"
+    except RuntimeError:
+        return None
 
 
 def load_token(host: str) -> str | None:
@@ -57,6 +74,8 @@ def load_token(host: str) -> str | None:
         Malformed: it does not hold tokens.
         Unavailable: the keyring or the helper does not give the token.
     """
+    if _configuration() is None:
+        return None
     tokens = _load(tokens_file())
     if host not in tokens:
         return None
@@ -113,10 +132,22 @@ def store_token(host: str, token: str | None, helper: Helper | None = None) -> s
 
 def _keyring() -> ModuleType | None:
     """The library, if there may be a keyring."""
-    if not {"DBUS_SESSION_BUS_ADDRESS", "PYTHON_KEYRING_BACKEND"} & os.environ.keys():
+    if not {"DBUS_SESSION_BUS_ADDRESS", _BACKEND} & os.environ.keys():
         return None
-    import keyring
+    try:
+        import keyring
 
+        keyring.get_keyring()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Misuse(
+            "no keyring of this library",
+            field=_BACKEND,
+            found=repr(os.environ.get(_BACKEND, "")[:200]),
+            expected="the name of a class, as keyring.backends.SecretService.Keyring",
+        ) from error
+    except (OSError, RuntimeError) as error:
+        # One that was asked for by name, and has not what it needs here, such as a bus.
+        raise Unavailable("cannot be used here", field=_KEYRING, found=str(error)) from error
     return keyring
 
 

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,10 +15,14 @@ from garrison.cli.service_options import service_options
 from garrison.terminal import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from starlette.routing import Route
 
     from garrison.cli.service_options import ServiceOptions
     from garrison.drawbridge.store import Store
+
+T = TypeVar("T")
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 # Below the directory of a local store; beside it stand files that are no part of the store.
@@ -196,7 +200,7 @@ def fsck(store: str, as_json: bool) -> None:
     from garrison.errors import Unverified
 
     with ui.progress(f"checking {store}", None) as advance:
-        report = asyncio.run(check(_open_existing(store), advance))
+        report = _run(check(_open_existing(store), advance), store)
     if as_json:
         ui.emit_json(asdict(report))
     else:
@@ -243,7 +247,7 @@ def gc(store: str, grace_hours: int, as_json: bool) -> None:
     """Remove content that no name stands for."""
     from garrison.drawbridge.gc import collect
 
-    done = asyncio.run(collect(_open_existing(store), timedelta(hours=grace_hours)))
+    done = _run(collect(_open_existing(store), timedelta(hours=grace_hours)), store)
     if as_json:
         ui.emit_json(asdict(done))
         return
@@ -252,6 +256,18 @@ def gc(store: str, grace_hours: int, as_json: bool) -> None:
     ui.out(f"put back   {done.put_back}")
     ui.out(f"waiting    {done.waiting}")
     ui.out(f"leftovers  {done.leftovers}")
+
+
+def _run(work: Coroutine[Any, Any, T], location: str) -> T:
+    """Do `work` with the store at `location`; why it fails is told, other than to clients."""
+    from garrison.drawbridge.named import StorageFailure
+    from garrison.drawbridge.tokens import describe
+    from garrison.errors import Unavailable
+
+    try:
+        return asyncio.run(work)
+    except StorageFailure as error:
+        raise Unavailable("fails", field=f"store {location}", found=describe(error)) from error
 
 
 def _open_existing(location: str) -> Store:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from garrison.cli import ui
+from garrison.cli.options import write_whole
 from garrison.errors import Malformed, Misuse, Unavailable
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def export(
     ]
     if not found:
         raise Unavailable("the cache has nothing of that", field=str(directory))
-    _write(file, Bundle.of(found).to_bytes())
+    write_whole(file, Bundle.of(found).to_bytes())
     ui.success(f"wrote {len(found)} documents into {file}")
 
 
@@ -132,16 +133,6 @@ def _fetch(supply: Supply, wanted: list[Platform]) -> None:
                 ui.warn(str(error))
         if len(failures) == len(resources):
             raise failures[0]
-
-
-def _write(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @command.command("import")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# What is half written begins with this, and not with its later name, which may be as long as a
+# name can be.
+TEMPORARY = ".garrison-"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # The order of preference where --backend is not given. Only what is built stands here.
@@ -117,6 +121,34 @@ def write_new(path: Path, data: bytes, *, secret: bool = False) -> None:
         raise Misuse("is there already, and is not written over", field=str(path)) from error
     except OSError as error:
         raise Misuse(f"cannot be written: {error.strerror}", field=str(path)) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, in place of one that is there, so that nobody sees half of it.
+
+    What is there and is no file, as `/dev/null` or a pipe, is written to and stays.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    # A name that nobody foresees: in a folder of others something else may stand under it.
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
+            file.write(data)
+        temporary.chmod(0o666 & ~umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def umask() -> int:
+    """The bits of modes that new files of this process do not have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_pem(path: Path, option: str) -> str:

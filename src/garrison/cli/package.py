@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from garrison.cli import ui
+from garrison.cli.options import TEMPORARY, umask
 from garrison.cli.registry import (
     fetch_package,
     json_option,
@@ -130,11 +131,13 @@ def fetch(
 ) -> None:
     """Fetch the workload SLUG into DIRECTORY, which must not exist, and check every byte."""
     name = parse_name(slug)
-    if directory.exists():
+    if os.path.lexists(directory):
         raise Misuse("exists already", field=str(directory))
     with ui.progress(f"fetching {name}", None) as advance:
         fetched = fetch_package(name, ca_bundle, insecure_auth_token, advance, advance.expect)
     write_directory(directory, fetched.files)
+    if fetched.yanked is not None:
+        ui.warn(f"{name} was yanked: {fetched.yanked}")
     if as_json:
         ui.emit_json(_document(name, fetched.entry))
     else:
@@ -165,23 +168,17 @@ def unyank(slug: str, ca_bundle: Path | None, insecure_auth_token: str | None) -
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write a package; `directory` appears only when it is whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=directory.parent))
     try:
         for path, content in files.items():
             target = temporary / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         temporary.rename(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _path_and_slug(first: str, second: str) -> tuple[Path, Name]:

@@ -9,7 +9,7 @@ import click
 
 from garrison.cli import ui
 from garrison.cli.registry import json_option, open_client, registry_options
-from garrison.errors import Misuse
+from garrison.errors import Malformed, Misuse, Rejected
 from garrison.formats.slug import Repository, check_host
 from garrison.terminal import plain
 
@@ -113,8 +113,11 @@ def policy(
 
 
 def _show(name: Repository, config: dict[str, Any]) -> None:
+    keeps = config.get("keeps", [])
+    if not isinstance(keeps, list) or not all(isinstance(rule, dict) for rule in keeps):
+        raise Malformed("not a list of rules", field=f"{name}: keeps", found=repr(keeps)[:100])
     ui.out(f"{name}: {'public' if config.get('public') else 'private'}")
-    for rule in config.get("keeps", ()):
+    for rule in keeps:
         fields = ", ".join(f"{key}={value}" for key, value in rule.items())
         ui.out(f"readable by keeps with {plain(fields)}")
 
@@ -162,7 +165,12 @@ def info(
     """Show who may read REPOSITORY, and its tags."""
     name = Repository.parse(repository)
     client = open_client(name.host, ca_bundle, insecure_auth_token)
-    config, tags = client.policy(name), client.tags(name)
+    tags = client.tags(name)
+    try:
+        config = client.policy(name)
+    except Rejected:
+        # That is for its owner. Who is not, and may read the tags, may as everybody does.
+        config = {"public": True}
     if as_json:
         ui.emit_json({"config": config, "tags": tags})
         return

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from garrison.cli import ui
+from garrison.cli.options import write_whole
 from garrison.cli.registry import json_option, open_client, registry_options
-from garrison.errors import Rejected
 from garrison.formats.digest import digest_text
 from garrison.formats.slug import Slug
 from garrison.terminal import plain
@@ -57,22 +57,12 @@ def fetch(
     """Fetch the file PATH of the workload SLUG; every byte is checked before any is written."""
     name = Slug.parse(slug)
     client = open_client(name.host, ca_bundle, insecure_auth_token)
-    files = client.fetch(name).files
-    if path not in files:
-        raise Rejected(
-            "no such file", field=f"{name} {path}", expected=", ".join(sorted(files)[:20])
-        )
+    content = client.file(name, path)
     if out is None:
-        sys.stdout.buffer.write(files[path])
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        temporary.write_bytes(files[path])
-        temporary.replace(out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(out, content)
 
 
 @command.command()

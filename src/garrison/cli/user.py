@@ -13,7 +13,7 @@ import click
 
 from garrison.cli import ui
 from garrison.cli.credentials import Helper, load_token, store_token
-from garrison.cli.options import read_pem
+from garrison.cli.options import read_file, read_pem
 from garrison.cli.registry import json_option, open_client, registry_options
 from garrison.errors import Malformed, Misuse
 from garrison.formats.slug import check_host, check_user
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from garrison.drawbridge.login import DeviceCode
 
 _SECRETS = ("GARRISON_OIDC_CLIENT_SECRET", "ENARX_OIDC_CLIENT_SECRET")
+
+
+_MAX_SECRET = 4096
 
 
 @click.group()
@@ -94,12 +97,14 @@ def login(
         token = client_credentials(
             oidc_domain, client_id=oidc_client_id, secret=secret, audience=audience, ca_pem=ca_pem
         )
+    # One that names nobody is no token for a drawbridge, and is not kept.
+    subject = subject_of(token)
     helper = None
     if credential_helper is not None:
         # The original's name for a token.
         helper = Helper(credential_helper, f"{urlsplit(oidc_domain).hostname}-{host}")
     where = store_token(host, token, helper)
-    ui.success(f"logged in at {host} as {subject_of(token)}; the token is in {where}")
+    ui.success(f"logged in at {host} as {plain(subject)}; the token is in {where}")
 
 
 def _show(code: DeviceCode) -> None:
@@ -110,7 +115,14 @@ def _show(code: DeviceCode) -> None:
 
 def _secret(path: Path | None) -> str | None:
     if path is not None:
-        return path.read_text().strip()
+        try:
+            secret = read_file(path, _MAX_SECRET).decode().strip()
+        except UnicodeDecodeError:
+            secret = ""
+        if not secret:
+            # What it is instead may be one.
+            raise Malformed("holds no secret", field="--oidc-secret-file", expected="text in UTF-8")
+        return secret
     for name in _SECRETS:
         if os.environ.get(name):
             return os.environ[name]

@@ -25,11 +25,10 @@ from garrison.formats.signed_tag import JWS_TYPE, MAX_SIGNED
 from garrison.formats.tree import (
     DIRECTORY_TYPE,
     ENTRY_TYPE,
-    MAX_FILES,
-    MAX_PACKAGE,
     Directory,
     Entry,
     Package,
+    check_tree,
     max_length,
     media_type,
     parse_path,
@@ -187,10 +186,9 @@ class Client:
                         files[path] = content
                         continue
                     for child in _children(slug, path, content):
-                        # Before it is asked for, and directories count: a registry that lies
-                        # must not keep its reader busy for ever.
+                        # Before it is asked for.
                         count, total = count + 1, total + child[1].length
-                        _check_size(slug, count, total)
+                        check_tree(count, total, str(slug))
                         below.append(child)
                 level = below
                 expect(total)
@@ -208,6 +206,20 @@ class Client:
             done = f"{done}/{name}" if done else name
             directory = Directory.from_bytes(self._node(slug, done, found), f"{slug} {done}")
         return directory
+
+    def file(self, slug: Slug, path: str) -> bytes:
+        """The file at `path` of the workload, checked from the tag down; as `fetch`."""
+        parent, _, name = path.rpartition("/")
+        entries = self.directory(slug, parent).entries
+        found = entries.get(name)
+        if found is None or found.type == DIRECTORY_TYPE:
+            files = (other for other, entry in entries.items() if entry.type != DIRECTORY_TYPE)
+            raise Rejected(
+                "no such file",
+                field=f"{slug} {path}",
+                expected=f"in {parent or 'the root'}: {', '.join(list(files)[:20])}",
+            )
+        return self._node(slug, path, found)
 
     def _node(
         self,
@@ -420,16 +432,6 @@ def _children(slug: Slug, path: str, content: bytes) -> Iterator[tuple[str, Entr
                 expected=media_type(place),
             )
         yield place, child
-
-
-def _check_size(slug: Slug, count: int, total: int) -> None:
-    if count > MAX_FILES or total > MAX_PACKAGE:
-        raise Malformed(
-            "too large a package",
-            field=str(slug),
-            found=f"{count} files and directories or more, {total} bytes",
-            expected=f"at most {MAX_FILES}, {MAX_PACKAGE} bytes",
-        )
 
 
 def _depth(path: str) -> int:

@@ -11,14 +11,14 @@ import re
 from garrison.errors import Malformed, Misuse
 
 # Section 14.1.2: one range of bytes, `first-last`, `first-` or `-suffix`.
-_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})", re.ASCII)
-# Section 8.8.3.
-_TAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e]*")\s*')
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECASE)
+# Section 8.8.3, as an element of a list (section 5.6.1.2), which may be empty.
+_ELEMENT = re.compile(r'[ \t]*(?:(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*)?(?:,|\Z)')
 _MAX_HEADER = 8192
 
 
 class PreconditionFailed(Misuse):
-    """`If-Match` names no tag that this has: HTTP 412."""
+    """What is there, or is not, is not what the client expects: HTTP 412."""
 
 
 class Unsatisfiable(Misuse):
@@ -65,6 +65,29 @@ def check_match(if_match: str | None, tag: str) -> None:
         )
 
 
+def check_change(if_match: str | None, if_none_match: str | None, tag: str | None) -> None:
+    """Check what the client expects to be there before something is put there, or removed.
+
+    Args:
+        if_match: what must be there.
+        if_none_match: what must not be there.
+        tag: the entity tag of what is there; None if nothing is.
+
+    Raises:
+        PreconditionFailed: something else is there.
+        Malformed: a header is not a list of entity tags.
+    """
+    if if_match is not None and (tag is None or not _names(if_match, tag, "If-Match", weak=False)):
+        raise PreconditionFailed(
+            "there is something else",
+            field="If-Match",
+            found=if_match[:100],
+            expected=tag or "none, for nothing is there",
+        )
+    if if_none_match is not None and tag is not None and is_unchanged(if_none_match, tag):
+        raise PreconditionFailed("it is there", field="If-None-Match", found=if_none_match[:100])
+
+
 def byte_range(
     header: str | None, if_range: str | None, tag: str, length: int
 ) -> tuple[int, int] | None:
@@ -105,11 +128,11 @@ def _names(header: str, tag: str, field: str, *, weak: bool) -> bool:
         raise Malformed("too long", field=field, expected=f"at most {_MAX_HEADER}")
     if header.strip() == "*":
         return True
-    found = False
-    # No tag that we make has a comma; one with a comma is not ours, and its parts are no tags.
-    for part in header.split(","):
-        match = _TAG.fullmatch(part)
+    found, at = False, 0
+    while at < len(header):
+        match = _ELEMENT.match(header, at)
         if match is None:
-            raise Malformed("not an entity tag", field=field, found=repr(part[:80]))
+            raise Malformed("not an entity tag", field=field, found=repr(header[at : at + 80]))
         found = found or (match[2] == tag and (weak or match[1] is None))
+        at = match.end()
     return found

@@ -71,6 +71,9 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # A path that no file can have: there is none.
+                return None
             raise failed(error) from error
         return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 

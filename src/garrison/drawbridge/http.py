@@ -8,7 +8,7 @@ What differs from it:
 - bodies are streamed in both directions, and bounded;
 - a client certificate reads what the repository's `keeps` say, not everything;
 - who may not read a private repository is answered as for one that does not exist;
-- `ETag`, `If-None-Match`, `If-Match`, and `Range` for what is in a tree;
+- `ETag`, `If-None-Match`, `If-Match` (of changes too), and `Range` for what is in a tree;
 - tags in pages (`?n=&last=`), the latest tag (`?latest`), a user's repositories (`?repositories`);
 - the public repositories in whose names a text is (`/api/v0.1.0/?q=`);
 - who may read a repository can be changed (`_policy`);
@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -162,6 +161,7 @@ class Service:
             return await self._put(request, name)
         if request.method == "DELETE":
             await self._require_owner(request, name, "drawbridge_tags", "write")
+            await self._check_conditions(request, name)
             await self._store.remove(name.key())
             return Response(status_code=204)
         if name.kind == "repository query":
@@ -184,9 +184,7 @@ class Service:
     # Who asks.
 
     async def _identity(self, request: Request) -> Identity:
-        token = bearer(header(request, "authorization"))
-        # The issuer may have to be asked for its keys.
-        return await run_in_threadpool(self._verifier.verify, token)
+        return await self._verifier.verify_soon(bearer(header(request, "authorization")))
 
     async def _require_owner(
         self, request: Request, name: Name, context: Context, level: Level
@@ -286,12 +284,13 @@ class Service:
         return StreamingResponse(content, status, headers=headers)
 
     async def _tags(self, request: Request, name: Name) -> Response:
-        """Answer with the names of a repository's tags: all, a page, or the latest."""
+        """Answer with the names of a repository's tags: all, a page, or the latest to be used."""
         query = request.query_params
         tags = await self._store.names(name.key())
         headers = {}
         if "latest" in query:
-            tags = rules.latest(tags)
+            yanked = set(await self._store.names(Name("tag yank", name.user, name.repo).key()))
+            tags = rules.latest([tag for tag in tags if tag not in yanked])
         elif "n" in query or "last" in query:
             tags, more = rules.page(tags, query.get("n"), query.get("last"))
             if more:
@@ -358,6 +357,7 @@ class Service:
             stored = await self._tag(request, name, announced)
         else:
             stored = await self._tree(request, name, announced)
+        await self._check_conditions(request, name)
         status = 201
         if name.kind == "repository policy":
             if await self._store.named(name.repository().key()) is None:
@@ -369,6 +369,20 @@ class Service:
         _UPLOADS.add(name.kind)
         _UPLOADED.add(name.kind, amount=announced.length)
         return Response(status_code=status)
+
+    async def _check_conditions(self, request: Request, name: Name) -> None:
+        """Check what the client expects to be at `name` before that changes."""
+        if_match, if_none_match = header(request, "if-match"), header(request, "if-none-match")
+        if if_match is None and if_none_match is None:
+            return
+        is_policy = name.kind == "repository policy"
+        stored = await (self._config(name) if is_policy else self._store.named(name.key()))
+        tag = None
+        if stored is not None and name.kind == "tag tree":
+            tag = headers_for(_ours(Entry.from_bytes, stored))["ETag"]
+        elif stored is not None:
+            tag = headers_for(Entry.of(stored.body, stored.type))["ETag"]
+        conditional.check_change(if_match, if_none_match, tag)
 
     async def _user(self, request: Request, announced: Announced) -> Named:
         identity = await self._identity(request)
@@ -408,6 +422,7 @@ class Service:
         await self._require_owner(request, name, "drawbridge_tags", "write")
         # Before 100 MB are received in vain.
         if await self._store.named(name.key()) is not None:
+            await self._check_conditions(request, name)
             raise Exists("Already exists", found=name.key())
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)

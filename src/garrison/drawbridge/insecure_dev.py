@@ -91,9 +91,11 @@ class InsecureIssuer:
         """The verifier of this issuer's tokens."""
         return Verifier(issuer=_ISSUER, audience=_AUDIENCE, keys=self)
 
-    def find(self, kid: str) -> jwt.PyJWK | None:
+    def known(self, kid: str) -> jwt.PyJWK | None:
         """See `garrison.drawbridge.tokens.Keys`."""
         return self._public if kid == _KID else None
+
+    find = known
 
     def token(self, subject: str, scopes: frozenset[str] = _SCOPES) -> str:
         """A token for `subject`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # A discovery document is 3 kB, a set of keys 2 kB each.
 _MAX_DOCUMENT = 256 * 1024
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
+# For all of a document: one that comes a byte at a time is never late, byte for byte.
+_DOCUMENT_SECONDS = 20.0
 
 
 def open_verifier(
@@ -67,13 +70,23 @@ def open_verifier(
     return Verifier(issuer=issuer, audience=audience, keys=FetchedKeys(fetch))
 
 
+def _read(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
+    """The beginning of a body, so much of it as shows whether it is too long."""
+    late, body = time.monotonic() + _DOCUMENT_SECONDS, b""
+    while len(body) <= _MAX_DOCUMENT and (piece := response.read1(_MAX_DOCUMENT + 1)):
+        body += piece
+        if time.monotonic() > late:
+            raise Unavailable("the OpenID Connect issuer is too slow", field=url)
+    return body
+
+
 def _get(pool: urllib3.PoolManager, url: str, schemes: tuple[str, ...]) -> dict[str, Any]:
     if not url.startswith(schemes):
         raise Unavailable("the issuer names an address that is not HTTPS", field=url[:200])
     try:
         response = pool.request("GET", url, redirect=False, preload_content=False)
         try:
-            body = response.read(_MAX_DOCUMENT + 1)
+            body = _read(response, url)
         finally:
             response.close()
         if response.status != 200 or len(body) > _MAX_DOCUMENT:

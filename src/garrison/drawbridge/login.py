@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import certifi
 import urllib3
 
-from garrison.errors import Malformed, Misuse, Rejected, Unavailable
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,7 @@ def client_credentials(
     Raises:
         Misuse: the issuer is not an HTTPS URL.
         Rejected: the issuer refuses.
+        Unverified: another issuer answers than was asked.
         Unavailable: the issuer cannot be reached, or fails.
         Malformed: its answer is not a token.
     """
@@ -109,7 +110,7 @@ def device_flow(
 
     Raises:
         Rejected: the issuer or the user refuses, or the user took too long.
-        Misuse: as `client_credentials`; Unavailable and Malformed too.
+        Misuse: as `client_credentials`; Unverified, Unavailable and Malformed too.
     """
     names = ("device_authorization_endpoint", "token_endpoint")
     pool, endpoints = _discover(issuer, ca_pem, *names)
@@ -178,6 +179,14 @@ def _discover(
     pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
     discovery = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     document = _ask(pool, "GET", discovery, None)
+    # Section 4.3 of OpenID Connect Discovery 1.0; people leave the slash out, and mean the same.
+    if str(document.get("issuer")).rstrip("/") != issuer.rstrip("/"):
+        raise Unverified(
+            "the discovery document is of another issuer",
+            field=discovery,
+            found=repr(document.get("issuer"))[:200],
+            expected=issuer,
+        )
     endpoints = {}
     for name in names:
         endpoint = document.get(name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -73,15 +74,12 @@ class OciClient:
         """
         self.host = host
         self._login = login
-        self._wire = Wire(
-            host,
-            ca_pem=ca_pem,
-            token=None,
-            certificate=certificate,
-            tries=tries,
-            api="v2",
-            server="OCI registry",
+        wire = partial(
+            Wire, host, ca_pem=ca_pem, token=None, tries=tries, api="v2", server="OCI registry"
         )
+        self._wire = wire(certificate=certificate)
+        # Where the registry sends its clients, nobody learns who they are.
+        self._anonymous = self._wire if certificate is None else wire(certificate=None)
         self._contents = Contents()
         self._lock = threading.Lock()
         # By scope; the empty one is that of a registry that wants a password each time.
@@ -270,7 +268,8 @@ class OciClient:
             if answer.status not in _REDIRECTS:
                 break
             place = self._location(answer, where)
-            answer = self._wire.exchange("GET", place, where, got, resume=True)
+            wire = self._anonymous if self._is_elsewhere(place) else self._wire
+            answer = wire.exchange("GET", place, where, got, resume=True)
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
         return answer
@@ -298,15 +297,15 @@ class OciClient:
 
     def _location(self, answer: Answer, where: str) -> str:
         """Where the answer says to go on."""
-        base = f"https://{self.host}/v2/"
-        place = urljoin(base, answer.headers.get("Location", ""))
-        if not place.startswith("https://") or place == base:
-            raise Malformed(
-                "not an HTTPS URL",
-                field=f"{where}: Location",
-                found=repr(answer.headers.get("Location"))[:200],
-            )
-        return place
+        base, stated = f"https://{self.host}/v2/", answer.headers.get("Location", "")
+        field = f"{where}: Location"
+        try:
+            place = urljoin(base, stated)
+        except ValueError:
+            place = stated
+        if place == base:
+            raise Malformed("not a place", field=field, found=repr(stated)[:200])
+        return _checked_url(place, field)
 
     # Who asks.
 
@@ -343,25 +342,26 @@ class OciClient:
         def known() -> str | None:
             return self._authorizations.get(scope) or self._authorizations.get("")
 
-        def send(authorization: str | None) -> Answer:
-            elsewhere = path.startswith("https://") and urlsplit(path).netloc != self.host
-            shown = {}
-            if authorization is not None and not elsewhere:
-                shown["Authorization"] = authorization
+        def send(wire: Wire, authorization: str | None) -> Answer:
+            shown = {} if authorization is None else {"Authorization": authorization}
             sent = {**(extra or {}), **shown}
-            return self._wire.exchange(
-                method, path, str(name), got, resume=resume, body=body, extra=sent
-            )
+            return wire.exchange(method, path, str(name), got, resume=resume, body=body, extra=sent)
 
+        if self._is_elsewhere(path):
+            return send(self._anonymous, None)
         used = known()
-        answer = send(used)
+        answer = send(self._wire, used)
         if answer.status == 401:
             with self._lock:
                 # Others may have asked meanwhile.
                 if known() == used:
                     self._authorize(answer, scope)
-            answer = send(known())
+            answer = send(self._wire, known())
         return answer
+
+    def _is_elsewhere(self, path: str) -> bool:
+        """Whether a path is the URL of another server than the registry."""
+        return path.startswith("https://") and urlsplit(path).netloc != self.host
 
     def _authorize(self, answer: Answer, scope: str) -> None:
         """Get what a 401 asks for."""
@@ -376,11 +376,7 @@ class OciClient:
                 )
             self._authorizations[""] = self._login.to_header()
             return
-        realm = challenge.parameters.get("realm", "")
-        if not realm.startswith("https://"):
-            raise Malformed(
-                "not an HTTPS URL", field=f"{self.host}: realm", found=repr(realm[:200])
-            )
+        realm = _checked_url(challenge.parameters.get("realm", ""), f"{self.host}: realm")
         query = {"scope": scope}
         if "service" in challenge.parameters:
             query["service"] = challenge.parameters["service"]
@@ -400,3 +396,20 @@ class OciClient:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise Malformed("no token", field=where)
         self._authorizations[scope] = f"Bearer {token}"
+
+
+def _checked_url(url: str, field: str) -> str:
+    """Return `url` if it is an HTTPS URL that can be read.
+
+    Raises:
+        Malformed: it is not.
+    """
+    try:
+        parts = urlsplit(url)
+        # The port is read when it is asked for.
+        is_url = url.startswith("https://") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise Malformed("not an HTTPS URL", field=field, found=repr(url[:200]))
+    return url

@@ -19,8 +19,11 @@ from typing import Any
 
 from garrison.errors import Malformed, Misuse, Unavailable
 
-_CHALLENGE = re.compile(r"(?i)(basic|bearer)\s+(.*)", re.DOTALL)
-_PARAMETER = re.compile(r'([A-Za-z]+)="([^"\x00-\x1f]{0,1024})"')
+# RFC 9110, section 11.6.1: there may be several, with commas between them as between parameters.
+_CHALLENGE = re.compile(r"(?:^|,)\s*(basic|bearer)\s+", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r'([A-Za-z_]+)\s*=\s*(?:"([^"\x00-\x1f]{0,1024})"|([!#-+.-:^_`|~0-9A-Za-z-]{1,1024}))'
+)
 _HELPER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HELPER_SECONDS = 60
 
@@ -36,18 +39,30 @@ class Challenge:
     def parse(cls, header: str | None, where: str) -> Challenge:
         """Read `WWW-Authenticate`; `where` is what errors call the registry.
 
+        Of several challenges it is that for a token, as with docker's clients.
+
         Raises:
             Malformed: it is neither Basic nor Bearer.
         """
-        match = _CHALLENGE.fullmatch((header or "").strip()[:4096])
-        if match is None:
+        text = (header or "")[:4096]
+        found = list(_CHALLENGE.finditer(text))
+        if not found:
             raise Malformed(
                 "unknown way to authenticate",
                 field=f"{where}: WWW-Authenticate",
                 found=repr(header)[:100],
                 expected="Basic or Bearer",
             )
-        return cls(match[1].lower(), dict(_PARAMETER.findall(match[2])))
+        ends = [*(match.start() for match in found[1:]), len(text)]
+        challenges = {
+            match[1].lower(): {
+                name.lower(): quoted or plain
+                for name, quoted, plain in _PARAMETER.findall(text[match.end() : end])
+            }
+            for match, end in zip(found, ends, strict=True)
+        }
+        scheme = "bearer" if "bearer" in challenges else "basic"
+        return cls(scheme, challenges[scheme])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +84,21 @@ def docker_login(host: str) -> Login | None:
         Malformed: docker's configuration cannot be read.
         Unavailable: the credential helper that it names fails.
     """
-    folder = os.environ.get("DOCKER_CONFIG")
-    path = Path(folder) / "config.json" if folder else Path.home() / ".docker" / "config.json"
+    given = os.environ.get("DOCKER_CONFIG")
     try:
-        text = path.read_text()
+        folder = Path(given) if given else Path.home() / ".docker"
+    except RuntimeError:
+        # A user without a home, as in containers.
+        return None
+    path = folder / "config.json"
+    try:
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Misuse(f"cannot be read: {error.strerror}", field=str(path)) from error
     try:
-        config = json.loads(text)
+        config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Malformed("not JSON", field=str(path)) from error
     if not isinstance(config, dict):

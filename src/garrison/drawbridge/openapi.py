@@ -143,7 +143,7 @@ _SAID: dict[Kind, _Said] = {
             _query(
                 "latest",
                 _FLAG,
-                "Only the highest version, a release before any pre-release.",
+                "Only the highest version that was not yanked, a release before any pre-release.",
             ),
         ),
         headers=("Link",),
@@ -207,7 +207,7 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
     405: ("The method has no meaning here.", ("Allow",)),
     408: ("The request does not arrive in time.", ()),
     409: ("It exists already: nothing that exists is changed.", ()),
-    412: ("`If-Match` names something else.", ()),
+    412: ("`If-Match` or `If-None-Match` expects something else.", ()),
     413: ("The body is too long.", ()),
     415: ("A document of another media type is expected.", ()),
     422: ("The document is JSON, and not of the form that is expected.", ()),
@@ -219,12 +219,18 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
 }
 _ALWAYS = (400, 401, 404, 405, 408, 431, 500, 501, 503)
 _WHEN_GOT = (412,)
-_WHEN_PUT = (409, 413, 415, 422)
+_WHEN_PUT = (409, 412, 413, 415, 422)
+_WHEN_REMOVED = (412,)
 
 # What GET and HEAD may ask for.
 _CONDITIONS = {
     "If-None-Match": "Entity tags, or `*`: no body if it is one of them.",
     "If-Match": "Entity tags, or `*`: 412 unless it is one of them.",
+}
+# What PUT and DELETE may demand.
+_DEMANDS = {
+    "If-None-Match": "Entity tags, or `*` for anything: 412 if that is there.",
+    "If-Match": "Entity tags, or `*` for anything: 412 unless that is there.",
 }
 _PART = {
     "Range": "One range of bytes.",
@@ -319,6 +325,7 @@ def _put(kind: Kind, said: _Said) -> Json:
                 required=said.digest,
             ),
             _sent_header("Content-Length", "Bytes of the body.", COUNT, required=True),
+            *(_sent_header(name, what, {"type": "string"}) for name, what in _DEMANDS.items()),
         ],
         "requestBody": {
             "required": True,
@@ -333,6 +340,9 @@ def _delete(said: _Said) -> Json:
     return {
         "summary": f"Remove {said.what}.",
         "description": said.access,
+        "parameters": [
+            _sent_header(name, what, {"type": "string"}) for name, what in _DEMANDS.items()
+        ],
         "security": [{"user": []}],
         "responses": {
             "204": {
@@ -340,7 +350,7 @@ def _delete(said: _Said) -> Json:
                 "headers": _answer_headers(),
             }
         }
-        | _refusals(*_ALWAYS),
+        | _refusals(*_ALWAYS, *_WHEN_REMOVED),
     }
 
 

@@ -31,6 +31,10 @@ class _Connection(urllib3.connection.HTTPSConnection):
 
     below: http.client.HTTPResponse
 
+    def __str__(self) -> str:
+        # As errors name it to people.
+        return f"{self.host}:{self.port}"
+
     def response_class(  # type: ignore[override]  # http.client calls it, whatever it is
         self, *arguments: Any, **named: Any
     ) -> http.client.HTTPResponse:

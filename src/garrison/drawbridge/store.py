@@ -94,7 +94,9 @@ class Store:
                 return cls(LocalStore(location), Path(location))
             return cls(from_url(location))
         except (*_FAILURES, ValueError) as error:
-            raise Misuse(f"cannot be opened: {error}", field="store", found=location) from error
+            # What the library says beyond that is for its authors.
+            reason = str(error).partition("\n")[0]
+            raise Misuse(f"cannot be opened: {reason}", field="store", found=location) from error
 
     @classmethod
     def in_memory(cls) -> Store:

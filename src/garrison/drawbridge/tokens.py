@@ -10,18 +10,23 @@ as some issuers have it. Scopes are `{read|write|manage}:drawbridge_{users|repos
 
 The issuer's keys are fetched when the first token comes, kept for an hour, and fetched again
 when a token names an unknown one, but not more often than every ten seconds: tokens are made by
-anybody. A token is never logged, nor part of an error.
+anybody. One asks at a time, and who shows a token of a known key waits for nobody. A token is
+never logged, nor part of an error.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from garrison.errors import GarrisonError, Rejected, Unavailable
@@ -45,10 +50,15 @@ _ASK_SECONDS = 10
 _MAX_TOKEN = 16 * 1024
 _MAX_KEYS = 100
 _LEAST_RSA_BITS = 2048
+_PUBLIC = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey)
 
 
 class Unauthorized(Rejected):
     """The request does not say who it is for, or not convincingly: HTTP 401."""
+
+
+class _UnknownKeyError(Unauthorized):
+    """The token names a key that is not known, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,9 @@ class Identity:
 class Keys(Protocol):
     """The keys of an issuer."""
 
+    def known(self, kid: str) -> jwt.PyJWK | None:
+        """The key that the issuer calls `kid`, if that is known without asking it."""
+
     def find(self, kid: str) -> jwt.PyJWK | None:
         """The key that the issuer calls `kid`, or None where it has none.
 
@@ -86,34 +99,47 @@ class Verifier:
         self._issuer = issuer
         self._audience = audience
         self._keys = keys
+        self._asking = asyncio.Lock()
 
     def verify(self, token: str) -> Identity:
-        """Verify `token`.
+        """Verify `token`; it may take as long as the issuer does.
 
         Raises:
             Unauthorized: it is not a valid token. Why is not told: a client needs a new one.
             Unavailable: the issuer's keys cannot be fetched.
         """
+        return self._verified(token, self._keys.find)
+
+    async def verify_soon(self, token: str) -> Identity:
+        """Verify `token` as `verify` does, from a loop that serves others meanwhile.
+
+        Anybody can make a token that names an unknown key. Where the issuer is slow too, those
+        wait for a single thread, which they take in turn, and nobody else waits with them.
+        """
+        with suppress(_UnknownKeyError):
+            return self._verified(token, self._keys.known)
+        async with self._asking:
+            return await asyncio.to_thread(self.verify, token)
+
+    def _verified(self, token: str, find: Callable[[str], jwt.PyJWK | None]) -> Identity:
         try:
-            claims = self._claims(token)
+            kid = _kid(token)
+            key = find(kid)
+            if key is None:
+                unknown = _UnknownKeyError("Invalid token provided", hint="log in again")
+                unknown.add_note("unknown kid")
+                raise unknown
+            claims = self._claims(token, key)
             scopes = _scopes(claims)
-        except (jwt.PyJWTError, ValueError) as error:
+        # The last of these: a time that is no time, `Infinity`.
+        except (jwt.PyJWTError, ValueError, OverflowError) as error:
             invalid = Unauthorized("Invalid token provided", hint="log in again")
             # The kind alone: the text may quote the token.
             invalid.add_note(type(error).__name__)
             raise invalid from None
         return Identity(claims["sub"], scopes)
 
-    def _claims(self, token: str) -> dict[str, Any]:
-        if len(token) > _MAX_TOKEN:
-            raise jwt.InvalidTokenError("too long")
-        header = jwt.get_unverified_header(token)
-        kid = header.get("kid")
-        if not isinstance(kid, str):
-            raise jwt.InvalidTokenError("no kid")
-        key = self._keys.find(kid)
-        if key is None:
-            raise jwt.InvalidKeyError("unknown kid")
+    def _claims(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
             token,
             key.key,
@@ -127,6 +153,20 @@ class Verifier:
         if not isinstance(claims["sub"], str):
             raise jwt.InvalidTokenError("sub is not a string")
         return claims
+
+
+def _kid(token: str) -> str:
+    """Which key the token says that it is signed with.
+
+    Raises:
+        jwt.PyJWTError, ValueError: it does not say so, or is none.
+    """
+    if len(token) > _MAX_TOKEN:
+        raise jwt.InvalidTokenError("too long")
+    kid = jwt.get_unverified_header(token).get("kid")
+    if not isinstance(kid, str):
+        raise jwt.InvalidTokenError("no kid")
+    return kid
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
@@ -168,20 +208,26 @@ class FetchedKeys:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._asked = float("-inf")
 
+    def known(self, kid: str) -> jwt.PyJWK | None:
+        """See `Keys.known`."""
+        return self._keys.get(kid) if self._clock() - self._fetched <= _KEEP_SECONDS else None
+
     def find(self, kid: str) -> jwt.PyJWK | None:
         """See `Keys.find`."""
         # A key that is known does not wait for an issuer that is asked for another.
-        known = self._keys.get(kid)
-        if known is not None and self._clock() - self._fetched <= _KEEP_SECONDS:
+        if (known := self.known(kid)) is not None:
             return known
         # One asks, the others wait for its answer.
         with self._lock:
             now = self._clock()
             stale = now - self._fetched > _KEEP_SECONDS
             if (stale or kid not in self._keys) and now - self._asked > _ASK_SECONDS:
-                self._asked = now
-                self._keys = parse_keys(self._fetch())
-                self._fetched = now
+                try:
+                    self._keys = parse_keys(self._fetch())
+                    self._fetched = now
+                finally:
+                    # Now: who waited behind an issuer that is slow does not ask it once more.
+                    self._asked = self._clock()
             elif stale:
                 raise Unavailable("the issuer's keys could not be fetched; not asked again yet")
             return self._keys.get(kid)
@@ -203,7 +249,7 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
     keys: dict[str, jwt.PyJWK] = {}
     refused = None
     for item in listed:
-        if not isinstance(item, dict) or item.get("use", "sig") != "sig":
+        if not isinstance(item, dict) or not _is_for_signatures(item):
             continue
         kid, algorithm = item.get("kid"), _ALGORITHMS.get(str(item.get("kty")))
         if not isinstance(kid, str) or algorithm is None:
@@ -213,7 +259,7 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
             continue
         try:
             key = jwt.PyJWK.from_dict(item, algorithm)
-            _check_strength(key)
+            _check_key(key)
         except jwt.PyJWTError as error:
             refused = kid[:80]
             log.record(
@@ -231,12 +277,24 @@ def parse_keys(document: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
     return keys
 
 
-def _check_strength(key: jwt.PyJWK) -> None:
-    """Refuse an RSA key that is too short (RFC 7518, section 3.3); the others have one length.
+def _is_for_signatures(item: Mapping[str, Any]) -> bool:
+    """Whether a key may verify signatures (RFC 7517, sections 4.2 and 4.3)."""
+    operations = item.get("key_ops", ["verify"])
+    return (
+        item.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+    )
+
+
+def _check_key(key: jwt.PyJWK) -> None:
+    """Refuse a key that the world knows the private half of, or an RSA key that is too short.
+
+    The latter is RFC 7518, section 3.3; keys of other kinds have one length.
 
     Raises:
-        jwt.InvalidKeyError: it is.
+        jwt.InvalidKeyError: it is such a key.
     """
+    if not isinstance(key.key, _PUBLIC):
+        raise jwt.InvalidKeyError("a private key, for everybody to see")
     if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
         raise jwt.InvalidKeyError(f"an RSA key of {key.key.key_size} bits")
 

@@ -197,7 +197,7 @@ class Wire:
         self.host = host
         self._api = api
         self._server = server
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {_checked(token)}"} if token else {}
         self._certified = certificate is not None
         self._tries = tries
         self._pool = pools(
@@ -342,6 +342,17 @@ class Wire:
         elif answer.status in {401, 403, 404}:
             hint = "it does not exist, or this user or keep has no right to it"
         return Rejected(text, field=where, hint=hint)
+
+
+def _checked(token: str) -> str:
+    """A token that a header can carry (RFC 6750, section 2.1); it is not shown if it is none."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Malformed(
+            "not a bearer token",
+            field="token",
+            expected="visible ASCII characters alone, with no blank or line feed at the end",
+        )
+    return token
 
 
 class _BrokenOffError(Exception):

@@ -1,8 +1,8 @@
 """`Content-Digest`: the digests of a body, as the original drawbridge writes them.
 
-In a header: `sha-224=:B64:,sha-256=:B64:,...`, comma separated; in JSON an object of the same
-names. Base64 is standard and padded. The four algorithms are all SHA-2; each of those that are
-given is checked, and an unknown one is refused.
+In a header: `sha-224=:B64:,sha-256=:B64:,...`, comma separated, where names are read in any case;
+in JSON an object of the same names. Base64 is standard and padded. The four algorithms are all
+SHA-2; each of those that are given is checked, and an unknown one is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # The names of draft-ietf-httpbis-digest-headers, and hashlib's.
 ALGORITHMS = {"sha-224": "sha224", "sha-256": "sha256", "sha-384": "sha384", "sha-512": "sha512"}
-_ITEM = re.compile(r"([a-z0-9-]{1,20})=:([A-Za-z0-9+/=]{0,128}):")
+_ITEM = re.compile(r"([A-Za-z0-9-]{1,20})=:([A-Za-z0-9+/=]{0,128}):")
 # Four of the longest items are 450 characters.
 _MAX_HEADER = 1024
 # From here on threads cost less than they save: `hashlib` works without the interpreter's lock.
@@ -66,12 +66,12 @@ class ContentDigest:
             raise Malformed("too long", field=field, expected=f"at most {_MAX_HEADER} characters")
         found: dict[str, str] = {}
         for item in text.split(","):
-            match = _ITEM.fullmatch(item.strip(" "))
-            if match is None or match[1] in found:
+            match = _ITEM.fullmatch(item.strip(" \t"))
+            if match is None or match[1].lower() in found:
                 raise Malformed(
                     "unreadable", field=field, found=repr(item[:80]), expected="ALGORITHM=:BASE64:"
                 )
-            found[match[1]] = match[2]
+            found[match[1].lower()] = match[2]
         return cls._checked(found, field)
 
     @classmethod

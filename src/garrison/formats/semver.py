@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Far more than anybody needs, and short enough to show in an error.
 _MAX_RANGE = 300
-# A name may be 256 characters long (formats/slug.py), and so may a number in it.
+# A tag may be 250 characters long (formats/slug.py), and so may a number in it.
 _BOUND = re.compile(r"(\^|~|>=|<=|>|<)\s*([0-9][0-9A-Za-z.+-]*)", re.ASCII)
 _PARTIAL = re.compile(r"(0|[1-9][0-9]*)(?:\.(0|[1-9][0-9]*))?", re.ASCII)
 

@@ -29,14 +29,19 @@ TAG_PATTERN = (
     r"(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?"
     r"(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?"
 )
-MAX_TAG_NAME = 2 * _MAX_NAME
+# A tag is a file's name where a drawbridge keeps all in a folder: of 255 bytes, some of which
+# are for what is half written.
+MAX_TAG_NAME = 250
+_LONGEST = 2 * _MAX_NAME
 _USER = re.compile(USER_PATTERN)
 _REPO = re.compile(REPO_PATTERN)
 _SEMVER = re.compile(TAG_PATTERN, re.ASCII)
 
 
-def _check(pattern: re.Pattern[str], value: str, field: str, expected: str) -> None:
-    if len(value) > MAX_TAG_NAME or pattern.fullmatch(value) is None:
+def _check(
+    pattern: re.Pattern[str], value: str, field: str, expected: str, longest: int = _LONGEST
+) -> None:
+    if len(value) > longest or pattern.fullmatch(value) is None:
         raise Malformed("not a valid name", field=field, found=repr(value[:80]), expected=expected)
 
 
@@ -80,7 +85,8 @@ def check_tag(value: str, *, field: str = "tag") -> str:
     Raises:
         Malformed: it is not.
     """
-    _check(_SEMVER, value, field, "a semantic version such as 1.2.3")
+    expected = f"a semantic version such as 1.2.3, of at most {MAX_TAG_NAME} characters"
+    _check(_SEMVER, value, field, expected, MAX_TAG_NAME)
     return value
 
 

@@ -46,7 +46,8 @@ MAX_FILE = 100_000_000
 MAX_DIRECTORY = 1_000_000
 # Without custom members an entry is 400 bytes.
 MAX_ENTRY = 10_000
-# A package is held in a keep's memory: its files together, their number, and how deep they lie.
+# A package is held in a keep's memory: its files and directories together, their number, and how
+# deep they lie.
 MAX_PACKAGE = 200_000_000
 MAX_FILES = 10_000
 MAX_DEPTH = 16
@@ -219,7 +220,11 @@ class Package:
         return cls(files)
 
     def nodes(self) -> Mapping[str, tuple[Entry, bytes]]:
-        """Every node of the tree in path order: path (the root is "") to entry and content."""
+        """Every node of the tree in path order: path (the root is "") to entry and content.
+
+        Raises:
+            Malformed: a directory, or all nodes together, are too large to be fetched.
+        """
         if not self._nodes:
             self._nodes.update(self._digested())
         return MappingProxyType(self._nodes)
@@ -237,20 +242,28 @@ class Package:
         for path in sorted([*found, *children], key=lambda path: -_depth(path)):
             if path in children:
                 content = Directory(children[path]).to_bytes()
+                if len(content) > MAX_DIRECTORY:
+                    raise Malformed(
+                        "too many files in one directory",
+                        field=path or "root directory",
+                        found=f"{len(children[path])} names, listed in {len(content)} bytes",
+                        expected=f"at most {MAX_DIRECTORY} bytes",
+                    )
                 found[path] = (Entry.of(content, DIRECTORY_TYPE), content)
             if path:
                 parent, _, name = path.rpartition("/")
                 children[parent][name] = found[path][0]
+        check_tree(len(found), sum(entry.length for entry, _ in found.values()), "package")
         return dict(sorted(found.items()))
 
     @property
     def entry(self) -> Entry:
-        """The entry of the root: what a tag holds."""
+        """The entry of the root: what a tag holds; raises as `nodes`."""
         return self.nodes()[""][0]
 
     @property
     def digest(self) -> bytes:
-        """The workload's digest, 32 bytes."""
+        """The workload's digest, 32 bytes; raises as `nodes`."""
         return self.entry.workload_digest
 
 
@@ -298,6 +311,29 @@ def check_size(path: str, size: int, total: int, count: int) -> None:
             field=path,
             found=f"{size} bytes, {total} in all, {count} files",
             expected=f"at most {limit} bytes, {MAX_PACKAGE} in all, {MAX_FILES} files",
+        )
+
+
+def check_tree(count: int, total: int, where: str) -> None:
+    """Check all nodes of a tree against the limits of a package.
+
+    Directories count: a registry that lies must not keep its reader busy for ever. So what is
+    published is measured in the same way, or it could be published and not be fetched.
+
+    Args:
+        count: the number of files and directories, the root among them.
+        total: the bytes of all of them.
+        where: what errors call it.
+
+    Raises:
+        Malformed: one of the limits is exceeded.
+    """
+    if count > MAX_FILES or total > MAX_PACKAGE:
+        raise Malformed(
+            "too large a package",
+            field=where,
+            found=f"{count} files and directories or more, {total} bytes",
+            expected=f"at most {MAX_FILES}, {MAX_PACKAGE} bytes",
         )
 
 

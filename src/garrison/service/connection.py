@@ -10,6 +10,7 @@ document, and the connection ends.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -45,10 +46,14 @@ _REFUSED = metrics.Counter(
 _BODY_PIECE = 256 * 1024
 # Requests that may wait for the answers to those before them, on one connection.
 _SENT_AHEAD = 32
+# Those of which the parser reads the heads of others too.
+_VERSIONS = frozenset({"1.0", "1.1"})
+# RFC 9110, section 7.2, and RFC 3986, section 3.2.2: a name, an address, or nothing, and a port.
+_HOST = re.compile(rb"(\[[0-9A-Fa-fv:.%]{2,60}\]|[0-9A-Za-z._~!$&'()*+,;=%-]{0,255})(:[0-9]{0,5})?")
 
 
-class _TooMuch(Exception):
-    """The head of a request is too long; the parser passes it on as an error of the client."""
+class _Refused(Exception):
+    """A head is refused, for what `Connection` knows."""
 
 
 class _Joined:
@@ -142,7 +147,8 @@ class Connection(HttpToolsProtocol):
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
-        self._too_much = False
+        # Why what is received is refused, if not for being no HTTP.
+        self._reason: GarrisonError | None = None
         # Of the current head and its trailers; and what the parser holds without a word about it.
         self._head_bytes = 0
         self._head_fields = 0
@@ -192,7 +198,7 @@ class Connection(HttpToolsProtocol):
                 # The rest is still on its way, however long that takes.
                 self._take_the_long_way({})
             if self._pending_bytes > self._limits.head_bytes and not self.transport.is_closing():
-                self._too_much = True
+                self._reason = self._too_large()
                 self.send_400_response("")
 
     def shutdown(self) -> None:
@@ -228,6 +234,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request over; from here on it has its own clock."""
         self._pending_bytes = 0
+        self._check_head()
         self._in_head = False
         self._cancel_deadline()
         if self._known is not None and self._answer_known(self._known):
@@ -245,7 +252,8 @@ class Connection(HttpToolsProtocol):
         self.cycle.transport = self._joined  # type: ignore[assignment]  # what a cycle uses of one
         waiting = [cycle for cycle in self._unanswered if not cycle.response_complete]
         self._unanswered = [*waiting, self.cycle]
-        if self._draining:
+        if self._draining or self.parser.should_upgrade():
+            # What follows may be of the other protocol, or lost: it is answered as neither.
             self.cycle.keep_alive = False
         if len(self.pipeline) > _SENT_AHEAD:
             self.transport.abort()
@@ -303,17 +311,10 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the base's words are its own
         """Answer what cannot be parsed, and end the connection."""
-        if self._too_much:
-            self._refuse(
-                HeadTooLarge(
-                    "too long",
-                    field="request head",
-                    expected=f"at most {self._limits.head_bytes} bytes"
-                    f" and {self._limits.head_fields} fields",
-                )
-            )
-        else:
-            self._refuse(Malformed("not HTTP/1.1", field="request"))
+        self._refuse(self._reason or Malformed("not HTTP/1.1", field="request"))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request is answered as any other, and that is logged."""
 
     @property
     def _is_answering(self) -> bool:
@@ -415,8 +416,32 @@ class Connection(HttpToolsProtocol):
             self._head_bytes > self._limits.head_bytes
             or self._head_fields > self._limits.head_fields
         ):
-            self._too_much = True
-            raise _TooMuch
+            self._reason = self._too_large()
+            raise _Refused
+
+    def _too_large(self) -> HeadTooLarge:
+        return HeadTooLarge(
+            "too long",
+            field="request head",
+            expected=f"at most {self._limits.head_bytes} bytes"
+            f" and {self._limits.head_fields} fields",
+        )
+
+    def _check_head(self) -> None:
+        """Refuse what another reader on the way may have taken for another request."""
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if version not in _VERSIONS:
+            self._reason = Malformed(
+                "not supported", field="HTTP version", found=version, expected="1.1 or 1.0"
+            )
+        elif len(hosts) > 1 or (not hosts and version == "1.1"):
+            # RFC 9112, section 3.2: it must be refused, and so must the next.
+            self._reason = Malformed("not there once", field="Host", found=f"{len(hosts)} times")
+        elif hosts and _HOST.fullmatch(hosts[0]) is None:
+            self._reason = Malformed("not a host", field="Host", found=repr(hosts[0][:80])[1:])
+        if self._reason is not None:
+            raise _Refused
 
     def _set_deadline(self, seconds: float) -> None:
         self._deadline = self.loop.time() + seconds

@@ -203,7 +203,9 @@ class Lie:
 
 @dataclass
 class LyingServer:
-    """A TLS server for `localhost` that answers GET as it is told. A context manager.
+    """A TLS server for `localhost` that answers GET, POST and PUT as it is told.
+
+    A context manager.
 
     Attributes:
         answers: to every request for a path.
@@ -211,6 +213,8 @@ class LyingServer:
         by_range: what is answered in place of both, from `Range`.
         requested: the paths that were asked for.
         ranges: of each of these requests, `Range` and `If-Range`.
+        shown: of each, `Authorization` and the client's certificate, which it asks for where it
+            has a `client_ca`, in PEM.
     """
 
     leaf: Leaf
@@ -219,6 +223,8 @@ class LyingServer:
     by_range: dict[str, Callable[[str | None], Lie]] = field(default_factory=dict)
     requested: list[str] = field(default_factory=list)
     ranges: list[tuple[str | None, str | None]] = field(default_factory=list)
+    shown: list[tuple[str | None, bytes | None]] = field(default_factory=list)
+    client_ca: str | None = None
     host: str = ""
 
     def __enter__(self) -> Self:
@@ -231,6 +237,9 @@ class LyingServer:
             def do_GET(self) -> None:
                 lying.requested.append(self.path)
                 lying.ranges.append((self.headers.get("Range"), self.headers.get("If-Range")))
+                certificate = self.connection.getpeercert(binary_form=True)
+                lying.shown.append((self.headers.get("Authorization"), certificate))
+                self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 lie = lying.answers.get(self.path, Lie(404, {"Content-Length": "0"}, b""))
                 if lying.turns.get(self.path):
                     lie = lying.turns[self.path].pop(0)
@@ -244,6 +253,8 @@ class LyingServer:
                 self.wfile.write(lie.body)
                 if lie.hold is not None:
                     lie.hold.wait(HOLD)
+
+            do_POST = do_PUT = do_GET  # noqa: N815  (the library's names)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -259,6 +270,9 @@ class LyingServer:
             file.write(self.leaf.key_pem() + self.leaf.chain_pem())
             file.flush()
             context.load_cert_chain(Path(file.name))
+        if self.client_ca is not None:
+            context.load_verify_locations(cadata=self.client_ca)
+            context.verify_mode = ssl.CERT_OPTIONAL
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))

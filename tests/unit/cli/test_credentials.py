@@ -9,6 +9,7 @@ import pytest
 
 from garrison.cli.credentials import load_token, store_token, tokens_file
 from garrison.cli.user import subject_of
+from garrison.drawbridge.oci_auth import docker_login
 from garrison.errors import Malformed, Misuse
 
 if TYPE_CHECKING:
@@ -39,6 +40,21 @@ def test_the_file_is_the_users_alone_and_nothing_else_is_left() -> None:
     assert tokens_file().stat().st_mode & 0o777 == 0o600
     assert tokens_file().parent.stat().st_mode & 0o777 == 0o700
     assert [file.name for file in tokens_file().parent.iterdir()] == ["tokens.json"]
+
+
+def test_who_has_no_home_has_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of a container, who is in no list of users."""
+
+    def homeless(_path: str) -> str:
+        return "~"
+
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setattr("os.path.expanduser", homeless)
+    assert load_token("a") is None
+    assert docker_login("a") is None
+    with pytest.raises(Misuse, match="HOME: no such directory"):
+        store_token("a", "one")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o606])

@@ -53,6 +53,37 @@ def test_without_a_keyring_it_is_the_file(monkeypatch: pytest.MonkeyPatch) -> No
     assert load_token("a") == "two"
 
 
+@pytest.mark.parametrize(
+    ("backend", "code", "text"),
+    [
+        ("no.such.Keyring", 2, "PYTHON_KEYRING_BACKEND: no keyring of this library"),
+        ("Keyring", 2, "PYTHON_KEYRING_BACKEND: no keyring of this library"),
+        ("os.path", 2, "PYTHON_KEYRING_BACKEND: no keyring of this library"),
+        ("keyring.backends.SecretService.Keyring", 69, "the system's keyring: cannot be used here"),
+    ],
+)
+def test_a_keyring_that_was_asked_for_and_cannot_be_is_said_to_be(
+    tmp_path: Path, backend: str, code: int, text: str
+) -> None:
+    """In a process of its own, for the library decides once. The token is put nowhere else."""
+    tokens = tmp_path / "garrison" / "tokens.json"
+    tokens.parent.mkdir(mode=0o700)
+    tokens.write_text('{"a.test": null}')
+    tokens.chmod(0o600)
+    environment = {**os.environ, "PYTHON_KEYRING_BACKEND": backend}
+    environment.pop("DBUS_SESSION_BUS_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "garrison", "repo", "info", "a.test/b/c"],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert text in done.stderr
+
+
 def test_a_keyring_that_is_locked_or_gone_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     store_token("a", "one")
     monkeypatch.delenv("TEST_KEYRING")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -15,9 +16,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from garrison.drawbridge.tokens import (
     FetchedKeys,
+    Identity,
     Unauthorized,
     Verifier,
     bearer,
@@ -302,6 +305,7 @@ BAD: dict[str, Callable[[], str]] = {
     "ES384": lambda: signed(ec.generate_private_key(ec.SECP384R1()), "ES384"),
     "RS512": lambda: signed(RSA_KEY, "RS512", "rsa"),
     "none": lambda: jwt.encode(claims(), "", algorithm="none", headers={"kid": "ec"}),
+    "an end of time": lambda: signed(exp=float("inf")),
     "truncated": lambda: signed()[:-8],
     "garbage": lambda: "garbage",
     "empty": lambda: "",
@@ -384,6 +388,49 @@ def test_known_keys_do_not_wait_for_an_issuer_that_is_slow() -> None:
     unknown.join()
 
 
+def test_tokens_of_unknown_keys_take_no_threads_from_others() -> None:
+    """However many there are, and however slow the issuer is."""
+    now, fetched = 1000.0, 0
+    asked, answer = threading.Event(), threading.Event()
+    answer.set()
+
+    def fetch() -> dict[str, Any]:
+        nonlocal now, fetched
+        fetched += 1
+        asked.set()
+        assert answer.wait(60)
+        # It took longer than the pause between two questions.
+        now += 30
+        return KEYS
+
+    keys = FetchedKeys(fetch, clock=lambda: now)
+    verifier = Verifier(issuer=ISSUER, audience=AUDIENCE, keys=keys)
+
+    async def run() -> list[Identity | BaseException]:
+        nonlocal now
+        assert (await verifier.verify_soon(signed())).subject == "jane"
+        now += 11
+        asked.clear()
+        answer.clear()
+        unknown = [
+            asyncio.create_task(verifier.verify_soon(signed(kid=f"unknown {number}")))
+            for number in range(100)
+        ]
+        try:
+            assert await asyncio.to_thread(asked.wait, 60)
+            # A token of a known key, and a thread for something else.
+            assert (await asyncio.wait_for(verifier.verify_soon(signed()), 60)).subject == "jane"
+            await asyncio.wait_for(asyncio.to_thread(lambda: None), 60)
+        finally:
+            answer.set()
+        return await asyncio.gather(*unknown, return_exceptions=True)
+
+    refused = asyncio.run(run())
+    assert len(refused) == 100
+    assert all(isinstance(error, Unauthorized) for error in refused)
+    assert fetched == 2, "each of them asked the issuer again"
+
+
 def test_stale_keys_of_an_issuer_that_is_down_are_not_used() -> None:
     now, down = 1000.0, False
 
@@ -420,6 +467,12 @@ def test_keys_that_cannot_verify_are_passed_over() -> None:
         {**jwk(RSA_KEY, "k"), "n": 5},
         {**jwk(RSA_KEY, "l"), "e": "AQ"},
         jwk(WEAK_KEY, "m"),
+        {**jwk(EC_KEY, "n"), "key_ops": ["encrypt"]},
+        {**jwk(EC_KEY, "o"), "key_ops": "verify"},
+        # Whoever reads the set can sign with these.
+        {**RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True), "kid": "p"},
+        {**ECAlgorithm.to_jwk(EC_KEY, as_dict=True), "kid": "q"},
+        {**OKPAlgorithm.to_jwk(ED_KEY, as_dict=True), "kid": "r"},
     ]
     assert list(parse_keys({"keys": [*unusable, jwk(EC_KEY, "ec")]})) == ["ec"]
     broken: list[dict[str, Any]] = [{}, {"keys": {}}]

@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from garrison.drawbridge import client as client_module
 from garrison.drawbridge import wire
 from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.drawbridge.retry import TRIES
 from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
+from garrison.formats import tree
 from garrison.formats.content_digest import ContentDigest
 from garrison.formats.signed_tag import JWS_TYPE, sign
 from garrison.formats.slug import Slug
@@ -165,6 +165,15 @@ def test_wrong_headers(
     assert str(published) in str(caught.value)
 
 
+def test_who_does_not_answer_is_named_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        host = f"localhost:{closed.getsockname()[1]}"
+    with pytest.raises(Unavailable, match="does not answer") as caught:
+        Client(host, tries=1).tag(Slug.parse(f"{host}/jane/chat:1.0.0"))
+    assert f"{host}: Failed to establish a new connection" in str(caught.value)
+    assert "(" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", [TAG, ROOT, WASM])
 def test_a_body_that_is_cut_off(
     client: Client, published: Slug, server: LyingServer, path: str
@@ -293,7 +302,7 @@ def test_a_tree_without_end(client: Client, server: LyingServer) -> None:
 def test_more_nodes_than_a_package_may_have(
     client: Client, published: Slug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "MAX_FILES", 4)
+    monkeypatch.setattr(tree, "MAX_FILES", 4)
     with pytest.raises(Malformed, match="too large a package"):
         client.fetch(published)
 

@@ -20,11 +20,11 @@ from garrison.drawbridge.conditional import (
 )
 from garrison.drawbridge.rules import Yank, latest, page
 from garrison.errors import Malformed
+from garrison.formats.slug import Slug
 from garrison.formats.tree import ENTRY_TYPE, Package
-from garrison.testing.drawbridge import served
+from garrison.testing.drawbridge import JSON, served
 
 if TYPE_CHECKING:
-    from garrison.formats.slug import Slug
     from garrison.testing.drawbridge import MemoryDrawbridge
 
 API = "/api/v0.1.0"
@@ -43,6 +43,7 @@ LENGTH = 1000
         ("bytes=-10", (990, 1000)),
         ("bytes=-5000", (0, 1000)),
         ("bytes = 1-2", (1, 3)),
+        ("Bytes=1-2", (1, 3)),
         (None, None),
         ("bytes=", None),
         ("bytes=-", None),
@@ -87,12 +88,17 @@ def test_entity_tags() -> None:
     assert not is_unchanged(other, TAG)
     for header in ("*", TAG, f"W/{TAG}", f"{other}, {TAG}", f' "x" ,W/"y",{TAG} '):
         assert is_unchanged(header, TAG)
+    # Others' tags are of other characters, and a list may have nothing in it (RFC 9110, 5.6.1).
+    for header in (f'"a,b", {TAG}', f'"\xe9","",{TAG}', f"{TAG},", f", ,{TAG}", f'W/"," ,{TAG}'):
+        assert is_unchanged(header, TAG)
+    for header in ("", " ", ",", f'"{TAG[1:-1]},"', '"a,b"'):
+        assert not is_unchanged(header, TAG)
     for admitted in (None, "*", f"{other}, {TAG}"):
         check_match(admitted, TAG)
     for header in (other, f"W/{TAG}"):
         with pytest.raises(PreconditionFailed):
             check_match(header, TAG)
-    for header in ("", "x", TAG[:-1], f"{TAG},", "\x00", '"' * 9000):
+    for header in ("x", TAG[:-1], f"{TAG}{TAG}", f"w/{TAG}", f"{TAG} x", "\x00", '"' * 9000):
         with pytest.raises(Malformed):
             is_unchanged(header, TAG)
 
@@ -140,6 +146,58 @@ def test_parts_of_what_is_in_a_tree(
         beyond = drawbridge.request("GET", path, headers={"range": f"bytes={len(content)}-"})
         assert beyond.status == 416
         assert beyond.headers["content-range"] == f"bytes */{len(content)}"
+
+
+def test_what_a_client_expects_is_there_before_it_changes(
+    drawbridge: MemoryDrawbridge, slug: Slug, package: Package
+) -> None:
+    drawbridge.publish(slug, package)
+    policy, tag = f"{API}/jane/chat/_policy", f"{TAGS}/1.0.0"
+
+    def put(path: str, body: bytes, kind: str = JSON, **conditions: str) -> int:
+        return drawbridge.put(path, body, kind, **conditions).status
+
+    first = drawbridge.request("GET", policy, user="jane").headers["etag"]
+    assert put(policy, b'{"public":false}', if_match=first) == 201
+    # Somebody else was faster.
+    assert put(policy, b'{"public":true}', if_match=first) == 412
+    assert put(policy, b'{"public":true}', if_none_match="*") == 412
+    second = drawbridge.request("GET", policy, user="jane")
+    assert second.body == b'{"public":false}'
+    assert put(policy, b'{"public":true}', if_match=f'"x", {second.headers["etag"]}') == 200
+    assert put(f"{API}/jane/new", b'{"public":true}', if_match="*") == 412
+    assert drawbridge.request("GET", f"{API}/jane/new", user="jane").status == 404
+    assert put(f"{API}/jane/new", b'{"public":true}', if_none_match="*") == 201
+    for path, (entry, content) in served(slug, package).items():
+        assert put(path, content, entry.type, if_none_match="*") == 412
+        assert put(path, content, entry.type, if_match="*") == 409
+    assert put(f"{tag}/yank", b'{"reason":"broken"}', if_match='"x"') == 412
+    assert put(f"{tag}/yank", b'{"reason":"broken"}', if_none_match='"x"') == 201
+    wanted = {"if-match": '"x"'}
+    assert drawbridge.request("DELETE", f"{tag}/yank", user="jane", headers=wanted).status == 412
+    assert "garrison-yanked" in drawbridge.request("GET", tag).headers
+    # Whoever may not write learns nothing of what is there.
+    assert drawbridge.put(policy, b"{}", user="eve", if_match="*").status == 401
+
+
+def test_the_latest_tag_is_one_to_be_used(drawbridge: MemoryDrawbridge, package: Package) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0-rc.1"):
+        drawbridge.publish(Slug.parse(f"drawbridge.test/jane/chat:{version}"), package)
+
+    def latest_of() -> list[str]:
+        found: list[str] = json.loads(drawbridge.request("GET", f"{TAGS}?latest").body)
+        return found
+
+    assert latest_of() == ["1.1.0"]
+    yank = f"{TAGS}/1.1.0/yank"
+    assert drawbridge.put(yank, b'{"reason":"broken"}').status == 201
+    assert latest_of() == ["1.0.0"]
+    assert drawbridge.put(f"{TAGS}/1.0.0/yank", b'{"reason":"old"}').status == 201
+    assert latest_of() == ["1.2.0-rc.1"]
+    assert drawbridge.put(f"{TAGS}/1.2.0-rc.1/yank", b'{"reason":"early"}').status == 201
+    assert latest_of() == []
+    assert drawbridge.request("DELETE", yank, user="jane").status == 204
+    assert latest_of() == ["1.1.0"]
 
 
 def test_the_latest_of_tags() -> None:

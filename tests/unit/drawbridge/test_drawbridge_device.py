@@ -9,7 +9,7 @@ import pytest
 from garrison.drawbridge import insecure_device, login
 from garrison.drawbridge.insecure_device import DeviceGrants, GrantError
 from garrison.drawbridge.login import DeviceCode, _RefusedError, device_flow
-from garrison.errors import Malformed, Misuse, Rejected, Unavailable
+from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ISSUER = "https://issuer.test/"
 TOKEN = "the token"
 DISCOVERY = {
+    "issuer": ISSUER,
     "token_endpoint": f"{ISSUER}token",
     "device_authorization_endpoint": f"{ISSUER}device",
 }
@@ -83,6 +84,19 @@ def test_waits_for_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
         "device_code": "secret code",
         "client_id": "garrison",
     }
+
+
+@pytest.mark.parametrize("named", [None, "https://other.test/", f"{ISSUER}realm/", 1])
+def test_another_issuer_gets_no_code(monkeypatch: pytest.MonkeyPatch, named: object) -> None:
+    issuer = issuer_of(monkeypatch, TOKEN)
+    issuer.discovery["issuer"] = named
+    with pytest.raises(Unverified, match="of another issuer"):
+        issuer.log_in()
+    assert not issuer.shown
+    assert not issuer.forms
+    # A slash at the end is left out by people, and by some issuers.
+    issuer.discovery["issuer"] = ISSUER
+    assert issuer.log_in(ISSUER.rstrip("/")) == TOKEN
 
 
 def test_an_issuer_that_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,14 +20,12 @@ from garrison.drawbridge.folder import Folder
 from garrison.drawbridge.layout import content_key, tag_name
 from garrison.drawbridge.named import Damaged, Named, StorageFailure
 from garrison.drawbridge.store import SPOOL, Store
-from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE
-from garrison.testing.drawbridge import MemoryDrawbridge
+from garrison.formats.slug import MAX_TAG_NAME, Slug
+from garrison.formats.tree import DIRECTORY_TYPE, ENTRY_TYPE, Package
+from garrison.testing.drawbridge import MemoryDrawbridge, served
 
 if TYPE_CHECKING:
     import io
-
-    from garrison.formats.slug import Slug
-    from garrison.formats.tree import Package
 
 DATA = os.urandom(2 * SPOOL + 17)
 KEY = content_key(hashlib.sha256(DATA).digest())
@@ -202,6 +200,23 @@ def test_names_are_those_of_the_files(store: Store, tmp_path: Path) -> None:
     assert asyncio.run(store.named(NAME)) is None
 
 
+def test_the_longest_names_fit(tmp_path: Path) -> None:
+    """A file's name has 255 bytes, and a path 4096: of what is longer there is nothing."""
+    drawbridge = MemoryDrawbridge(Store.open(tmp_path))
+    user, repo = "u" * 128, "r" * 128
+    assert drawbridge.put(f"/api/v0.1.0/{user}", b'{"subject":"jane"}').status == 201
+    assert drawbridge.put(f"/api/v0.1.0/{user}/{repo}", b'{"public":true}').status == 201
+    slug = Slug("d.test", user, repo, f"1.0.0-{'a' * (MAX_TAG_NAME - 6)}")
+    package = Package({"main.wasm": b"", f"{'d' * 255}/{'f' * 255}": b"deep"})
+    drawbridge.publish(slug, package)
+    for path, (_, content) in served(slug, package).items():
+        assert drawbridge.request("GET", path).body == content
+    tag = f"/api/v0.1.0/{user}/{repo}/_tag/{slug.tag}"
+    assert drawbridge.request("GET", f"{tag}a").status == 400
+    deep = "/".join(["d" * 255] * 16)
+    assert drawbridge.request("GET", f"{tag}/tree/{deep}", user="jane").status == 404
+
+
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "_MOST_KEPT", 2)
     folder, mark = Folder(tmp_path), (1, 2, 3, 4)
@@ -215,8 +230,9 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(StorageFailure):
-        Folder(tmp_path).mark("x" * 5000)
+        Folder(tmp_path).mark("loop")
     (tmp_path / "content").mkdir()
     (tmp_path / KEY).symlink_to(KEY.rpartition("/")[2])
     with pytest.raises(StorageFailure):

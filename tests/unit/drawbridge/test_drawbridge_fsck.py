@@ -15,7 +15,7 @@ from garrison.cli.drawbridge import command
 from garrison.drawbridge.fsck import check
 from garrison.drawbridge.layout import content_key, node_name, parse_key
 from garrison.drawbridge.store import Store
-from garrison.errors import Malformed, Misuse, Unverified
+from garrison.errors import Malformed, Misuse, Unavailable, Unverified
 from garrison.testing.drawbridge import MemoryDrawbridge
 
 if TYPE_CHECKING:
@@ -129,3 +129,10 @@ def test_the_commands(tmp_path: Path) -> None:
     assert f"content/{'00' * 32}  sha-256 digest mismatch" in done.stdout
     done = runner.invoke(command, ["fsck", "--store", str(tmp_path / "none")])
     assert isinstance(done.exception, Misuse)
+    # Whoever runs them is told what the store does not do.
+    (tmp_path / "objects" / "probes").rmdir()
+    (tmp_path / "objects" / "probes").write_text("in the way")
+    done = runner.invoke(command, ["gc", "--store", str(tmp_path)])
+    assert isinstance(done.exception, Unavailable)
+    assert done.exception.field == f"store {tmp_path}"
+    assert "probes" in str(done.exception.found)

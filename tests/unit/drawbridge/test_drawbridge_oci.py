@@ -21,6 +21,7 @@ from garrison.drawbridge.oci_manifest import (
     Artifact,
     build,
 )
+from garrison.drawbridge.tls import ClientCertificate
 from garrison.drawbridge.wire import Whole
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.oci_name import OciName, parse_name
@@ -29,7 +30,7 @@ from garrison.formats.slug import Slug
 from garrison.formats.tree import DIRECTORY_TYPE, WASM_TYPE, Package
 from garrison.testing import oci
 from garrison.testing.drawbridge import Lie, LyingServer
-from garrison.testing.tls import Authority
+from garrison.testing.tls import Authority, workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,9 +235,73 @@ def test_a_long_blob_comes_in_ranges_from_elsewhere(liar: LyingServer) -> None:
     assert None not in asked
 
 
-def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer) -> None:
+@pytest.fixture
+def elsewhere() -> Iterator[LyingServer]:
+    """Another server, which asks who its clients are."""
+    with LyingServer(AUTHORITY.issue(hosts=("localhost",)), client_ca=AUTHORITY.root_pem) as server:
+        yield server
+
+
+def test_who_asks_is_shown_to_nobody_elsewhere(liar: LyingServer, elsewhere: LyingServer) -> None:
+    """Neither a certificate nor a password, to where a registry sends for a blob."""
+    leaf = AUTHORITY.issue(workload(slug="d.test/jane/chat:1.0.0"))
+    keep = OciClient(
+        liar.host,
+        ca_pem=AUTHORITY.root_pem,
+        login=oci.LOGIN,
+        certificate=ClientCertificate(leaf.chain_pem(), leaf.key_pem()),
+    )
+    content = PACKAGE.files["Enarx.toml"]
+    elsewhere.answers["/blob"] = liar.answers[_blob_path(content)]
+    moved = {"Content-Length": "0", "Location": f"https://{elsewhere.host}/blob"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    assert keep.fetch(OciName(liar.host, "jane/chat", "v1")).digest == PACKAGE.digest
+    assert elsewhere.shown == [(None, None)]
+    # The control: where it is shown.
+    elsewhere.answers["/v2/jane/chat/manifests/v1"] = Lie(404, {"Content-Length": "0"}, b"")
+    with pytest.raises(Rejected):
+        OciClient(
+            elsewhere.host,
+            ca_pem=AUTHORITY.root_pem,
+            certificate=ClientCertificate(leaf.chain_pem(), leaf.key_pem()),
+        ).tag_digest(OciName(elsewhere.host, "jane/chat", "v1"))
+    assert elsewhere.shown[-1][1] is not None
+
+
+def test_only_the_registry_says_where_a_password_goes(
+    liar: LyingServer, elsewhere: LyingServer
+) -> None:
+    """Not the server to which it sends an upload."""
+    begun = {"Content-Length": "0", "Location": f"https://{elsewhere.host}/upload"}
+    liar.answers["/v2/jane/chat/blobs/uploads/"] = Lie(202, begun, b"")
+    demand = {
+        "Content-Length": "0",
+        "WWW-Authenticate": f'Bearer realm="https://{elsewhere.host}/token"',
+    }
+    for digest in build(PACKAGE)[1]:
+        elsewhere.answers[f"/upload?digest={digest.replace(':', '%3A')}"] = Lie(401, demand, b"")
+    with pytest.raises(Rejected, match="answers 401"):
+        client(liar.host).publish(OciName(liar.host, "jane/chat", "v2"), PACKAGE)
+    assert elsewhere.requested
+    assert not [path for path in elsewhere.requested if not path.startswith("/upload?")]
+    assert {authorization for authorization, _ in elsewhere.shown} == {None}
+
+
+NO_URLS = ["http://evil.test/", "", "https://[::1", "https://evil.test:x/"]
+
+
+@pytest.mark.parametrize("place", NO_URLS)
+def test_a_blob_is_fetched_from_no_other_place(liar: LyingServer, place: str) -> None:
+    moved = {"Content-Length": "0", "Location": place}
+    liar.answers[_blob_path(PACKAGE.files["Enarx.toml"])] = Lie(307, moved, b"")
+    with pytest.raises(Malformed, match="Location"):
+        client(liar.host).fetch(OciName(liar.host, "jane/chat", "v1"))
+
+
+@pytest.mark.parametrize("realm", [*NO_URLS, "https:///x", "HTTPS://evil.test/", "//evil.test/"])
+def test_a_password_goes_to_no_realm_without_tls(liar: LyingServer, realm: str) -> None:
     path = "/v2/jane/chat/manifests/v1"
-    headers = {"Content-Length": "0", "WWW-Authenticate": 'Bearer realm="http://evil.test/"'}
+    headers = {"Content-Length": "0", "WWW-Authenticate": f'Bearer realm="{realm}"'}
     liar.answers[path] = Lie(401, headers, b"")
     with pytest.raises(Malformed, match="realm"):
         client(liar.host).tag_digest(OciName(liar.host, "jane/chat", "v1"))
@@ -371,6 +436,15 @@ def test_docker_knows_the_users_login(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "c2VjcmV0" not in str(caught.value)
 
 
+def test_a_configuration_of_docker_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(Malformed, match="not JSON"):
+        docker_login("r.test")
+
+
 def test_docker_credential_helpers_are_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +461,25 @@ def test_docker_credential_helpers_are_asked(
     assert docker_login("r.test") == Login("get", "r.test")
     helper.write_text('#!/bin/sh\necho "credentials not found in native keychain"\nexit 1\n')
     assert docker_login("r.test") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "scheme", "parameters"),
+    [
+        ('Basic realm="a, b"', "basic", {"realm": "a, b"}),
+        ("bearer Realm=x,SERVICE = y", "bearer", {"realm": "x", "service": "y"}),
+        ('Bearer realm="https://a.test/t?b=c",service="", scope="s" ', "bearer",
+         {"realm": "https://a.test/t?b=c", "service": "", "scope": "s"}),
+        ('Basic realm="a", Bearer realm="b",error="e"', "bearer", {"realm": "b", "error": "e"}),
+        ('Bearer realm="b",service="s", Basic realm="a"', "bearer",
+         {"realm": "b", "service": "s"}),
+        ('Negotiate, Basic realm="a"', "basic", {"realm": "a"}),
+    ],
+)  # fmt: skip
+def test_challenges_in_all_their_spellings(
+    header: str, scheme: str, parameters: dict[str, str]
+) -> None:
+    assert Challenge.parse(header, "r.test") == Challenge(scheme, parameters)
 
 
 @pytest.mark.parametrize("header", [None, "", "Digest realm=x", "Basic"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -12,6 +13,7 @@ from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -27,8 +29,9 @@ from garrison.formats.tree import Package
 from garrison.steward import init
 from garrison.steward.authority import Authority
 from garrison.steward.certificates import issue_certificate, issue_client_certificate
-from garrison.testing.drawbridge import served
+from garrison.testing.drawbridge import Lie, LyingServer, served
 from garrison.testing.stack import Stack
+from garrison.testing.tls import Authority as TlsAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,6 +166,130 @@ def test_the_commands_show_and_fetch(stack: Stack, tmp_path: Path) -> None:
     assert told == {"config": {"public": False, "keeps": [{"tee": "snp"}]}, "tags": ["1.0.0"]}
     shown = stack.command("tree", "fetch", *options, stack.slug("secret:1.0.0"), "sub/data")
     assert shown == "data"
+
+
+def test_what_is_fetched_is_written_beside_nothing_of_others(stack: Stack, tmp_path: Path) -> None:
+    """However long its name is, and whatever else is in the folder."""
+    options = [*stack.registry_options, stack.slug("secret:1.0.0")]
+    others = tmp_path / "others"
+    others.write_text("mine")
+    for name in (".out.part", ".long.part"):
+        (tmp_path / name).symlink_to(others)
+    (tmp_path / "out").write_text("older")
+    for name in ("out", "n" * 255):
+        stack.command("tree", "fetch", *options, "sub/data", "-o", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes() == FILES["sub/data"]
+    stack.command("package", "fetch", *options, str(tmp_path / ("d" * 255)))
+    assert Package.from_directory(tmp_path / ("d" * 255)).files == FILES
+    # What is no file is written to.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pipe.open("r+b", buffering=0) as reader:
+        stack.command("tree", "fetch", *options, "sub/data", "-o", str(pipe))
+        assert reader.read(100) == FILES["sub/data"]
+    assert pipe.is_fifo()
+    assert others.read_text() == "mine"
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    done = stack.run("package", "fetch", *options, str(tmp_path / "link"))
+    assert (done.returncode, "exists already" in done.stderr) == (2, True)
+    for path in ("sub", "sub/none", "none", "/sub/data", "", "none/data"):
+        done = stack.run("tree", "fetch", *options, path, "-o", str(tmp_path / "none"))
+        assert done.returncode == 77, done.stderr
+    assert {path.name[:5] for path in tmp_path.iterdir()} == {
+        ".out.", ".long", "other", "out", "nnnnn", "ddddd", "pipe", "link",
+    }  # fmt: skip
+
+
+def test_who_fetches_what_was_yanked_is_told(stack: Stack, tmp_path: Path) -> None:
+    options = [*stack.registry_options, stack.slug("chat:1.0.0")]
+    for name, told in (("before", False), ("yanked", True), ("after", False)):
+        if told:
+            stack.command("package", "yank", "--reason", "a hole", *options)
+        done = stack.run("package", "fetch", *options, str(tmp_path / name))
+        assert (done.returncode, "was yanked: a hole" in done.stderr) == (0, told)
+        if told:
+            stack.command("package", "unyank", *options)
+
+
+def test_everybody_sees_the_tags_of_a_public_repository(stack: Stack, tmp_path: Path) -> None:
+    for repo, code in (("chat", 0), ("secret", 77), ("none", 77)):
+        done = stack.run(
+            "repo", "info", "--json", *stack.registry_options, f"{stack.registry}/demo/{repo}",
+            environment={**stack.environment, "XDG_CONFIG_HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        if code == 0:
+            assert json.loads(done.stdout) == {"config": {"public": True}, "tags": ["1.0.0"]}
+
+
+@pytest.mark.parametrize("token", ["secret\n", "se cret", "s\u20accret", "secret\x7f"])
+def test_a_token_that_is_none_is_not_shown(stack: Stack, token: str) -> None:
+    slug = stack.slug("secret:1.0.0")
+    done = stack.run(
+        "package", "info", *stack.registry_options, slug,
+        environment={**stack.environment, "GARRISON_INSECURE_AUTH_TOKEN": token},
+    )  # fmt: skip
+    assert done.returncode == 65
+    assert "token: not a bearer token" in done.stderr
+    assert "cret" not in done.stderr.replace(slug, "")
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "text"),
+    [
+        ("opaque", 65, "not a token with a subject"),
+        (jwt.encode({"aud": "x"}, "", "none"), 65, "not a token with a subject"),
+        (jwt.encode({"sub": "\x1b[31mjane"}, "", "none"), 0, "as ?[31mjane;"),
+    ],
+)
+def test_whom_a_token_names(stack: Stack, tmp_path: Path, token: str, code: int, text: str) -> None:
+    """One that names nobody is not kept, and no name steers the terminal."""
+    authority = TlsAuthority("Issuer")
+    (tmp_path / "ca.pem").write_text(authority.root_pem)
+    (tmp_path / "secret").write_text("secret")
+    with LyingServer(authority.issue(hosts=("localhost",))) as server:
+        issuer = f"https://{server.host}/"
+        for path, document in (
+            ("/.well-known/openid-configuration",
+             {"issuer": issuer, "token_endpoint": f"{issuer}token"}),
+            ("/token", {"access_token": token}),
+        ):  # fmt: skip
+            body = json.dumps(document).encode()
+            server.answers[path] = Lie(200, {"Content-Length": str(len(body))}, body)
+        done = stack.run(
+            "user", "login", "--oidc-domain", issuer, "--oidc-client-id", "demo",
+            "--oidc-secret-file", str(tmp_path / "secret"), "--ca-bundle", str(tmp_path / "ca.pem"),
+            "drawbridge.test",
+            environment={**stack.environment, "XDG_CONFIG_HOME": str(tmp_path)},
+        )  # fmt: skip
+    assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+    assert (tmp_path / "garrison" / "tokens.json").exists() == (code == 0)
+
+
+@pytest.mark.parametrize("keeps", [None, 1, "x", [1], {"tee": "snp"}])
+def test_a_registry_whose_rules_are_none(stack: Stack, tmp_path: Path, keeps: object) -> None:
+    authority = TlsAuthority("Registry")
+    (tmp_path / "ca.pem").write_text(authority.root_pem)
+    with LyingServer(authority.issue(hosts=("localhost",))) as server:
+        for path, document in (("", {"public": False, "keeps": keeps}), ("/_tag", [])):
+            body = json.dumps(document).encode()
+            lie = Lie(200, {"Content-Length": str(len(body))}, body)
+            server.answers[f"/api/v0.1.0/jane/chat{path}"] = lie
+        done = stack.run(
+            "repo", "info", "--ca-bundle", str(tmp_path / "ca.pem"), f"{server.host}/jane/chat"
+        )
+    assert done.returncode == 65, done.stderr
+    assert "keeps: not a list of rules" in done.stderr
+
+
+@pytest.mark.parametrize("secret", [b"\xff\xfe", b"", b"\n", bytes(5000)])
+def test_a_file_that_holds_no_secret(stack: Stack, tmp_path: Path, secret: bytes) -> None:
+    (tmp_path / "secret").write_bytes(secret)
+    done = stack.run(
+        "user", "login", "--oidc-domain", "https://localhost/", "--oidc-client-id", "demo",
+        "--oidc-secret-file", str(tmp_path / "secret"), stack.registry,
+    )  # fmt: skip
+    assert done.returncode == 65, done.stderr
 
 
 def test_a_private_repository_over_mutual_tls(stack: Stack, steward: Authority) -> None:

@@ -66,7 +66,11 @@ def test_what_is_written_is_read(data: bytes, names: set[str]) -> None:
         return
     digest = ContentDigest({name: whole.values[name] for name in sorted(names)})
     assert ContentDigest.from_header(digest.to_header()) == digest
-    assert ContentDigest.from_header(digest.to_header().replace(",", ", ")) == digest
+    for comma in (", ", " , ", ",\t"):
+        assert ContentDigest.from_header(digest.to_header().replace(",", comma)) == digest
+    # As the original reads them, in any order too.
+    items = reversed(digest.to_header().replace("sha", "SHA").split(","))
+    assert ContentDigest.from_header(",".join(items)) == digest
     assert ContentDigest.from_json(digest.to_json()) == digest
     digest.check(whole, "content")
 
@@ -79,7 +83,7 @@ def test_what_is_written_is_read(data: bytes, names: set[str]) -> None:
         "sha-256=::",
         f"sha-256={SHA256}",
         f"sha-256=:{SHA256}",
-        f"SHA-256=:{SHA256}:",
+        f"sha-256=:{SHA256}:,SHA-256=:{SHA256}:",
         f"md5=:{SHA256}:",
         f"sha-512=:{SHA256}:",
         f"sha-256=:{SHA256[:-1]}:",

@@ -246,6 +246,25 @@ def test_limits_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
         Package({"main.wasm": b"", "a": b"", "b": b""})
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "text"),
+    [
+        # The root, a directory and two files.
+        ("MAX_FILES", 3, "4 files and directories"),
+        ("MAX_PACKAGE", 500, "too large a package"),
+        ("MAX_DIRECTORY", 500, "root directory: too many files in one directory"),
+    ],
+)
+def test_a_package_that_could_not_be_fetched_has_no_digest(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, text: str
+) -> None:
+    package = Package({"main.wasm": b"", "sub/a": b""})
+    assert len(package.nodes()) == 4
+    monkeypatch.setattr(tree, limit, value)
+    with pytest.raises(Malformed, match=text):
+        _ = Package(package.files).digest
+
+
 def write(directory: Path, files: dict[str, bytes]) -> Path:
     for path, content in files.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)

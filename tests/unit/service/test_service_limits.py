@@ -132,6 +132,50 @@ def test_what_is_not_http_is_400(quick: Server) -> None:
         assert problem_of(read_all(tls))[0] == 400
 
 
+@pytest.mark.parametrize(
+    ("head", "field"),
+    [
+        (b"GET / HTTP/1.1\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n", "Host"),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a/b\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a@b\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n", "Host"),
+        (b"GET / HTTP/1.1\r\nHost: a:b\r\n", "Host"),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n", "HTTP version"),
+        (b"GET /\r\n", "HTTP version"),
+    ],
+)
+def test_a_head_that_others_may_read_otherwise_is_400(
+    quick: Server, head: bytes, field: str
+) -> None:
+    with quick.raw() as tls:
+        tls.sendall(head + b"\r\n" + ASK)
+        status, problem = problem_of(read_all(tls))
+    assert status == 400
+    assert problem["checks"][0]["check"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"localhost:8080", b"[::1]:8080", b"", b"a_b."])
+def test_hosts_that_are_fine(quick: Server, host: bytes) -> None:
+    with quick.raw() as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\nGET / HTTP/1.0\r\n\r\n")
+        assert read_all(tls).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_what_follows_another_protocol_is_no_request(quick: Server) -> None:
+    """One answer, and the end: a second would be taken for that to the request that was lost."""
+    upgrade = ASK[:-2] + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with quick.raw() as tls:
+        tls.sendall(upgrade + ASK)
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            tls.sendall(ASK)
+        answer = read_all(tls)
+    assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 ") == 1
+    assert b"connection: close" in answer
+
+
 def test_requests_sent_ahead_are_bounded(pki: Pki) -> None:
     with running(pki) as server, server.raw() as tls:
         tls.sendall(b"GET /slow?seconds=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n" + ASK * 20)
