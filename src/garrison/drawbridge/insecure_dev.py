@@ -39,6 +39,7 @@ from starlette.routing import Route
 from garrison.drawbridge import insecure_device as device
 from garrison.drawbridge.tokens import Verifier
 from garrison.errors import GarrisonError, Misuse
+from garrison.formats.key_usage import key_usage
 from garrison.service.requests import read_limited
 
 if TYPE_CHECKING:
@@ -277,14 +278,14 @@ def _make_tls(directory: Path, host: str, now: datetime) -> None:
     ca = (
         _builder(ca_name, ca_name, ca_key.public_key(), ca_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
     names = dict.fromkeys(_general_name(name) for name in ("localhost", "127.0.0.1", "::1", host))
     server = (
         _builder(x509.Name([]), ca_name, key.public_key(), ca_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         # Critical, for the subject is empty (RFC 5280, 4.2.1.6).
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
@@ -318,20 +319,6 @@ def _builder(
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
         )
-    )
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
     )
 
 

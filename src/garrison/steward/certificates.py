@@ -20,8 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from garrison.errors import Unavailable
 from garrison.formats.identity import WORKLOAD_IDENTITY_OID, WorkloadIdentity
+from garrison.formats.key_usage import key_usage
 from garrison.formats.leaf import Leaf, extension, extension_of, key_identifier, spki_of
-from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier, key_usage
+from garrison.steward.authority import BACKDATE, Authority, authority_key_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

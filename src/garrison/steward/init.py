@@ -26,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
+from garrison.formats.key_usage import key_usage
 from garrison.steward.authority import (
     BACKDATE,
     CHALLENGE_KEY,
@@ -39,7 +40,6 @@ from garrison.steward.authority import (
     SERVER_PEM,
     authority_key_identifier,
     hash_for,
-    key_usage,
     trust_domain_of,
 )
 from garrison.steward.challenge import KEY_SIZE
