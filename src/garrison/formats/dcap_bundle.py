@@ -33,8 +33,8 @@ from garrison.formats.dcap_collateral import DcapCollateral, Signed
 # TCB info has 20 KB and quotes double; the rest is smaller.
 MAX_BUNDLE = 512 * 1024
 _WHAT = "collateral"
-# A SEQUENCE, which in hex is "30" too: but DER of a list is never all of ASCII.
-_DER = 0x30
+# A SEQUENCE; DER of a list is never all of ASCII.
+_DER = b"\x30"
 # The names of each member, as `_plain` has them.
 _NAMES = {
     "root_ca_crl": ("rootcacrl", "rootcrl"),
@@ -117,10 +117,15 @@ def _octets(value: dict[str, Any], key: str) -> bytes:
     ):
         octets = bytes(each & 0xFF for each in found)
         # A list in DER ends with its signature, which may end with zeros.
-        return octets if octets[0] == _DER else octets.rstrip(b"\0")
+        return octets if _is_der(octets) else octets.rstrip(b"\0")
     raise Malformed(
         "missing, or not text", field=f"{_WHAT}: {key}", expected="a string, or an array of bytes"
     )
+
+
+def _is_der(octets: bytes) -> bool:
+    # In text, the same byte is the digit that some hex begins with.
+    return octets.startswith(_DER) and not octets.isascii()
 
 
 def _text(value: dict[str, Any], key: str) -> str:
@@ -132,7 +137,7 @@ def _text(value: dict[str, Any], key: str) -> str:
 
 def _crl(value: dict[str, Any], key: str) -> bytes:
     octets = _octets(value, key)
-    if octets[:1] == bytes((_DER,)) and not octets.isascii():
+    if _is_der(octets):
         return octets
     text = _text(value, key).strip()
     field = f"{_WHAT}: {key}"

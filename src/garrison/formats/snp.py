@@ -1,9 +1,10 @@
 """The attestation report of AMD SEV-SNP: bytes to values and back.
 
 AMD document 56860, "SEV Secure Nested Paging Firmware ABI Specification", revision 1.58,
-table 23 (the report), table 10 (guest policy), and section "TCB Version". Versions 2, 3 and 5
+table 23 (the report), table 10 (guest policy), and section "TCB Version". Versions 2 to 5
 are read. Version 3 added the CPUID fields, version 5 the mitigation vectors; before, their
-bytes were reserved.
+bytes were reserved. Version 4, which firmware 1.55.31 makes and no published revision describes,
+is read as version 3: whatever it has that version 3 has not, is not zero, and refused.
 
 It refuses every other version, reserved bits and bytes that are not zero, and any other length,
 so what parses re-encodes to the same bytes. One exception: the platform information is what the
@@ -22,8 +23,7 @@ from garrison.formats._cursor import Cursor
 REPORT_SIZE = 0x4A0
 # The signature covers the bytes before it.
 SIGNED_SIZE = 0x2A0
-VERSIONS = (2, 3, 5)
-_UNPUBLISHED = 4
+VERSIONS = (2, 3, 4, 5)
 MEASUREMENT_SIZE = 48
 CHIP_ID_SIZE = 64
 # Table 23, SIGNATURE_ALGO: ECDSA P-384 with SHA-384, the only one there is.
@@ -269,7 +269,7 @@ class Report:
         cursor = Cursor(data, "SNP report")
         version = cursor.integer(4, "VERSION")
         if version not in VERSIONS:
-            raise _unknown_version(version)
+            raise _malformed("VERSION", version, " | ".join(map(str, VERSIONS)))
         guest_svn = cursor.integer(4, "GUEST_SVN")
         policy = _policy(cursor.integer(8, "POLICY"))
         family_id = cursor.take(16, "FAMILY_ID")
@@ -370,19 +370,6 @@ def _u(size: int, *values: int) -> bytes:
 
 def _malformed(field: str, found: object, expected: str) -> Malformed:
     return Malformed("wrong value", field=f"SNP report: {field}", found=found, expected=expected)
-
-
-def _unknown_version(version: int) -> Malformed:
-    # Firmware 1.55.31 makes reports of version 4, which no revision of 56860 describes.
-    return Malformed(
-        "wrong value",
-        field="SNP report: VERSION",
-        found=version,
-        expected=" | ".join(map(str, VERSIONS)),
-        hint="AMD has published nothing of version 4: reports of later firmware are of version 5"
-        if version == _UNPUBLISHED
-        else None,
-    )
 
 
 def _policy(bits: int) -> GuestPolicy:

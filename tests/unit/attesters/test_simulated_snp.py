@@ -69,7 +69,7 @@ def attestation(simulator: Path, attester: SimulatedSnpInsecure) -> AttestationR
     return appraise(verified, rules, BOUND, NOW)
 
 
-@pytest.mark.parametrize("version", [2, 3, 5])
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_it_passes_the_true_verifier_and_a_strict_policy(simulator: Path, version: int) -> None:
     result = attestation(simulator, SimulatedSnpInsecure.open(simulator, version=version))
     result.require()
@@ -173,8 +173,8 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 def test_options_that_cannot_be(simulator: Path, tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="measurement: wrong length; found 47 bytes"):
         SimulatedSnpInsecure.open(simulator, measurement=bytes(47))
-    with pytest.raises(Misuse, match="no such version of reports; found 4"):
-        SimulatedSnpInsecure.open(simulator, version=4)
+    with pytest.raises(Misuse, match="no such version of reports; found 6"):
+        SimulatedSnpInsecure.open(simulator, version=6)
     with pytest.raises(Misuse, match="report data: wrong length; found 63 bytes"):
         SimulatedSnpInsecure.open(simulator).attest(bytes(63))
     with pytest.raises(Misuse, match="cannot be read") as caught:

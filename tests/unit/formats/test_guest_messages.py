@@ -33,7 +33,7 @@ def attestation(raw: bytes) -> Fields:
 
 
 @pytest.mark.parametrize("form", [binary, text])
-@pytest.mark.parametrize("version", [2, 3, 5])
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
 def test_reports(form: Any, version: int) -> None:
     raw = PLATFORM.report(version=version)
     assert read_message(form(report_fields(raw))) == Message("sevsnp.Report", raw)

@@ -398,14 +398,11 @@ def test_a_paravisors_report_alone(tmp_path: Path) -> None:
     assert claims(done)["hardware"] == "TDX"
 
 
-@pytest.mark.parametrize("version", [1, 4, 6])
+@pytest.mark.parametrize("version", [1, 6])
 def test_a_report_of_another_version_is_told_by_it(tmp_path: Path, version: int) -> None:
     done = verify(tmp_path, number(version) + PLATFORM.report()[4:])
-    with pytest.raises(
-        Malformed, match=f"VERSION: wrong value; found {version}; expected 2"
-    ) as told:
+    with pytest.raises(Malformed, match=f"VERSION: wrong value; found {version}; expected 2"):
         raise done.exception or AssertionError
-    assert ("AMD has published nothing of version 4" in (told.value.hint or "")) == (version == 4)
 
 
 # Certificates with evidence in them.
