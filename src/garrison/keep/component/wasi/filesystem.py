@@ -357,7 +357,8 @@ def _place(opened: Opened, path: str, *, follow: bool) -> Place:
 def _changeable(opened: Opened, path: str) -> Place:
     """A place whose name shall be made or removed."""
     _check_changeable(opened)
-    return _place(opened, path, follow=False)
+    node = opened.descriptor.node()
+    return resolve(node, decode(path.encode()), follow=False, name_itself=True)
 
 
 def _check_changeable(opened: Opened) -> None:
@@ -375,7 +376,9 @@ def descriptor_open_at(
     flags: frozenset[str],
 ) -> Opened:
     """Open what is there, or make a file and open that."""
-    place = _place(opened, path, follow="symlink-follow" in path_flags)
+    # As POSIX: a link is a name that is taken, wherever it leads.
+    new = open_flags >= {"create", "exclusive"}
+    place = _place(opened, path, follow="symlink-follow" in path_flags and not new)
     if flags & {"write", "mutate-directory"} or open_flags & {"truncate", "create"}:
         _check_changeable(opened)
     node = paths.found_or_made(
@@ -442,7 +445,8 @@ def descriptor_link_at(
     if flags:
         # As other hosts: a link to what a link means is not offered.
         raise Errno(errno.INVAL)
-    paths.link(_changeable(opened, path), _changeable(other, new))
+    _check_changeable(opened)
+    paths.link(_place(opened, path, follow=False), _changeable(other, new))
 
 
 @told
