@@ -279,7 +279,7 @@ def put_stat(out: memoryview, found: "Stat") -> None:
     _FILESTAT.pack_into(
         out,
         0,
-        1,  # all is on one device
+        found.dev,
         found.ino,
         found.filetype,
         found.links,

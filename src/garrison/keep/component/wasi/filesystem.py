@@ -483,13 +483,14 @@ def descriptor_is_same_object(_host: Host, opened: Opened, other: Opened) -> boo
     """Whether both are open on the same."""
     if opened.descriptor is other.descriptor:
         return True
-    first, second = opened.descriptor.stat().ino, other.descriptor.stat().ino
-    return bool(first) and first == second
+    first, second = opened.descriptor.stat(), other.descriptor.stat()
+    return bool(first.ino) and (first.dev, first.ino) == (second.dev, second.ino)
 
 
 def _hash(found: Stat) -> tuple[int, int]:
-    # The node's number alone: what a file holds is in no other way part of who it is.
-    data = blake2b(found.ino.to_bytes(8, "little"), digest_size=16).digest()
+    # What it is, by device and number: what a file holds is in no way part of who it is.
+    who = found.dev.to_bytes(8, "little") + found.ino.to_bytes(8, "little")
+    data = blake2b(who, digest_size=16).digest()
     return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 
