@@ -25,6 +25,7 @@ _STAT_SIZE = 64
 _MAX_KNOWN = 256
 # What every opening asks, found without looking for it in a module.
 _PATH_OPEN, _ALL = d.PATH_OPEN, d.ALL
+_CUT = d.FD_WRITE | d.FD_FILESTAT_SET_SIZE
 
 
 def _found(host: "Host", fd: int, path: int, size: int, right: int, follow: int) -> Place:
@@ -151,7 +152,9 @@ def _opened(
         # Libraries ask for every other right.
         write = False
     if oflags & abi.TRUNCATE and isinstance(node, File):
-        if not outer.rights & d.PATH_FILESTAT_SET_SIZE:
+        # Who gets a descriptor that can cut the file needs no other right to. Go opens its
+        # directories without that to cut by path, and makes files through them.
+        if not outer.rights & d.PATH_FILESTAT_SET_SIZE and ~rights & _CUT:
             raise Errno(errno.NOTCAPABLE)
         node.resize(0)
     opened = node.open(read=bool(rights & d.FD_READ), write=write)
