@@ -361,6 +361,9 @@ def _changeable(opened: Opened, path: str) -> Place:
     return resolve(node, decode(path.encode()), follow=False, name_itself=True)
 
 
+_MUTABLE = frozenset({"mutate-directory"})
+
+
 def _check_changeable(opened: Opened) -> None:
     if "mutate-directory" not in opened.flags:
         raise Errno(errno.ROFS)
@@ -394,6 +397,9 @@ def descriptor_open_at(
     found = node.open(read="read" in flags, write="write" in flags)
     if isinstance(found, Folder):
         found.parent = place.parent.ino
+        # Though nobody asked: the adapter of preview 1, and so Rust's `remove_dir_all`, never asks
+        # and then changes what is in it. It holds the outer directory, by which it may as well.
+        flags |= opened.flags & _MUTABLE
     return Opened(found, flags, host)
 
 
