@@ -130,6 +130,7 @@ def test_what_cannot_be_opened(
 
 
 def test_a_directory_opened_to_read_changes_nothing(host: Host, root: fs.Opened) -> None:
+    root.flags = _READ
     folder = fs.descriptor_open_at(host, root, _NO, "tmp", _NO, _READ)
     assert _code(fs.descriptor_create_directory_at, host, folder, "d") == "read-only"
     assert _code(fs.descriptor_open_at, host, folder, _NO, "f", _CREATE, _BOTH) == "read-only"
@@ -247,3 +248,25 @@ def test_who_waits_for_a_connection_that_was_closed_is_told(host: Host) -> None:
     stream.drop()
     assert io.poll_poll(host, [waiting]) == [0]
     theirs.close()
+
+
+def test_a_directory_that_is_found_in_one_can_be_changed_as_that(
+    host: Host, root: fs.Opened
+) -> None:
+    """Preview 1's adapter never asks for it: so Rust's `remove_dir_all` does."""
+    fs.descriptor_create_directory_at(host, root, "tmp/a")
+    fs.descriptor_create_directory_at(host, root, "tmp/a/b")
+    found = fs.descriptor_open_at(host, root, _NO, "tmp/a", frozenset({"directory"}), _READ)
+    assert fs.descriptor_get_flags(host, found) == _READ | {"mutate-directory"}
+    fs.descriptor_remove_directory_at(host, found, "b")
+    fs.descriptor_open_at(host, found, _NO, "c", _CREATE, _BOTH).drop()
+    assert fs.descriptor_stat_at(host, root, _NO, "tmp/a/c")[0] == "regular-file"
+    # What is read-only stays so, and what was opened to be read only is no way to change it.
+    package = fs.descriptor_open_at(host, root, _NO, "pkg", frozenset({"directory"}), _READ)
+    assert _code(fs.descriptor_create_directory_at, host, package, "d") == "read-only"
+    found.flags = _READ
+    below = fs.descriptor_open_at(host, found, _NO, ".", frozenset({"directory"}), _READ)
+    assert fs.descriptor_get_flags(host, below) == _READ
+    assert _code(fs.descriptor_unlink_file_at, host, below, "c") == "read-only"
+    for opened in (found, package, below):
+        opened.drop()

@@ -128,3 +128,44 @@ def test_a_time_among_connections_is_looked_at_in_each_wait(
     assert [wait_for(host, wanted) for _ in range(3)] == [[0]] * 3
     late._when = 1
     assert wait_for(host, wanted) == [0, 1]
+
+
+class _Room:
+    """There is some once what goes on behind has taken what was there."""
+
+    taken = False
+
+    def ready(self) -> bool:
+        return self.taken
+
+    def events(self) -> None:
+        return
+
+    timeout = settled = drop = events
+
+
+class _Takes(_Room):
+    """Takes it when it is first asked, and then waits for what never comes."""
+
+    def __init__(self, room: _Room, never: socket.socket) -> None:
+        self.room = room
+        self.never = never
+
+    def ready(self) -> bool:
+        self.room.taken = True
+        return False
+
+    def events(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.never.fileno(), 1
+
+
+def test_what_goes_on_behind_may_make_it_happen(
+    pairs: list[tuple[socket.socket, socket.socket]],
+) -> None:
+    # It would wait for ever: its time is over before the test's is.
+    with Interrupts(lambda: None, 30) as interrupts:
+        interrupts.start_clock()
+        host = Host(["main.wasm"], {}, [], [], None, interrupts, 100)
+        room = _Room()
+        host.background.append(cast("Any", _Takes(room, pairs[0][0])))
+        assert wait_for(host, cast("Any", [Moment(1 << 63), room])) == [1]

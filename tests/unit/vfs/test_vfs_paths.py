@@ -278,3 +278,15 @@ def test_numbers_are_those_of_their_names() -> None:
     for name, number in vars(errno).items():
         if isinstance(number, int):
             assert errno.NAMES[number] == name
+
+
+@pytest.mark.parametrize("path", ["to-sub/", "to-sub//", "sub/../to-sub/"])
+def test_a_name_that_is_to_be_changed_means_itself_though_a_slash_follow(path: str) -> None:
+    place = resolve(ROOT, path, follow=False, name_itself=True)
+    assert (place.parent, place.name, place.slash) == (ROOT, "to-sub", True)
+    assert isinstance(place.node, Symlink)
+    with pytest.raises(Errno) as caught:
+        place.existing()
+    assert caught.value.number == errno.NOTDIR
+    # On the way it is followed as ever.
+    assert resolve(ROOT, "to-sub/deep/", follow=False, name_itself=True).node is DEEP

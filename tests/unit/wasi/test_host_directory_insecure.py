@@ -20,7 +20,7 @@ from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.host_directory_insecure import HostDirectory, host_directory
-from garrison.keep.vfs.nodes import Directory, File, Quota
+from garrison.keep.vfs.nodes import Directory, File, Node, Quota
 from garrison.keep.vfs.paths import resolve
 from garrison.keep.wasi.descriptors import put_stat
 
@@ -80,6 +80,24 @@ def test_files_are_those_of_the_host(inside: Path) -> None:
     stat = opened.stat()
     assert (stat.filetype, stat.size, stat.ino) == (d.REGULAR, 5, (inside / "new").stat().st_ino)
     assert _read(top, "file") == b"hello"
+
+
+def test_what_has_the_same_number_elsewhere_is_something_else(inside: Path) -> None:
+    def told(node: Node) -> tuple[int, int]:
+        out = memoryview(bytearray(64))
+        put_stat(out, node.stat())
+        return int.from_bytes(out[:8], "little"), int.from_bytes(out[8:16], "little")
+
+    file, second = (resolve(_top(inside), "file", follow=True).existing() for _ in range(2))
+    # A file of the keep has whatever number comes next.
+    mine = File(Quota(0))
+    mine.ino = file.ino
+    assert told(file) == told(second)
+    assert told(file)[1] == told(mine)[1]
+    assert told(file)[0] != told(mine)[0]
+    assert told(file)[0] == told(_top(inside))[0]
+    if Path("/dev/shm").stat().st_dev != inside.stat().st_dev:
+        assert told(file)[0] != told(_top(Path("/dev/shm"), read_only=True))[0]
 
 
 def test_times_that_wasi_cannot_tell_are_told_as_near_as_can_be(inside: Path) -> None:

@@ -175,6 +175,38 @@ def test_what_was_opened_needs_its_rights_again(root: Directory, tmp: Directory)
     assert caught.value.number == NOTCAPABLE
 
 
+@pytest.mark.parametrize(
+    ("rights", "cut"),
+    [
+        (_RIGHTS, False),
+        (_RIGHTS | d.FD_WRITE, False),
+        (_RIGHTS | d.FD_FILESTAT_SET_SIZE, False),
+        (_RIGHTS | d.FD_WRITE | d.FD_FILESTAT_SET_SIZE, True),
+    ],
+)
+def test_who_may_cut_what_is_opened_may_open_it_cut(
+    root: Directory, tmp: Directory, rights: int, *, cut: bool
+) -> None:
+    guest = Guest(root)
+    made = tmp.create_file("a")
+    made.open(read=True, write=True).write(memoryview(b"abc"))
+    outer = guest.opened(_ROOT)
+    kept = outer.rights & ~d.PATH_FILESTAT_SET_SIZE
+    fd_fdstat_set_rights(guest.host, _ROOT, kept, outer.inheriting)
+    if cut:
+        guest.open("tmp/a", abi.TRUNCATE, rights)
+    else:
+        with pytest.raises(Errno) as caught:
+            guest.open("tmp/a", abi.TRUNCATE, rights)
+        assert caught.value.number == NOTCAPABLE
+    assert made.size() == (0 if cut else 3)
+    # The right is not had by asking for it.
+    fd_fdstat_set_rights(guest.host, _ROOT, kept, outer.inheriting & ~d.FD_FILESTAT_SET_SIZE)
+    with pytest.raises(Errno) as caught:
+        guest.open("tmp/a", abi.TRUNCATE, rights | d.FD_FILESTAT_SET_SIZE)
+    assert caught.value.number == NOTCAPABLE
+
+
 def test_what_was_opened_is_cut_and_refused_again(root: Directory, tmp: Directory) -> None:
     guest = Guest(root)
     made = tmp.create_file("a")

@@ -8,8 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from garrison.keep.component.http.client import Outbound
-    from garrison.keep.component.waiting import Waited, Watch
+    from garrison.keep.component.waiting import Pollable, Waited, Watch
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import ListeningSocket
@@ -36,6 +35,7 @@ class Host:
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
         background: what goes on while the component waits for something else.
         waited: what it waited for last.
+        seed: what it is given for its hash tables, once it has asked.
     """
 
     def __init__(
@@ -59,8 +59,9 @@ class Host:
         self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.background: list[Outbound] = []
+        self.background: list[Pollable] = []
         self.waited: Waited | None = None
+        self.seed: tuple[int, int] | None = None
         self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
 

@@ -258,11 +258,14 @@ def wait_for(host: Host, wanted: Sequence[Pollable], *, block: bool = True) -> l
 
 
 def _wait(host: Host, wanted: Sequence[Pollable], *, block: bool) -> list[int]:
+    # First what goes on behind it: that may be what makes it happen, as a connection that is made
+    # takes the first of a body and so has room for more.
+    behind = _behind(host) if block and host.background else []
     happened, asked, seconds = _look(enumerate(wanted))
     if happened or not block:
         seconds = 0
-    elif host.background:
-        asked += _behind(host)
+    else:
+        asked += behind
     found = host.interrupts.wait([events for *_, events in asked], seconds)
     return sorted(happened + _settled(asked, found))
 

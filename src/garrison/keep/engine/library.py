@@ -54,6 +54,7 @@ _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "wasmtime_config_epoch_interruption_set": (None, (_P, _B)),
     "wasmtime_config_max_wasm_stack_set": (None, (_P, _N)),
     "wasmtime_config_memory_may_move_set": (None, (_P, _B)),
+    "wasmtime_config_shared_memory_set": (None, (_P, _B)),
     "wasmtime_config_wasm_memory64_set": (None, (_P, _B)),
     "wasmtime_config_wasm_threads_set": (None, (_P, _B)),
     "wasmtime_engine_increment_epoch": (None, (_P,)),

@@ -22,7 +22,7 @@ _MAX_MEMORIES = 1
 _MAX_TABLES = 8
 # Changes whenever compiled code of one configuration cannot run under another. The stack is a
 # number that the code compares with when it runs, and so no part of it.
-CONFIGURATION = "epochs, fixed memory"
+CONFIGURATION = "epochs, fixed memory, atomics"
 
 # wasm.h, wasm_externkind_t, and wasmtime/extern.h, wasmtime_extern_kind_t: the same number.
 _FUNCTION = 0
@@ -68,7 +68,10 @@ class Engine:
         config = lib.wasm_config_new()
         lib.wasmtime_config_epoch_interruption_set(config, True)  # noqa: FBT003  (C)
         lib.wasmtime_config_memory_may_move_set(config, False)  # noqa: FBT003  (C)
-        lib.wasmtime_config_wasm_threads_set(config, False)  # noqa: FBT003  (C)
+        # Compilers may use atomic instructions where no thread is: on a memory that is not shared
+        # they are as others, and to wait there is a trap. Without shared memories no threads.
+        lib.wasmtime_config_wasm_threads_set(config, True)  # noqa: FBT003  (C)
+        lib.wasmtime_config_shared_memory_set(config, False)  # noqa: FBT003  (C)
         lib.wasmtime_config_wasm_memory64_set(config, False)  # noqa: FBT003  (C)
         lib.wasmtime_config_max_wasm_stack_set(config, stack)
         # Stacks for asynchronous calls, of which there are none: yet they may not be smaller.
@@ -116,10 +119,7 @@ class Module:
         error = library().wasmtime_module_new(engine.handle, wasm, len(wasm), c.byref(handle))
         if error:
             text = message_of(error)
-            raise Malformed(
-                f"not a valid WebAssembly module: {text}",
-                hint=_THREADS_HINT if "threads must be enabled" in text else None,
-            )
+            raise Malformed(f"not a valid WebAssembly module: {text}")
         return cls(handle.value or 0)
 
     @classmethod
@@ -250,7 +250,7 @@ class Instance:
         """Make the instance; this runs the module's own start function, if it has one.
 
         Raises:
-            Malformed: its imports have other types than what was defined.
+            Malformed: its imports have other types than what was defined; it has a shared memory.
             Trap: its start function trapped.
             Unavailable: it wants more memory or tables than it may have.
         """
@@ -266,6 +266,14 @@ class Instance:
             raise trapped(trap.value)
         if error:
             text = message_of(error)
+            if "shared memory" in text:
+                raise Malformed(
+                    "the module wants threads",
+                    field="module",
+                    found="a shared memory",
+                    expected="none",
+                    hint=_THREADS_HINT,
+                )
             if "incompatible import type" in text:
                 raise Malformed(f"the module does not fit its host: {text}", field="module")
             raise Unavailable(

@@ -197,6 +197,8 @@ class Store:
             text = message_of(error)
             if "incompatible import type" in text:
                 raise Malformed(f"a core module does not fit: {text}", field="component")
+            if "shared memory" in text:
+                raise Malformed(f"a core module wants threads: {text}", field="component")
             raise Unavailable(f"the component cannot be started: {text}", field="component")
 
     def export(self, instance: Any, name: bytes, extern: Extern) -> bool:

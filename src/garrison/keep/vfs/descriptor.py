@@ -87,10 +87,14 @@ FOLDER_RIGHTS = (
 )
 
 
-class Stat:
-    """What a guest can know of a node: `filestat`, without the device."""
+# `device` of all that is no file of the host.
+KEEP_DEVICE = 1
 
-    __slots__ = ("atim", "ctim", "filetype", "ino", "links", "mtim", "size")
+
+class Stat:
+    """What a guest can know of a node: `filestat`."""
+
+    __slots__ = ("atim", "ctim", "dev", "filetype", "ino", "links", "mtim", "size")
 
     def __init__(
         self,
@@ -99,7 +103,9 @@ class Stat:
         links: int = 1,
         size: int = 0,
         times: tuple[int, int, int] = (0, 0, 0),
+        dev: int = KEEP_DEVICE,
     ) -> None:
+        self.dev = dev
         self.filetype = filetype
         self.ino = ino
         self.links = links

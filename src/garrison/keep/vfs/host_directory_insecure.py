@@ -54,7 +54,10 @@ class _OnHost(Node):
         """What a guest can know of it."""
         found = os.fstat(self.handle)
         times = (_told(found.st_atime_ns), _told(found.st_mtime_ns), _told(found.st_ctime_ns))
-        return Stat(self.filetype, found.st_ino, found.st_nlink, found.st_size, times)
+        # Number and device together say what it is: no file of the keep's own is it, nor one of
+        # another file system of the host, though their numbers be the same.
+        dev = found.st_dev + d.KEEP_DEVICE + 1
+        return Stat(self.filetype, found.st_ino, found.st_nlink, found.st_size, times, dev)
 
     def size(self) -> int:
         """How long its content is."""

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.vfs.nodes import Node
 
-# As on Linux (limits.h, PATH_MAX, and path_resolution(7)).
-MAX_PATH = 4096
+# As on Linux (limits.h, PATH_MAX less the zero that it counts, and path_resolution(7)).
+MAX_PATH = 4095
 _MAX_LINKS = 40
 
 
@@ -51,14 +51,14 @@ class Place:
             raise Errno(errno.NOTDIR)
         return self.node
 
-    def named(self) -> str:
+    def named(self, otherwise: int = errno.INVAL) -> str:
         """The last name, to be removed or made.
 
         Raises:
-            Errno: the path has none, for it ends in `.` or `..`.
+            Errno: the path has none, for it ends in `.` or `..`; `otherwise`, then.
         """
         if not self.name:
-            raise Errno(errno.INVAL if self.node is not None else errno.NOENT)
+            raise Errno(otherwise if self.node is not None else errno.NOENT)
         return self.name
 
 
@@ -79,8 +79,15 @@ def decode(path: bytes) -> str:
     return text
 
 
-def resolve(base: Directory, path: str, *, follow: bool) -> Place:
-    """Find `path` from `base`; `follow` a symbolic link at its end too.
+def resolve(base: Directory, path: str, *, follow: bool, name_itself: bool = False) -> Place:
+    """Find `path` from `base`.
+
+    Args:
+        base: where it begins.
+        path: it.
+        follow: go on with a symbolic link at its end.
+        name_itself: the last name shall be made, moved or removed, so it means itself, though a
+            slash be after it: only else does a slash follow a link that would not be followed.
 
     Raises:
         Errno: it leads out, or through something that is no directory, or nowhere.
@@ -105,7 +112,7 @@ def resolve(base: Directory, path: str, *, follow: bool) -> Place:
         node = here.lookup(name)
         steady = steady and here.steady
         last = not left
-        if isinstance(node, Symlink) and (follow or slash or not last):
+        if isinstance(node, Symlink) and (follow or not last or (slash and not name_itself)):
             links += 1
             if links > _MAX_LINKS:
                 raise Errno(errno.LOOP)
@@ -157,6 +164,8 @@ def found_or_made(place: Place, *, create: bool, exclusive: bool, directory: boo
             return place.parent.create_file(place.named())
         if exclusive:
             raise Errno(errno.EXIST)
+        if isinstance(place.node, Directory):
+            raise Errno(errno.ISDIR)
     node = place.existing()
     if isinstance(node, Symlink):
         raise Errno(errno.NOTDIR if directory else errno.LOOP)
@@ -239,7 +248,7 @@ def rename(source: Place, target: Place) -> None:
         Errno: it is not, or it is read-only there.
     """
     node, there = source.existing(), target.node
-    name, new_name = source.named(), target.named()
+    name, new_name = source.named(errno.BUSY), target.named(errno.BUSY)
     if node.same(there):
         return
     if isinstance(node, Directory):

@@ -50,7 +50,7 @@ def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> Non
             memory.expect(vectors, 8)
         start, length = get_vector(memory.all, vectors)
         end = start + length
-        if end > seen:
+        if end > seen and length:
             memory.expect(start, length)
         buffer = memory.all[start:end]
         try:
@@ -105,7 +105,7 @@ def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> No
             memory.expect(vectors, 8)
         start, length = get_vector(memory.all, vectors)
         end = start + length
-        if end > seen:
+        if end > seen and length:
             memory.expect(start, length)
         buffer = memory.all[start:end]
         try:
@@ -279,7 +279,7 @@ def put_stat(out: memoryview, found: "Stat") -> None:
     _FILESTAT.pack_into(
         out,
         0,
-        1,  # all is on one device
+        found.dev,
         found.ino,
         found.filetype,
         found.links,

@@ -67,13 +67,15 @@ class Memory:
     def vectors(self, address: int, count: int) -> list[memoryview]:
         """The buffers of an array of `iovec`: a pointer and a length each.
 
+        Nobody looks where an empty one points: languages let it point anywhere.
+
         Raises:
             Errno: one is outside the memory, or there are too many.
         """
         if count > _MAX_VECTORS:
             raise Errno(INVAL)
         return [
-            self.view(place, size)
+            self.view(place, size) if size else self.all[:0]
             for place, size in _VECTOR.iter_unpack(self.view(address, count * _VECTOR.size))
         ]
 

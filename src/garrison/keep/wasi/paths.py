@@ -25,6 +25,7 @@ _STAT_SIZE = 64
 _MAX_KNOWN = 256
 # What every opening asks, found without looking for it in a module.
 _PATH_OPEN, _ALL = d.PATH_OPEN, d.ALL
+_CUT = d.FD_WRITE | d.FD_FILESTAT_SET_SIZE
 
 
 def _found(host: "Host", fd: int, path: int, size: int, right: int, follow: int) -> Place:
@@ -64,8 +65,17 @@ def _keep(known: "dict[_Key, _Value]", key: "_Key", value: "_Value") -> None:
     known[key] = value
 
 
-def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: bool) -> Place:
-    """Find a path below the directory `fd`, which must have the `right`."""
+def _place(
+    host: "Host",
+    fd: int,
+    path: int,
+    size: int,
+    right: int,
+    *,
+    follow: bool = False,
+    name_itself: bool = False,
+) -> Place:
+    """Find a path below the directory `fd`, which must have the `right`, as `resolve` does."""
     if size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(path, size)))
@@ -73,7 +83,7 @@ def _place(host: "Host", fd: int, path: int, size: int, right: int, *, follow: b
     directory = folder.node()
     if not folder.rights & right:
         raise Errno(errno.NOTCAPABLE)
-    return resolve(directory, text, follow=follow)
+    return resolve(directory, text, follow=follow, name_itself=name_itself)
 
 
 def path_open(
@@ -118,7 +128,9 @@ def _opened(
 ) -> "Descriptor":
     """Open what `path_open` is asked for, in `key` as `Host.openings` has it."""
     directory, path, lookup, oflags, rights, flags = key
-    place = _known(host, directory, path, lookup & abi.FOLLOW)
+    new = oflags & abi.CREATE and oflags & abi.EXCLUSIVE
+    # As POSIX: a link is a name that is taken, wherever it leads.
+    place = _known(host, directory, path, 0 if new else lookup & abi.FOLLOW)
     if oflags & ~abi.OFLAGS or flags & ~abi.FDFLAGS:
         raise Errno(errno.INVAL)
     if (rights | inheriting) & ~outer.inheriting & d.ALL:
@@ -140,7 +152,9 @@ def _opened(
         # Libraries ask for every other right.
         write = False
     if oflags & abi.TRUNCATE and isinstance(node, File):
-        if not outer.rights & d.PATH_FILESTAT_SET_SIZE:
+        # Who gets a descriptor that can cut the file needs no other right to. Go opens its
+        # directories without that to cut by path, and makes files through them.
+        if not outer.rights & d.PATH_FILESTAT_SET_SIZE and ~rights & _CUT:
             raise Errno(errno.NOTCAPABLE)
         node.resize(0)
     opened = node.open(read=bool(rights & d.FD_READ), write=write)
@@ -159,7 +173,7 @@ def _opened(
 
 def path_create_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Make a directory."""
-    place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, follow=False)
+    place = _place(host, fd, path, size, d.PATH_CREATE_DIRECTORY, name_itself=True)
     paths.make_directory(place)
 
 
@@ -189,8 +203,8 @@ def path_link(
     if lookup & abi.FOLLOW:
         # As other hosts: a link to what a link means is not offered.
         raise Errno(errno.INVAL)
-    source = _place(host, fd, path, size, d.PATH_LINK_SOURCE, follow=False)
-    target = _place(host, to_fd, to_path, to_size, d.PATH_LINK_TARGET, follow=False)
+    source = _place(host, fd, path, size, d.PATH_LINK_SOURCE)
+    target = _place(host, to_fd, to_path, to_size, d.PATH_LINK_TARGET, name_itself=True)
     paths.link(source, target)
 
 
@@ -200,7 +214,7 @@ def path_readlink(
     """Give a symbolic link's target, cut where the buffer ends."""
     host.memory.expect(result, 4)
     view = host.memory.view(buffer, room)
-    place = _place(host, fd, path, size, d.PATH_READLINK, follow=False)
+    place = _place(host, fd, path, size, d.PATH_READLINK)
     target = paths.target_of(place).encode()[:room]
     view[: len(target)] = target
     U32.pack_into(host.memory.all, result, len(target))
@@ -208,14 +222,14 @@ def path_readlink(
 
 def path_remove_directory(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove an empty directory."""
-    place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, follow=False)
+    place = _place(host, fd, path, size, d.PATH_REMOVE_DIRECTORY, name_itself=True)
     host.forget_places()
     paths.remove_directory(place)
 
 
 def path_unlink_file(host: "Host", fd: int, path: int, size: int) -> None:
     """Remove the name of what is no directory."""
-    place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, follow=False)
+    place = _place(host, fd, path, size, d.PATH_UNLINK_FILE, name_itself=True)
     host.forget_places()
     paths.unlink(place)
 
@@ -224,8 +238,8 @@ def path_rename(
     host: "Host", fd: int, path: int, size: int, to_fd: int, to_path: int, to_size: int
 ) -> None:
     """Give another name, in place of what has it now if that is alike and, a directory, empty."""
-    source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, follow=False)
-    target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, follow=False)
+    source = _place(host, fd, path, size, d.PATH_RENAME_SOURCE, name_itself=True)
+    target = _place(host, to_fd, to_path, to_size, d.PATH_RENAME_TARGET, name_itself=True)
     host.forget_places()
     paths.rename(source, target)
 
@@ -237,5 +251,5 @@ def path_symlink(
     if target_size > MAX_PATH:
         raise Errno(errno.NAMETOOLONG)
     text = decode(bytes(host.memory.view(target, target_size)))
-    place = _place(host, fd, path, size, d.PATH_SYMLINK, follow=False)
+    place = _place(host, fd, path, size, d.PATH_SYMLINK, name_itself=True)
     paths.symlink(place, text)

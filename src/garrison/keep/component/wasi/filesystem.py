@@ -357,7 +357,11 @@ def _place(opened: Opened, path: str, *, follow: bool) -> Place:
 def _changeable(opened: Opened, path: str) -> Place:
     """A place whose name shall be made or removed."""
     _check_changeable(opened)
-    return _place(opened, path, follow=False)
+    node = opened.descriptor.node()
+    return resolve(node, decode(path.encode()), follow=False, name_itself=True)
+
+
+_MUTABLE = frozenset({"mutate-directory"})
 
 
 def _check_changeable(opened: Opened) -> None:
@@ -375,7 +379,9 @@ def descriptor_open_at(
     flags: frozenset[str],
 ) -> Opened:
     """Open what is there, or make a file and open that."""
-    place = _place(opened, path, follow="symlink-follow" in path_flags)
+    # As POSIX: a link is a name that is taken, wherever it leads.
+    new = open_flags >= {"create", "exclusive"}
+    place = _place(opened, path, follow="symlink-follow" in path_flags and not new)
     if flags & {"write", "mutate-directory"} or open_flags & {"truncate", "create"}:
         _check_changeable(opened)
     node = paths.found_or_made(
@@ -391,6 +397,9 @@ def descriptor_open_at(
     found = node.open(read="read" in flags, write="write" in flags)
     if isinstance(found, Folder):
         found.parent = place.parent.ino
+        # Though nobody asked: the adapter of preview 1, and so Rust's `remove_dir_all`, never asks
+        # and then changes what is in it. It holds the outer directory, by which it may as well.
+        flags |= opened.flags & _MUTABLE
     return Opened(found, flags, host)
 
 
@@ -442,7 +451,8 @@ def descriptor_link_at(
     if flags:
         # As other hosts: a link to what a link means is not offered.
         raise Errno(errno.INVAL)
-    paths.link(_changeable(opened, path), _changeable(other, new))
+    _check_changeable(opened)
+    paths.link(_place(opened, path, follow=False), _changeable(other, new))
 
 
 @told
@@ -479,13 +489,14 @@ def descriptor_is_same_object(_host: Host, opened: Opened, other: Opened) -> boo
     """Whether both are open on the same."""
     if opened.descriptor is other.descriptor:
         return True
-    first, second = opened.descriptor.stat().ino, other.descriptor.stat().ino
-    return bool(first) and first == second
+    first, second = opened.descriptor.stat(), other.descriptor.stat()
+    return bool(first.ino) and (first.dev, first.ino) == (second.dev, second.ino)
 
 
 def _hash(found: Stat) -> tuple[int, int]:
-    # The node's number alone: what a file holds is in no other way part of who it is.
-    data = blake2b(found.ino.to_bytes(8, "little"), digest_size=16).digest()
+    # What it is, by device and number: what a file holds is in no way part of who it is.
+    who = found.dev.to_bytes(8, "little") + found.ino.to_bytes(8, "little")
+    data = blake2b(who, digest_size=16).digest()
     return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
 
 

@@ -237,8 +237,9 @@ class BodyOutput(OutputStream):
         """Write all."""
         self.check_open()
         if self._sink.too_long(len(data)):
+            self._sink.taken += len(data)
             self._sink.abort()
-            raise failed((self._body.wrong_size, self._sink.length))
+            raise failed((self._body.wrong_size, self._sink.taken))
         self._sink.take(data)
 
     def push(self) -> bool:
@@ -293,6 +294,8 @@ def outgoing_body_finish(_host: Host, body: OutgoingBody, trailers: Fields | Non
     # First of all: they are given away, whatever comes of it.
     entries = [] if trailers is None else trailers.taken()
     body.check_childless("a body")
+    if body.sink.too_long(0):
+        raise Failed((body.wrong_size, body.sink.taken))
     failure = body.sink.broken()
     if failure is not None:
         raise Failed(code_of(failure))

@@ -38,6 +38,8 @@ _CODES = {
     "NOTCONN": "invalid-state", "BADF": "invalid-state", "AFNOSUPPORT": "not-supported",
 }  # fmt: skip
 
+# RFC 919: every host of the own network, and so none.
+_BROADCAST = IPv4Address("255.255.255.255")
 # RFC 2544, appendix C.2.2: never a real host's. One of them for each name that is looked up.
 _FIRST_NAME = int(IPv4Address("198.18.0.1"))
 _MAX_NAMES = (1 << 17) - 2
@@ -179,7 +181,7 @@ class Unconnected:
             Failed: it is none.
         """
         address, port = self.address(given)
-        if not port or address.is_unspecified or address.is_multicast:
+        if not port or address.is_unspecified or address.is_multicast or address == _BROADCAST:
             raise Failed("invalid-argument")
         return address, port
 

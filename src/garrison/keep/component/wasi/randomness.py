@@ -46,5 +46,7 @@ insecure_get_insecure_random_u64 = random_get_random_u64
 
 
 def insecure_seed_insecure_seed(host: Host) -> tuple[int, int]:
-    """Give random numbers for hash tables."""
-    return random_get_random_u64(host), random_get_random_u64(host)
+    """Give random numbers for hash tables: the same each time, as the value that it may become."""
+    if host.seed is None:
+        host.seed = random_get_random_u64(host), random_get_random_u64(host)
+    return host.seed

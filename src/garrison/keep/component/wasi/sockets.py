@@ -13,6 +13,7 @@ import socket
 from garrison.formats.endpoint import bracketed
 from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.waiting import Readiness
+from garrison.keep.component.wasi.ending import Ending
 from garrison.keep.component.wasi.names import (
     Network,
     Unconnected,
@@ -209,7 +210,9 @@ class TcpSocket(Unconnected):
         self.bound: Case | None = None
         self.listener: ListeningSocket | None = None
         self.connection: Socket | None = None
+        self.input: InputStream | None = None
         self.output: OutputStream | None = None
+        self.ending: Ending | None = None
         self.remote: Case | None = None
         self.options = dict(_DEFAULTS)
         self._changed: dict[str, int] = {}
@@ -241,8 +244,8 @@ class TcpSocket(Unconnected):
         """The two directions of its connection."""
         if self._shared is None:
             raise Failed("invalid-state")
-        self.output = OutputStream(host, self._shared)
-        return InputStream(self._shared), self.output
+        self.input, self.output = InputStream(self._shared), OutputStream(host, self._shared)
+        return self.input, self.output
 
     def option(self, name: str, value: int) -> None:
         """Set a socket option, now or when it is connected.
@@ -362,12 +365,15 @@ def tcp_socket_accept(host: Host, sock: TcpSocket) -> tuple[TcpSocket, InputStre
 @told
 def tcp_socket_start_connect(host: Host, sock: TcpSocket, _network: Network, to: Case) -> None:
     """Connect, by the rule for the host; the peer is checked before this returns."""
-    address, port = sock.remote_address(to)
     reach = _reach(host)
-    allowed = sock.bound is None and sock.connection is None and sock.remote is None
-    sock.begin("connect", allowed=allowed)
-    sock.remote = to
+    # What is bound without a port leaves the choice to the keep, which makes it with no need to
+    # be told; one with a port wants to be known by that, and cannot be.
+    free = sock.bound is None or not sock.address(sock.bound)[1]
+    unused = sock.listener is None and sock.connection is None and sock.remote is None
+    sock.begin("connect", allowed=free and unused)
     try:
+        address, port = sock.remote_address(to)
+        sock.remote = to
         target = f"{bracketed(host_of(host, address))}:{port}"
         sock.connected(
             host, Socket(asked(target, lambda: reach.connect(target, host.interrupts.wait)))
@@ -450,12 +456,18 @@ def tcp_socket_subscribe(_host: Host, sock: TcpSocket) -> Pollable:
 
 
 @told
-def tcp_socket_shutdown(_host: Host, sock: TcpSocket, how: str) -> None:
-    """End one direction or both; what was written before goes out first."""
+def tcp_socket_shutdown(host: Host, sock: TcpSocket, how: str) -> None:
+    """End one direction or both; what was written before goes out first, what came is dropped."""
     if sock.connection is None:
         raise Failed("invalid-state")
-    if how != "receive" and sock.output is not None:
-        sock.output.flush()
+    if how != "send" and sock.input is not None:
+        sock.input.end()
+    if how != "receive" and sock.output is not None and sock.output.end():
+        if sock.ending is None:
+            sock.ending = Ending(host, sock.output, sock.connection)
+        if how == "send":
+            return
+        how = "receive"
     sock.connection.stream.shutdown(_HOW[how])
 
 

@@ -176,6 +176,10 @@ class InputStream:
     def _take(self, view: memoryview) -> int:
         return self.descriptor.read(view)
 
+    def end(self) -> None:
+        """Give nothing more, not even what came before."""
+        self._closed = True
+
     def pollable(self) -> Pollable:
         """What to wait for before reading."""
         if isinstance(self.descriptor, Socket):
@@ -298,9 +302,21 @@ class OutputStream:
             Failed: as `permit`.
         """
         self.check_open()
+        return self.go_on()
+
+    def go_on(self) -> bool:
+        """Go on with what is kept, as `push` does, though nothing more be taken since `end`."""
         if self._waiting:
             self._waiting = bytes(self._give(self._waiting))
         return bool(self._waiting)
+
+    def end(self) -> bool:
+        """Take nothing more; whether something is kept that has still to go."""
+        self._closed = True
+        try:
+            return self.go_on()
+        except Failed:
+            return False
 
     def check_open(self) -> None:
         """Refuse to go on after the end.
@@ -324,6 +340,7 @@ class OutputStream:
             pass
         except (Errno, OSError) as error:
             self._closed = True
+            self._waiting = b""
             if isinstance(error, BrokenPipeError | ConnectionResetError):
                 raise Failed(_CLOSED) from error
             raise failed(error) from error
@@ -339,7 +356,11 @@ class OutputStream:
             Failed: as `permit`.
             Interrupted: a signal came.
         """
-        while self.push() and (end is None or time.monotonic() < end):
+        self.check_open()
+        self._drain(end)
+
+    def _drain(self, end: float | None) -> None:
+        while self.go_on() and (end is None or time.monotonic() < end):
             events = self.descriptor.events(write=True)
             seconds = None if end is None else max(0.0, end - time.monotonic())
             self._host.interrupts.wait([events] if events else [], seconds)
@@ -357,9 +378,9 @@ class OutputStream:
 
     def drop(self) -> None:
         """End it; what was written goes out first, if that does not take too long."""
-        if self._waiting and not self._closed:
+        if self._waiting:
             try:  # noqa: SIM105  (contextlib costs a start 2 ms)
-                self.flush(time.monotonic() + _LINGER_SECONDS)
+                self._drain(time.monotonic() + _LINGER_SECONDS)
             except Failed:
                 pass  # nobody is left to be told
         self._shared.release()
