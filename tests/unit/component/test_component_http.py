@@ -458,6 +458,9 @@ _CONFIGURATION, _HEAD_SIZE, _URI = 37, 26, 19
         (b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", b"404\n"),
         (b"HTTP/1.0 200 OK\r\n\r\nhi", b"200\n"),
         (b"HTTP/1.1 103 E\r\nX: z\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"200"),
+        # Some are as usual; who says nothing else would be listened to for ever.
+        (b"HTTP/1.1 102 P\r\n\r\n" * 30 + b"HTTP/1.1 204 None\r\n\r\n", b"204\n"),
+        (b"HTTP/1.1 102 P\r\n\r\n" * 40 + b"HTTP/1.1 204 None\r\n\r\n", b"error 35"),
         (b"HTTP/1.1 204 None\r\n\r\n", b"204\n"),
         (b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", b"error %d" % _UPGRADE),
         (b"HTTP/1.1 200", b"error %d" % _INCOMPLETE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.errno import MFILE, Errno
 
 TYPE_CHECKING = False
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 # What is read or made at once; one full record of TLS is 16 KiB.
 CHUNK = 1 << 16
+# What a component can have the keep hold in fields that it makes, and in names of directories that
+# it lists, in bytes: there may be as many of both as there are handles.
+MAX_HELD = 1 << 28
+
+
+class Held:
+    """Bytes that the keep holds for a component, given back when this is no longer referred to."""
+
+    __slots__ = ("_host", "_size")
+
+    def __init__(self, host: Host, size: int) -> None:
+        self._host = host
+        self._size = size
+
+    def __del__(self) -> None:
+        self._host.held -= self._size
 
 
 class Host:
@@ -36,6 +53,7 @@ class Host:
         names: the hosts' names that it looked up, in order, and `numbers` where each stands.
         background: what goes on while the component waits for something else.
         waited: what it waited for last.
+        held: how many bytes are held for it (`hold`).
     """
 
     def __init__(
@@ -61,6 +79,7 @@ class Host:
         self.numbers: dict[str, int] = {}
         self.background: list[Outbound] = []
         self.waited: Waited | None = None
+        self.held = 0
         self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
 
@@ -77,6 +96,17 @@ class Host:
         if self._arrivals is None:
             self._arrivals = memoryview(bytearray(CHUNK))
         return self._arrivals
+
+    def hold(self, size: int) -> Held:
+        """Hold so many bytes more for it, as long as what is returned is referred to.
+
+        Raises:
+            Trap: that is too much.
+        """
+        if self.held + size > MAX_HELD:
+            raise Trap(f"the guest failed: it has the keep hold more than {MAX_HELD} bytes for it")
+        self.held += size
+        return Held(self, size)
 
     def count(self) -> None:
         """Count one connection more, as a descriptor; `opened(None)` counts one less.
