@@ -238,7 +238,7 @@ class _Machine:
             port = int.from_bytes(frame.body, "little")
 
             def answer(error: int) -> None:
-                control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
+                control.answer(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
 
             self._monitor.forward(port, answer, udp=frame.kind is Kind.LISTENING_UDP)
             return
@@ -395,7 +395,7 @@ def _answering(descriptor: int, attester: Attester) -> Messages:
     def take(frame: Frame) -> None:
         evidence = attester.attest(frame.body)
         if evidence is not None:
-            messages.send(Frame(Kind.INSECURE_EVIDENCE, evidence.payload))
+            messages.answer(Frame(Kind.INSECURE_EVIDENCE, evidence.payload))
 
     messages = Messages(descriptor, INSECURE_SIMULATED, INSECURE_TO_HOST, take)
     return messages

@@ -319,7 +319,7 @@ class _Session:
         match frame.kind:
             case Kind.LISTENING | Kind.LISTENING_UDP:
                 port, udp = int.from_bytes(frame.body, "little"), frame.kind is Kind.LISTENING_UDP
-                control.send(Frame(Kind.REACHABLE, self._reachable(port, udp=udp).to_bytes()))
+                control.answer(Frame(Kind.REACHABLE, self._reachable(port, udp=udp).to_bytes()))
             case Kind.EXIT:
                 if len(frame.body) != 1:
                     raise Malformed("no exit code", field=f"channel {CONTROL}", expected="one byte")
