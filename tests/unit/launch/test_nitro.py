@@ -256,7 +256,7 @@ def test_only_what_is_published_is_reachable(image: Image) -> None:
     session = _Session(None, EnclaveOptions(image, published=published))  # type: ignore[arg-type]
 
     class Control:
-        def send(self, frame: Frame) -> None:
+        def answer(self, frame: Frame) -> None:
             ours.sendall(frame.body)
 
     for kind, port, wanted in (
