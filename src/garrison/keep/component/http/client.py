@@ -367,9 +367,9 @@ def outgoing_handler_handle(
     try:
         host.network.check_outgoing(where)
     except Rejected as error:
-        import logging  # late: it costs a start 5 ms
+        from garrison.keep.logs import keep_log  # late: it costs a start 5 ms
 
-        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", where, error)
+        keep_log().warning("refused to the workload: %s: %s", where, error)
         raise Failed(("HTTP-request-denied", None)) from error
     except Malformed:
         raise Failed(("HTTP-request-URI-invalid", None)) from None
