@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from garrison.errors import Malformed
+from garrison.errors import Malformed, Unavailable
 from garrison.formats.limits import Limits
 from garrison.keep.component import definitions as d
 from garrison.keep.component import interfaces
@@ -21,6 +21,9 @@ from garrison.keep.component.wasi import filesystem as files
 from garrison.keep.component.wasi import http, names, streams
 from garrison.keep.component.wasi.http_bodies import OutgoingBody
 from garrison.keep.engine.failures import Trap
+from garrison.keep.engine.library import wat2wasm
+from garrison.keep.engine.runtime import Engine, Module
+from garrison.keep.engine.store import Imports, Store, instance_words
 from garrison.keep.vfs import descriptor as descriptors
 from garrison.keep.vfs.root import root_directory
 
@@ -195,3 +198,20 @@ def test_a_type_that_is_imported_again_and_again_is_bounded() -> None:
     _linked(kind, imported)
     with pytest.raises(Malformed, match="too many definitions"):
         _linked(kind, *[imported] * 1000)
+
+
+@pytest.mark.parametrize(("module", "most"), [("(table 1 funcref)", 64), ("", 256)])
+def test_instances_and_tables_of_a_component_are_bounded(module: str, most: int) -> None:
+    engine = Engine()
+    store = Store(engine, memory=1 << 16, table_elements=1)
+    compiled = Module.compile(engine, wat2wasm(f"(module {module})"))
+    instances = [instance_words() for _ in range(most + 1)]
+    try:
+        for words in instances[:-1]:
+            store.instantiate(compiled, Imports(0), words)
+        with pytest.raises(Unavailable, match="count too high"):
+            store.instantiate(compiled, Imports(0), instances[-1])
+    finally:
+        store.close()
+        compiled.close()
+        engine.close()
