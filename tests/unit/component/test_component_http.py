@@ -310,6 +310,15 @@ def test_what_could_be_understood_in_two_ways_is_refused(
     assert b"200" not in answer
 
 
+def test_a_client_may_send_some_requests_ahead_and_not_thousands(keep: Served) -> None:
+    answer = keep.raw(_GET % b"/length" * 100 + _LAST % b"/length")
+    assert answer.count(b"HTTP/1.1 200 OK") == 101
+    many = keep.raw(_GET % b"/length" * 1500)
+    assert many.count(b"HTTP/1.1 200 OK") <= 128
+    assert many.endswith(b"connection: close\r\n\r\n")
+    assert b"HTTP/1.1 400 Bad Request" in many
+
+
 def test_no_upgrade_is_made_and_the_next_request_is_one(keep: Served) -> None:
     asked = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
     answer = keep.raw((_GET % b"/length").replace(b"Host", asked) + _LAST % b"/length")
