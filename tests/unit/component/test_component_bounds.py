@@ -15,11 +15,15 @@ from garrison.keep.component import types as t
 from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.handles import Handles
 from garrison.keep.component.host import MAX_HELD, Host
+from garrison.keep.component.http.exchange import Exchange
+from garrison.keep.component.http.message import Head
 from garrison.keep.component.http.wire import ROOM, Sink
 from garrison.keep.component.link import MAX_EVALUATED, link
 from garrison.keep.component.wasi import filesystem as files
 from garrison.keep.component.wasi import http, names, streams
 from garrison.keep.component.wasi.http_bodies import OutgoingBody
+from garrison.keep.component.wasi.http_fields import Fields
+from garrison.keep.component.wasi.http_messages import OutgoingResponse
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.engine.runtime import Engine, Module
@@ -215,3 +219,33 @@ def test_instances_and_tables_of_a_component_are_bounded(module: str, most: int)
         store.close()
         compiled.close()
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "lengths", "sent"),
+    [
+        (b"GET", 200, [b"5"], 500),
+        (b"GET", 200, [b"5", b"7"], 500),
+        (b"GET", 200, [b"x"], 500),
+        (b"GET", 200, [b"0"], 200),
+        (b"GET", 304, [b"5"], 304),
+        (b"HEAD", 200, [b"5"], 200),
+        (b"HEAD", 200, [b"5", b"7"], 500),
+    ],
+)
+def test_a_response_without_its_body_is_not_sent(
+    method: bytes, status: int, lengths: list[bytes], sent: int
+) -> None:
+    """What comes next on the connection would be taken for that body."""
+    out = bytearray()
+    wire = SimpleNamespace(waiting=b"", failure=None, send=out.extend, push=lambda: False)
+    head = Head([("host", b"a")])
+    head.method, head.target = method, b"/"
+    exchange = Exchange(cast("Any", wire), head, [], last=False)
+    response = OutgoingResponse(Fields([("content-length", length) for length in lengths]))
+    response.status = status
+    exchange.respond(response)
+    assert exchange.finish()
+    assert bytes(out).startswith(b"HTTP/1.1 %d " % sent)
+    if sent == 500:
+        assert b"\r\ncontent-length: 0\r\n" in out
