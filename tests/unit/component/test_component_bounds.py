@@ -18,15 +18,17 @@ from garrison.keep.component.host import MAX_HELD, Host
 from garrison.keep.component.http.exchange import Exchange
 from garrison.keep.component.http.message import Head
 from garrison.keep.component.http.wire import ROOM, Sink
-from garrison.keep.component.link import MAX_EVALUATED, link
+from garrison.keep.component.instance import Instance
+from garrison.keep.component.link import MAX_EVALUATED, HandleFunction, Program, link
 from garrison.keep.component.wasi import filesystem as files
 from garrison.keep.component.wasi import http, names, streams
 from garrison.keep.component.wasi.http_bodies import OutgoingBody
 from garrison.keep.component.wasi.http_fields import Fields
 from garrison.keep.component.wasi.http_messages import OutgoingResponse
+from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
-from garrison.keep.engine.runtime import Engine, Module
+from garrison.keep.engine.runtime import Engine, Module, trapped
 from garrison.keep.engine.store import Imports, Store, instance_words
 from garrison.keep.vfs import descriptor as descriptors
 from garrison.keep.vfs.root import root_directory
@@ -249,3 +251,37 @@ def test_a_response_without_its_body_is_not_sent(
     assert bytes(out).startswith(b"HTTP/1.1 %d " % sent)
     if sent == 500:
         assert b"\r\ncontent-length: 0\r\n" in out
+
+
+def test_destructors_in_destructors_are_bounded(capfd: pytest.CaptureFixture[str]) -> None:
+    """Else the calls of ours come to an end, and an error leaves where none may."""
+    instance = Instance(cast("Any", None), Program((), {}), cast("Any", None), Limits())
+    resource, traps, depth = t.Resource("its own"), [], 0
+    dropped = cast("Any", instance)._host_function(
+        HandleFunction("drop", resource, cast("Any", "its destructor"))
+    )
+    value = bytearray(16)
+    at = c.addressof((c.Byte * 16).from_buffer(value))
+
+    def destructor(*_: object) -> None:
+        """Drops the next."""
+        nonlocal depth
+        depth += 1
+        value[:4] = (depth + 1).to_bytes(4, "little")
+        trap = dropped.callback(0, 0, at, 1)
+        if trap:
+            # As the engine does with a trap of the host's.
+            traps.append(trapped(trap))
+            raise Trap("the guest failed")
+
+    cast("Any", instance)._typed = lambda *_: None
+    cast("Any", instance)._store = SimpleNamespace(call=destructor)
+    for number in range(1000):
+        instance.handles.add(resource, number)
+    value[:4] = (1).to_bytes(4, "little")
+    assert "ended by the host" in str(trapped(dropped.callback(0, 0, at, 1)))
+    assert depth == 64
+    assert len(traps) == 64
+    assert "too deep" in str(instance.state.failure)
+    assert "ignored" not in capfd.readouterr().err
+    dropped.close()
