@@ -10,7 +10,7 @@ from _struct import Struct  # `struct` is no more than this, and one file more t
 
 from garrison.errors import Malformed
 from garrison.keep.engine.c import memory_at
-from garrison.keep.engine.runtime import new_trap
+from garrison.keep.engine.runtime import last_trap
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.errno import Errno, of_host
@@ -258,7 +258,7 @@ class Host:
                     view[0] = of_host(error)
             except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
                 self.failure = error
-                return new_trap(b"ended by the host")
+                return last_trap(b"ended by the host")
             return 0
 
         return callback
