@@ -14,7 +14,7 @@ import os
 import select
 import time
 
-from garrison.errors import Unavailable
+from garrison.errors import Malformed, Unavailable
 from garrison.formats.channel import MAX_DATA, STREAM, Frame, FrameReader, Kind
 
 TYPE_CHECKING = False
@@ -26,6 +26,8 @@ else:
 
 # pipe(7), PIPE_BUF: what is written without blocking where poll(2) says that it can be written.
 _PIECE = 4096
+# What of answers may wait for who asked: some thousand, of which nobody who reads has a hundred.
+_MAX_ANSWERS = 1 << 16
 _INPUT = select.POLLIN | select.POLLHUP | select.POLLERR
 _OUTPUT = select.POLLOUT | select.POLLHUP | select.POLLERR
 
@@ -160,9 +162,12 @@ class Messages:
         self.closed = False
         self.deaf = False
         self._descriptor = descriptor
+        self._channel = channel
         self._reader = FrameReader(channel, limits)
         self._take = take
         self._pending = bytearray()
+        # How much of that, at most, is answers.
+        self._answers = 0
 
     @property
     def pending(self) -> bool:
@@ -173,6 +178,23 @@ class Messages:
         """Send a frame, as soon as there is room."""
         self._pending += frame.to_bytes()
         self._flush()
+
+    def answer(self, frame: Frame) -> None:
+        """Send a frame that the other side asked for.
+
+        Raises:
+            Malformed: it asks on and does not read, so that ever more would wait here.
+        """
+        self.send(frame)
+        if self._pending:
+            self._answers += len(frame.body)
+        if self._answers > _MAX_ANSWERS:
+            raise Malformed(
+                "asks on, and does not take the answers",
+                field=f"channel {self._channel}",
+                found=f"{self._answers} bytes that wait",
+                expected=f"at most {_MAX_ANSWERS}",
+            )
 
     def interest(self) -> Mapping[int, int]:
         """Always for what comes."""
@@ -213,6 +235,7 @@ class Messages:
                 self._pending.clear()
                 return
             del self._pending[:written]
+        self._answers = 0
 
 
 def carry(

@@ -63,6 +63,27 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
 
 
+def log_to_stderr(level: str, form: str = "%(name)s: %(message)s") -> None:
+    """Have all that is logged go to standard error, unless that is settled already.
+
+    Others' words are in it, a workload's and a peer's: none of them steers a terminal, or looks
+    like a line of its own.
+
+    Args:
+        level: how much, by the name of a level of `logging`.
+        form: of each line, as `logging` has it.
+    """
+    import logging  # late: it takes the shortest start of a keep 5 ms
+
+    class Plainly(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return plain(super().format(record)).replace("\n", "\n  ")
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Plainly(form))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
 def exit_code(error: BaseException) -> int:
     """The exit code that `error` means."""
     if isinstance(error, KeyboardInterrupt):

@@ -14,7 +14,7 @@ import sys
 import click
 
 from garrison import __version__
-from garrison.terminal import report
+from garrison.terminal import log_to_stderr, report
 
 # Name: module, and what the overview says of it.
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -87,7 +87,7 @@ class _Commands(click.Group):
 )
 def cli(log_level: str) -> None:
     """Run WebAssembly workloads in attested keeps, and connect them."""
-    logging.basicConfig(level=log_level.upper(), format="%(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr(log_level.upper())
     # Every request line of the HTTP client; ours say what matters.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 

@@ -1,8 +1,9 @@
 """Network endpoints, `host[:port]` and `[addr:]port`, in one spelling each.
 
 Rules are found by the name of a host, so a name may not have two spellings: letters are
-lower-cased, a last dot is dropped, addresses are rewritten in their canonical form, and the
-forms in which C libraries also accept an address (`127.1`, `0x7f000001`) are refused.
+lower-cased, a last dot is dropped, addresses are rewritten in their canonical form, an IPv4 address
+in IPv6's clothes (`::ffff:127.0.0.1`) as itself, and the forms in which C libraries also accept an
+address (`127.1`, `0x7f000001`) are refused.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def parse_address(text: str, *, field: str = "address") -> str:
     try:
         # A zone (fe80::1%eth0) names an interface of the host: it says nothing in a keep.
         if "%" not in bare:
-            return ipaddress.ip_address(bare).compressed
+            address = ipaddress.ip_address(bare)
+            return (getattr(address, "ipv4_mapped", None) or address).compressed
     except ValueError:
         pass
     raise Malformed("not an IP address", field=field, found=_shown(text))

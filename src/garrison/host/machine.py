@@ -8,7 +8,6 @@ for development only, a directory whose keys answer for a TEE may follow.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ from garrison.host.spec import NO_MEMORY
 from garrison.image.folder import load
 from garrison.launch.backends import DEFAULT_MEMORY, MachineOptions, run_in_machine
 from garrison.launch.predicted import simulated_insecure
-from garrison.terminal import report
+from garrison.terminal import log_to_stderr, report
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -29,7 +28,7 @@ def main() -> int:
     """Run the machine, and return the exit code of its workload."""
     # No machine outlives its keeper.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr("INFO")
     try:
         return _run(*sys.argv[1:])
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last door)

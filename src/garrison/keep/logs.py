@@ -4,8 +4,6 @@ For most it is set up at their start. `logging` takes the shortest start 5 ms, w
 it, so what stands on its way asks here for the logger when it has something to say.
 """
 
-import sys
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -20,12 +18,14 @@ def set_level(level: str) -> None:
 
 
 def set_up() -> None:
-    """Have `logging` do as was said; where nothing was, as it does by itself."""
+    """Have `logging` do as was said; where nothing was, that is for `keep_log`."""
     if _level is None:
         return
     import logging  # late: see above
 
-    logging.basicConfig(level=_level, format="%(name)s: %(message)s", stream=sys.stderr)
+    from garrison.terminal import log_to_stderr
+
+    log_to_stderr(_level)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
@@ -34,4 +34,9 @@ def keep_log() -> "logging.Logger":
     import logging  # late: see above
 
     set_up()
+    if _level is None:
+        from garrison.terminal import log_to_stderr
+
+        # As `logging` does by itself, but plainly.
+        log_to_stderr("WARNING", "%(message)s")
     return logging.getLogger("garrison.keep")

@@ -53,8 +53,8 @@ def run(
     Without credentials the workload has no identity: its TLS connections are anonymous. It can
     still verify its peers, under `roots`. `tenant` narrows its network and its limits.
     `directories` are the host's, by the guest's path (`vfs.host_directory_insecure`): for
-    development only. `limits` take the place of those that its configuration sets. `listening` is
-    told of each port that the workload listens on.
+    development only. `limits` are the host's (`limits_of`). `listening` is told of each port that
+    the workload listens on.
 
     Raises:
         Misuse: directories of the host in a keep that has an identity.
@@ -72,8 +72,7 @@ def run(
     identity = None if certified is None else Identity(certified.chain, certified.key)
     steward = None if credentials is None else credentials.steward
     trusted = list(roots if steward is None else steward.roots)
-    given = {**config.limits, **(limits or {})}
-    most = Limits.narrowed(given, {} if tenant is None else tenant.limits)
+    most = limits_of(config, limits or {}, tenant, certified=credentials is not None)
     network = Network(config, identity, trusted, tenant=tenant, limits=most, listening=listening)
     bearer = _bearer(credentials, workload, network)
     with (
@@ -94,6 +93,31 @@ def run(
             # An attested keep compiles for itself: what is stored outside is the host's.
             cached=credentials is None,
         )
+
+
+def limits_of(
+    config: Config,
+    given: Mapping[str, int],
+    tenant: DeploymentPolicy | None,
+    *,
+    certified: bool,
+) -> Limits:
+    """What a workload may take.
+
+    Args:
+        config: its configuration.
+        given: what the host says, in place of what the configuration does. Of a workload that is
+            certified it lowers that at most: the steward vouches for the package, and a limit such
+            as `silence_seconds` is there against the host.
+        tenant: what the deployment narrows it to.
+        certified: whether a steward certifies it.
+    """
+    narrowing = {} if tenant is None else dict(tenant.limits)
+    if not certified:
+        return Limits.narrowed({**config.limits, **given}, narrowing)
+    for name, most in given.items():
+        narrowing[name] = min(most, narrowing.get(name, most))
+    return Limits.narrowed(config.limits, narrowing)
 
 
 def _check_udp(config: Config, wasm: bytes) -> None:

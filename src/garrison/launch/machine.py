@@ -217,7 +217,7 @@ def _answering(descriptor: int, attester: Attester) -> Messages:
     def take(frame: Frame) -> None:
         evidence = attester.attest(frame.body)
         if evidence is not None:
-            messages.send(Frame(Kind.INSECURE_EVIDENCE, evidence.payload))
+            messages.answer(Frame(Kind.INSECURE_EVIDENCE, evidence.payload))
 
     messages = Messages(descriptor, INSECURE_SIMULATED, INSECURE_TO_HOST, take)
     return messages

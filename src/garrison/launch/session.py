@@ -142,7 +142,7 @@ class Session:
             port = int.from_bytes(frame.body, "little")
 
             def answer(error: int) -> None:
-                control.send(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
+                control.answer(Frame(Kind.REACHABLE, Reachable(port, error).to_bytes()))
 
             self._ports.forward(port, answer, udp=frame.kind is Kind.LISTENING_UDP)
             return

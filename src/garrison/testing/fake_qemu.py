@@ -211,6 +211,11 @@ PLAYS: dict[str, Callable[[Guest], None]] = {
     "two-byte-exit": _raw(CONTROL, b"G\x06\0\0\x02\0\0\0\0\0"),
     "bad-phase": _raw(CONTROL, Frame(Kind.PHASE, b"\x1b[2J 1").to_bytes()),
     "garbage-monitor": _raw(MONITOR, b"\x00\x01 not JSON\n"),
+    # What it asks for is answered at once: there is no such port.
+    "asks-on": _raw(CONTROL, Frame(Kind.LISTENING, bytes(2)).to_bytes() * 200_000),
+    "asks-on-simulated": _raw(
+        INSECURE_SIMULATED, Frame(Kind.INSECURE_ASK, bytes(64)).to_bytes() * 1000
+    ),
     "garbage-simulated": _raw(INSECURE_SIMULATED, b"\0" * 16),
 }
 

@@ -310,6 +310,15 @@ def test_what_could_be_understood_in_two_ways_is_refused(
     assert b"200" not in answer
 
 
+def test_a_client_may_send_some_requests_ahead_and_not_thousands(keep: Served) -> None:
+    answer = keep.raw(_GET % b"/length" * 100 + _LAST % b"/length")
+    assert answer.count(b"HTTP/1.1 200 OK") == 101
+    many = keep.raw(_GET % b"/length" * 1500)
+    assert many.count(b"HTTP/1.1 200 OK") <= 128
+    assert many.endswith(b"connection: close\r\n\r\n")
+    assert b"HTTP/1.1 400 Bad Request" in many
+
+
 def test_no_upgrade_is_made_and_the_next_request_is_one(keep: Served) -> None:
     asked = b"Connection: Upgrade\r\nUpgrade: h2c\r\nHost"
     answer = keep.raw((_GET % b"/length").replace(b"Host", asked) + _LAST % b"/length")
@@ -458,6 +467,9 @@ _CONFIGURATION, _HEAD_SIZE, _URI = 37, 26, 19
         (b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", b"404\n"),
         (b"HTTP/1.0 200 OK\r\n\r\nhi", b"200\n"),
         (b"HTTP/1.1 103 E\r\nX: z\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", b"200"),
+        # Some are as usual; who says nothing else would be listened to for ever.
+        (b"HTTP/1.1 102 P\r\n\r\n" * 30 + b"HTTP/1.1 204 None\r\n\r\n", b"204\n"),
+        (b"HTTP/1.1 102 P\r\n\r\n" * 40 + b"HTTP/1.1 204 None\r\n\r\n", b"error 35"),
         (b"HTTP/1.1 204 None\r\n\r\n", b"204\n"),
         (b"HTTP/1.1 101 X\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", b"error %d" % _UPGRADE),
         (b"HTTP/1.1 200", b"error %d" % _INCOMPLETE),

@@ -126,3 +126,21 @@ def test_responses_with_garbage_behind_their_start_are_refused_or_read(rest: byt
     with contextlib.suppress(Refused):
         reader.feed(response_head(200, [("x", b"y")])[:-2] + rest)
         assert all(isinstance(event, Head | bytes | End) for event in reader.events)
+
+
+def test_messages_that_come_at_once_are_bounded() -> None:
+    """The smallest cost us twenty times what they cost who sends them."""
+    request = b"GET / HTTP/1.1\r\nHost:a\r\n\r\n"
+    for _ in range(2):
+        reader = Reader(_LIMIT)
+        reader.feed(request * 128)
+        assert len(reader.events) == 2 * 128
+        reader.events.clear()
+        reader.feed(request * 128)
+        assert len(reader.events) == 2 * 128
+    reader = Reader(_LIMIT)
+    with pytest.raises(Refused, match="too many messages at once"):
+        reader.feed(request * 2500)
+    # What came first is there all the same.
+    assert len(reader.events) == 2 * 128
+    assert isinstance(reader.events[-1], End)

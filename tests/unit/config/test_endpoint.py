@@ -19,6 +19,8 @@ from garrison.formats.endpoint import Endpoint, is_address, parse_host, parse_li
         ("127.0.0.1:65535", "127.0.0.1", 65535),
         ("[::1]:80", "::1", 80),
         ("[0:0::0001]", "::1", None),
+        ("[::ffff:127.0.0.1]:80", "127.0.0.1", 80),
+        ("[::FFFF:7f00:1]", "127.0.0.1", None),
         ("_srv.example.com", "_srv.example.com", None),
         ("xn--bcher-kva.example", "xn--bcher-kva.example", None),
     ],
@@ -78,6 +80,7 @@ def test_anything_else_is_malformed(text: str) -> None:
         ("127.0.0.1:80", "127.0.0.1", 80),
         ("[::1]:80", "::1", 80),
         ("::1:80", "::1", 80),
+        ("[::ffff:10.0.0.1]:80", "10.0.0.1", 80),
         (":::80", "::", 80),
     ],
 )

@@ -148,12 +148,14 @@ def test_a_qemu_that_does_not_start_is_told_in_its_words(host: Host, play: str, 
         ("two-byte-exit", "channel garrison.control: too long a frame"),
         ("bad-phase", "phase: not a word and a number"),
         ("garbage-monitor", "QEMU's monitor: not JSON"),
+        ("asks-on", "channel garrison.control: asks on, and does not take the answers"),
+        ("asks-on-simulated", "channel garrison.insecure-simulated: asks on, and does not take"),
         ("garbage-simulated", "channel garrison.insecure-simulated: not a frame"),
     ],
 )
 def test_a_guest_that_breaks_the_protocol_is_ended(host: Host, play: str, said: str) -> None:
     with pytest.raises(Malformed, match=re.escape(said)) as caught:
-        host.run(play, simulate=play == "garbage-simulated")
+        host.run(play, simulate=play.endswith("-simulated"))
     assert "\x1b" not in str(caught.value)
     assert caught.value.hint
 

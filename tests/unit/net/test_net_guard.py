@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import select
+import socket
+import ssl
+import threading
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -225,6 +229,31 @@ def test_who_keeps_the_steward_s_word_from_a_keep_stops_it(
         assert serve_until(listener, lambda: bool(outcome) and listener.ready())
         listener.accept().close()
     listener.close()
+
+
+@pytest.mark.parametrize("at_expiry", ["end", "stay"])
+def test_a_handshake_that_ends_after_the_keep_s_time_gives_no_connection(
+    at_expiry: AtExpiry,
+) -> None:
+    """Attack: a peer begins in time, and ends its handshake once what stood was ended."""
+    server = Network(
+        Config(at_expiry=at_expiry), identity(AUTHORITY.issue(workload(GOOD))), [AUTHORITY.root]
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        closing(server.listen("127.0.0.1:0")) as listener,
+        socket.create_connection(("127.0.0.1", listener.port), timeout=30) as raw,
+    ):
+        # It is accepted, and nothing was said yet.
+        assert not serve_until(listener, lambda: listener.timeout() is not None)
+        server.replace_identity(expired())
+        client = threading.Thread(target=lambda: context.wrap_socket(raw).close())
+        client.start()
+        assert serve_until(listener, listener.ready)
+        with closing(listener.accept()) as late:
+            assert ended(late)
+        client.join()
 
 
 def test_a_clock_that_is_turned_back_gives_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:

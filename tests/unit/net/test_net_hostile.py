@@ -8,10 +8,14 @@ import socket
 import ssl
 import subprocess
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from OpenSSL import SSL
 
 from garrison.errors import Malformed, Rejected
 from garrison.formats.enarx_toml import Config, Rule
@@ -379,3 +383,61 @@ def test_a_closed_listener_closes_what_it_holds() -> None:
         stream = wait_for(outcome)
         assert not isinstance(stream, BaseException)
         assert wait(stream, stream.read_into, memoryview(bytearray(10))) == 0
+
+
+def of_secret(secret: bytes, name: bytes, size: int) -> bytes:
+    """RFC 8446, section 7.1, HKDF-Expand-Label without a context."""
+    name = b"tls13 " + name
+    info = size.to_bytes(2, "big") + bytes((len(name),)) + name + b"\0"
+    return HKDFExpand(SHA384(), size, info).derive(secret)
+
+
+def first_record(secret: bytes, inner: bytes) -> bytes:
+    """RFC 8446, section 5.2: the first record under a traffic secret."""
+    head = b"\x17\x03\x03" + (len(inner) + 16).to_bytes(2, "big")
+    cipher = AESGCM(of_secret(secret, b"key", 32))
+    return head + cipher.encrypt(of_secret(secret, b"iv", 12), inner, head)
+
+
+def test_a_peer_that_updates_its_keys_without_end_holds_nobody_up() -> None:
+    """A call that reads goes on for a record and no longer, so that who waits can be ended."""
+    secrets: dict[bytes, bytes] = {}
+
+    def kept(_connection: SSL.Connection, line: bytes) -> None:
+        name, _, secret = line.split()
+        secrets[name] = bytes.fromhex(secret.decode())
+
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_tls13_ciphersuites(b"TLS_AES_256_GCM_SHA384")
+    context.set_keylog_callback(kept)
+    with listening(network()) as listener, dial(listener) as raw:
+        raw.settimeout(0)
+        client = SSL.Connection(context, raw)
+        client.set_connect_state()
+
+        def shaken() -> bool:
+            with suppress(SSL.WantReadError):
+                client.do_handshake()
+            return listener.ready()
+
+        assert serve_until(listener, shaken)
+        stream = listener.accept()
+        secret, sent, updates = secrets[b"CLIENT_TRAFFIC_SECRET_0"], b"", 300
+        for _ in range(updates):
+            # Section 4.6.3: a KeyUpdate, to which nobody asks for an answer.
+            sent += first_record(secret, b"\x18\0\0\x01\0" + b"\x16")
+            secret = of_secret(secret, b"traffic upd", 48)
+        raw.settimeout(30)
+        raw.sendall(sent + first_record(secret, b"hello" + b"\x17"))
+        waited = count = 0
+        view = memoryview(bytearray(10))
+        while not count:
+            assert select.select([stream], [], [], 30)[0]
+            try:
+                count = stream.read_into(view)
+            except BlockingIOError:
+                waited += 1
+        assert bytes(view[:count]) == b"hello"
+        # All but the few records without data that a stream may begin with.
+        assert waited >= updates - 10
+        stream.close()

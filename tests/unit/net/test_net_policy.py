@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.errors import Malformed, Rejected
-from garrison.formats.enarx_toml import Config, Rule
+from garrison.formats.enarx_toml import Config, File, Rule
 from garrison.formats.endpoint import Endpoint
 from garrison.formats.peer_rule import PeerRule
 from garrison.keep.net import policy
+from garrison.keep.net.network import Network
 from garrison.keep.net.policy import Policy
 from garrison.testing.tls import Authority, keep, workload
 
@@ -33,6 +34,28 @@ PEER = {
 
 def rules(**outgoing: str) -> Config:
     return Config(outgoing={key: Rule(trust=name) for key, name in outgoing.items()})
+
+
+@pytest.mark.parametrize("target", ["0.0.0.0:22", "[::]:22", "[::ffff:0.0.0.0]:22"])
+def test_no_address_is_another_way_to_say_this_machine(target: str) -> None:
+    """Linux connects to the loopback address then, which a rule may name."""
+    config = Config(
+        outgoing={"127.0.0.1": Rule("deny"), "[::1]": Rule("deny"), "default": Rule("tcp")},
+        files=(File("connect", "there", Endpoint.parse(target), Rule("tcp")),),
+    )
+    with pytest.raises(Malformed, match="stands for no host"):
+        policy.outgoing(config, Endpoint.parse(target))
+    ours = Network(config, None, [])
+    with pytest.raises(Malformed, match="stands for no host"):
+        ours.connect(target)
+    with pytest.raises(Malformed, match="stands for no host"):
+        ours.preopened()
+
+
+def test_an_address_in_other_clothes_has_its_own_rule() -> None:
+    config = Config(outgoing={"127.0.0.1": Rule("deny"), "default": Rule("tcp")})
+    with pytest.raises(Rejected, match="denied"):
+        Network(config, None, []).connect("[::ffff:127.0.0.1]:22")
 
 
 @pytest.mark.parametrize(

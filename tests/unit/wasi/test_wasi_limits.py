@@ -6,6 +6,7 @@ import gc
 import resource
 import sys
 import threading
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -16,7 +17,15 @@ from garrison.keep.engine.failures import OutOfTime, Trap
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.execute import execute
 from garrison.keep.vfs import errno
+from garrison.keep.vfs.streams import Random, Socket, Zero
 from garrison.keep.wasi import abi
+from garrison.keep.wasi.host import Host, Table
+from garrison.keep.wasi.sockets import sock_recv
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from garrison.keep.wasi.interrupts import Interrupts
 
 _TYPES = {"I": "i32", "Q": "i64", "q": "i64"}
 _OPEN = "(call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const %d) (i32.const %d)"
@@ -248,3 +257,80 @@ def test_what_starts_with_more_than_it_may_have_does_not_start(
     with pytest.raises(Rejected, match="starts with more than it may ever have") as caught:
         _execute(_module("(i32.const 0)"), **limits)
     assert caught.value.field == f"limits.{field}"
+
+
+_ALL_OF_IT = """
+  (loop $l
+    (i32.store (i32.add (i32.const 1024) (local.get $e)) (i32.const 0))
+    (i32.store (i32.add (i32.const 1028) (local.get $e)) (i32.const 0x10000000))
+    (local.set $e (i32.add (local.get $e) (i32.const 8)))
+    (br_if $l (i32.lt_u (local.get $e) (i32.const 8192))))
+"""
+
+
+def _of_all_memory(call: str, name: str, count: int) -> bytes:
+    """What reads or writes all of 256 MiB of memory so often in one call; the errno."""
+    return wat2wasm(f"""(module {_import("path_open")} {_import(call)} {_import("proc_exit")}
+      (memory (export "memory") 4096)
+      (data (i32.const 0) "{name}")
+      (func (export "_start") (local $e i32)
+        (drop {_OPEN % (len(name), 0)} (i64.const 66) (i64.const 0) (i32.const 0) (i32.const 64)))
+        {_ALL_OF_IT}
+        (call $proc_exit
+          (call ${call} (i32.load (i32.const 64)) (i32.const 1024) (i32.const {count})
+            (i32.const 72)))))""")
+
+
+@pytest.mark.parametrize("device", [Zero(), Random()])
+def test_a_device_without_end_is_read_in_pieces(device: Zero | Random) -> None:
+    """Nobody can end a guest in the middle of a call: none takes minutes, whatever it asks for."""
+    room = bytearray(b"x" * (4 << 20))
+    count = device.read(memoryview(room))
+    assert 1 << 16 <= count <= 1 << 20
+    assert room[:count] != b"x" * count
+    assert room[count:] == b"x" * (len(room) - count)
+
+
+@pytest.mark.parametrize("call", ["fd_read", "fd_write"])
+def test_buffers_of_more_bytes_than_can_be_told_are_refused(call: str) -> None:
+    assert _execute(_of_all_memory(call, "dev/null", 15)) == 0
+    assert _execute(_of_all_memory(call, "dev/null", 16)) == errno.INVAL
+
+
+class _Talkative:
+    """A connection that always has a byte more."""
+
+    restless = False
+    read = 0
+
+    def read_into(self, view: memoryview) -> int:
+        self.read += 1
+        view[:1] = b"x"
+        return 1
+
+    def write(self, view: memoryview) -> int:
+        return len(view)
+
+
+class _Ending:
+    """The run is to end at the third time that it is asked."""
+
+    asked = 0
+
+    def check(self) -> None:
+        self.asked += 1
+        if self.asked == 3:
+            raise OutOfTime(1)
+
+
+def test_who_waits_for_all_of_what_comes_can_be_ended_meanwhile() -> None:
+    table, stream = Table(4), _Talkative()
+    table.insert(Socket(cast("Any", stream)))
+    host = Host([], {}, table, cast("Interrupts", _Ending()))
+    host.memory.all = memoryview(bytearray(4096))
+    host.memory.size = 4096
+    # One buffer of a thousand bytes; RECV_WAITALL.
+    host.memory.all[0:8] = (1024).to_bytes(4, "little") + (1000).to_bytes(4, "little")
+    with pytest.raises(OutOfTime):
+        sock_recv(host, 0, 0, 1, 2, 64, 72)
+    assert stream.read == 3

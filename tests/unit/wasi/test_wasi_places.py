@@ -11,10 +11,10 @@ import pytest
 from garrison.formats.limits import Limits
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs.errno import EXIST, NOENT, NOTCAPABLE, Errno
-from garrison.keep.vfs.nodes import Directory, File, FileDescriptor, Quota
+from garrison.keep.vfs.nodes import Directory, File, FileDescriptor, Folder, Quota
 from garrison.keep.vfs.root import root_directory
 from garrison.keep.wasi import abi, paths
-from garrison.keep.wasi.descriptors import fd_close, fd_fdstat_set_rights
+from garrison.keep.wasi.descriptors import fd_close, fd_fdstat_set_rights, fd_readdir
 from garrison.keep.wasi.host import Host, Table
 
 if TYPE_CHECKING:
@@ -229,3 +229,32 @@ def test_what_was_opened_and_removed_is_not_opened(root: Directory, tmp: Directo
     assert guest.host.openings == {}
     number = guest.open("tmp/a", abi.CREATE)
     assert guest.opened(number)._node is not first
+
+
+def test_the_names_of_many_open_directories_are_held_up_to_a_bound(
+    root: Directory, tmp: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garrison.keep.wasi.host._MAX_LISTED", 250)
+    for number in range(98):
+        tmp.create_file(f"file{number}")
+    guest = Guest(root)
+    opened = [guest.open("tmp", abi.DIRECTORY, d.FD_READDIR) for _ in range(5)]
+    folders = [cast("Folder", guest.host.descriptors[number]) for number in opened]
+
+    def first(number: int, cookie: int = 0) -> bytes:
+        fd_readdir(guest.host, number, 2048, 64, cookie, 1024)
+        return bytes(guest.host.memory.all[2048 + 24 : 2048 + 30])
+
+    for number in opened:
+        assert first(number)[:1] == b"."
+    # Two of a hundred names each, as they were when they were read from their start.
+    assert [len(folder._names) for folder in folders] == [0, 0, 0, 100, 100]
+    tmp.remove("file97")
+    assert first(opened[4], 99) == b"file97"
+    # Another goes on, with the names that there are now.
+    assert first(opened[0], 98) == b"file96"
+    assert [len(folder._names) for folder in folders] == [99, 0, 0, 0, 100]
+    for number in opened:
+        fd_close(guest.host, number)
+    assert not guest.host.listings
+    assert guest.host._listed == 0

@@ -12,7 +12,7 @@ from garrison.keep.component import types as t
 from garrison.keep.component.abi import codec, fields
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
-from garrison.keep.engine.runtime import new_trap
+from garrison.keep.engine.runtime import last_trap
 from garrison.keep.engine.store import VALUE_SIZE, HostFunction, values
 
 TYPE_CHECKING = False
@@ -200,11 +200,11 @@ def _callback(
             run(unpack(view), view)
         except MemoryError:
             state.failure = Trap("the guest failed: there is no memory left for what it asks")
-            return new_trap(b"ended by the host")
+            return last_trap(b"ended by the host")
         except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
             # The first one counts: it is what the others come of.
             state.failure = state.failure or error
-            return new_trap(b"ended by the host")
+            return last_trap(b"ended by the host")
         return 0
 
     return callback

@@ -133,13 +133,15 @@ class Handles:
         """Drop all that is left, the last first: the guest has ended."""
         self._known = None
         self._free.clear()
+        failure: BaseException | None = None
         while self.entries:
             _, entry = self.entries.popitem()
             if entry.resource.drop is None:
                 continue
             try:
                 entry.resource.drop(entry.thing)
-            except BaseException:
+            except BaseException as error:  # noqa: BLE001  (raised below)
                 # A signal while something is sent to its end: no more waiting, but all is closed.
-                self.close()
-                raise
+                failure = failure or error
+        if failure is not None:
+            raise failure

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from garrison.keep.engine.failures import Trap
 from garrison.keep.vfs.errno import MFILE, Errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from garrison.keep.component.waiting import Pollable, Waited, Watch
+    from garrison.keep.component.waiting import Behind, Waited, Watch
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.network import Network
     from garrison.keep.vfs.streams import ListeningSocket
 
 # What is read or made at once; one full record of TLS is 16 KiB.
 CHUNK = 1 << 16
+# What a component can have the keep hold in fields that it makes, and in names of directories that
+# it lists, in bytes: there may be as many of both as there are handles.
+MAX_HELD = 1 << 28
+
+
+class Held:
+    """Bytes that the keep holds for a component, given back when this is no longer referred to."""
+
+    __slots__ = ("_host", "_size")
+
+    def __init__(self, host: Host, size: int) -> None:
+        self._host = host
+        self._size = size
+
+    def __del__(self) -> None:
+        self._host.held -= self._size
 
 
 class Host:
@@ -36,6 +53,7 @@ class Host:
         background: what goes on while the component waits for something else.
         waited: what it waited for last.
         seed: what it is given for its hash tables, once it has asked.
+        held: how many bytes are held for it (`hold`).
     """
 
     def __init__(
@@ -59,9 +77,10 @@ class Host:
         self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
-        self.background: list[Pollable] = []
+        self.background: list[Behind] = []
         self.waited: Waited | None = None
         self.seed: tuple[int, int] | None = None
+        self.held = 0
         self._scratch: memoryview | None = None
         self._arrivals: memoryview | None = None
 
@@ -78,6 +97,17 @@ class Host:
         if self._arrivals is None:
             self._arrivals = memoryview(bytearray(CHUNK))
         return self._arrivals
+
+    def hold(self, size: int) -> Held:
+        """Hold so many bytes more for it, as long as what is returned is referred to.
+
+        Raises:
+            Trap: that is too much.
+        """
+        if self.held + size > MAX_HELD:
+            raise Trap(f"the guest failed: it has the keep hold more than {MAX_HELD} bytes for it")
+        self.held += size
+        return Held(self, size)
 
     def count(self) -> None:
         """Count one connection more, as a descriptor; `opened(None)` counts one less.

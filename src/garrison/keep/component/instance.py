@@ -19,6 +19,7 @@ from garrison.keep.component.callbacks import (
 )
 from garrison.keep.component.handles import Handles
 from garrison.keep.component.link import CoreExport, HandleFunction, Lowered
+from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.store import (
     Extern,
     HostFunction,
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 
     # An export to ask for, by the instance and its name.
     _Asked = tuple[CoreRef, Extern, Any, bytes]
+
+# A destructor may drop what has one, and that again. Each is a few calls of ours, of which there
+# are a thousand at most, and at the last one nobody could tell the engine of an error any more.
+_MAX_DESTROYING = 64
 
 
 class Ended(BaseException):
@@ -132,6 +137,7 @@ class Instance:
         self._functions: dict[CoreRef, HostFunction] = {}
         self._typed_refs: set[tuple[CoreRef, str, str]] = set()
         self._calls: dict[Lifted, _Call] = {}
+        self._destroying = 0
         self.handles = Handles()
         self.state = State()
 
@@ -302,9 +308,16 @@ class Instance:
             return lowered(self.state, boundary, function.kind, body)
 
         def destroy(thing: int) -> None:
-            if ref.destructor is not None:
+            if ref.destructor is None:
+                return
+            if self._destroying >= _MAX_DESTROYING:
+                raise Trap("the guest failed: a destructor in a destructor, and so on, too deep")
+            self._destroying += 1
+            try:
                 destructor = self._typed(ref.destructor, "I", "")
                 self._running.call(destructor, values("I"), (thing,), values(""))
+            finally:
+                self._destroying -= 1
 
         return handle_function(self.state, self.handles, ref, destroy)
 

@@ -119,9 +119,9 @@ class _Scope:
         }[sort]
 
 
-# Components inside can be instantiated again and again, and each time they are gone through;
-# toolchains make some thousand definitions in all.
-MAX_EVALUATED = 1 << 16
+# Components inside can be instantiated again and again, and each time they are gone through with
+# all that their definitions list; toolchains make some thousands in all.
+MAX_EVALUATED = 1 << 18
 
 _COMPOSED = "run components that are not composed of others"
 
@@ -177,11 +177,14 @@ class _Linker:
         self, component: d.Component, scope: _Scope, given: dict[str, tuple[d.Sort, Any]] | None
     ) -> None:
         """Go through a component's definitions; `given` are the imports of one inside."""
-        self._left -= len(component.definitions)
+        for definition in component.definitions:
+            self._spend(1 + _listed(definition))
+            self._definition(definition, scope, given)
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
         if self._left < 0:
             raise _wrong("too many definitions", expected=f"at most {MAX_EVALUATED}")
-        for definition in component.definitions:
-            self._definition(definition, scope, given)
 
     def _definition(
         self,
@@ -294,6 +297,7 @@ class _Linker:
 
     def _imported(self, name: str, interface: t.Interface, kind: _ScopeType) -> dict[str, Any]:
         """Compare an instance type with an interface of ours, and give it our resources."""
+        self._spend(len(kind.declarations))
         inner = _Scope(kind.scope)
         found: dict[str, Any] = {}
         for declaration in kind.declarations:
@@ -364,6 +368,20 @@ class _Linker:
             imports.append(_core_member(scope, instances[source], name, None))
         scope.core_instances.append(len(self.steps))
         self.steps.append(Step(module, tuple(imports)))
+
+
+def _listed(definition: d.Definition) -> int:
+    """How many things a definition lists, each of which takes time and memory."""
+    match definition:
+        case d.TypeSection(d.ValueDefinition(_, labels, parts)):
+            return len(labels) + len(parts)
+        case d.TypeSection(d.FunctionDefinition(names)):
+            return len(names)
+        case d.Bundle(items) | d.CoreBundle(items):
+            return len(items)
+        case d.Instantiation(_, items) | d.CoreInstantiation(_, items):
+            return len(items)
+    return 0
 
 
 def _own_handle_is_a_number(_thing: object) -> None:

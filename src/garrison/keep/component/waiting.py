@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from garrison.keep.component.host import Host
+    from garrison.keep.component.http.wire import Sink
     from garrison.keep.vfs.descriptor import Descriptor
 
     class Watch(Protocol):
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
 
         def drop(self) -> None:
             """End it."""
+            ...
+
+    class Behind(Pollable, Protocol):
+        """What goes on while the component waits for something else."""
+
+        def takes(self, sink: Sink) -> bool:
+            """Whether it sends what is written to `sink`."""
             ...
 
     # Its index, what it is, and what the kernel is asked for.

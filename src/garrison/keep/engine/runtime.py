@@ -5,6 +5,8 @@ never move (so that a view of one stays true while the guest grows it), and are 
 unshared; a guest can be stopped from outside at any time by `Engine.interrupt`.
 """
 
+import posix  # the part of `os` that is used here, and no file to load
+
 from garrison.errors import Malformed, Unavailable
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
@@ -372,6 +374,18 @@ def memory_of(caller: int) -> tuple[int, int]:
 def new_trap(message: bytes) -> int:
     """Make a trap for a host function to return, which gives it away."""
     return int(library().wasmtime_trap_new(message, len(message)))
+
+
+def last_trap(message: bytes) -> int:
+    """`new_trap`, for a host function that has failed, or the end of this process.
+
+    `ctypes` returns what happens to be in memory for a callback that raises, and the engine would
+    take that for the address of a trap.
+    """
+    try:
+        return new_trap(message)
+    except BaseException:  # noqa: BLE001  (no memory is left, most likely)
+        posix._exit(70)  # noqa: SLF001  (as `os._exit`)
 
 
 def _is_plain(context: int, function: int) -> bool:

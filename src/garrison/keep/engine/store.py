@@ -30,6 +30,10 @@ KINDS = {0: "func", 1: "global", 2: "table", 3: "memory"}
 _FUNCTION = 0
 # wasmtime/store.h, WASMTIME_UPDATE_DEADLINE_CONTINUE.
 _CONTINUE = 0
+# Of one component: what toolchains make has some tens of core instances, and as many tables. Each
+# instance costs what its module's globals take, each table what its elements do.
+_MAX_INSTANCES = 256
+_MAX_TABLES = 64
 # wasmtime/instance.h, wasmtime_instance_t: 16 bytes.
 _InstanceWords = c.Size * 2
 # wasmtime/val.h, wasmtime_val_raw_t: 16 bytes, the value at 0.
@@ -161,7 +165,9 @@ class Store:
         lib = library()
         self._store: int = lib.wasmtime_store_new(engine.handle, None, None)
         self.context: int = lib.wasmtime_store_context(self._store)
-        lib.wasmtime_store_limiter(self._store, memory, table_elements, -1, -1, 1)
+        lib.wasmtime_store_limiter(
+            self._store, memory, table_elements, _MAX_INSTANCES, _MAX_TABLES, 1
+        )
         # One tick of `Engine.interrupt` ends it.
         lib.wasmtime_context_set_epoch_deadline(self.context, 1)
         if deadline is not None:

@@ -22,7 +22,7 @@ import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from garrison.errors import Rejected
+from garrison.errors import Malformed, Rejected
 from garrison.formats.endpoint import Endpoint
 from garrison.keep.net import policy as policies
 from garrison.keep.net.dial import addresses
@@ -280,7 +280,7 @@ class Datagrams:
             return endpoint
         try:
             self._rules.check_outgoing(endpoint)
-        except Rejected:
+        except (Malformed, Rejected):
             return None
         return endpoint
 

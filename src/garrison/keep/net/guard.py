@@ -180,7 +180,14 @@ class Guard:
     def opened(self, stream: TlsStream, certificate: x509.Certificate | None) -> None:
         """Watch over `stream`, whose peer showed `certificate` as its identity."""
         self._open[stream] = certificate
-        # What was learnt between the peer's check and now counts too.
+        # What was learnt, and what ran out, between the peer's check and now counts too: a peer may
+        # take its time to end its handshake.
+        try:
+            self.check_own()
+        except Unavailable as error:
+            stream.cut(error.message)
+            log.warning("ended a connection: %s: %s", error.field, error.message)
+            return
         self._review(stream, certificate)
 
     def closed(self, stream: TlsStream) -> None:

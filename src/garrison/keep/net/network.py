@@ -247,6 +247,7 @@ class Network:
             events.append(event)
 
     def _connect(self, policy: Policy, endpoint: Endpoint, wait: Wait = wait_for) -> Stream:
+        policies.check_host(endpoint)
         policy.check_allowed(str(endpoint))
         tls = policy.rule.prot == "tls"
         if tls:

@@ -31,12 +31,13 @@ under a PEM that is the package's choice.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from garrison.errors import Rejected
+from garrison.errors import Malformed, Rejected
 from garrison.formats.digest import digest_text
 from garrison.formats.enarx_toml import Rule
-from garrison.formats.endpoint import Endpoint
+from garrison.formats.endpoint import Endpoint, is_address
 from garrison.formats.identity import CertifiedIdentity
 
 if TYPE_CHECKING:
@@ -203,12 +204,26 @@ def narrowed(policy: Policy, tenant: DeploymentPolicy | None, endpoint: Endpoint
     return replace(policy, tenant=next((rules[key] for key in keys if key in rules), _DENY))
 
 
+def check_host(target: Endpoint) -> None:
+    """Refuse `0.0.0.0` and `::`: to connect there is another way to say `127.0.0.1` or `::1`.
+
+    Raises:
+        Malformed: it is one of them.
+    """
+    if is_address(target.host) and ip_address(target.host).is_unspecified:
+        raise Malformed("stands for no host", field="connection", found=str(target))
+
+
 def outgoing(config: Config, target: Endpoint) -> tuple[Policy, Endpoint]:
     """Find the rule for a connection to `target`, and fill in the port.
 
     A port that the rule's default fills in counts as if it had been named: a rule for
     `host:443` cannot be evaded by leaving 443 out.
+
+    Raises:
+        Malformed: `target` is no host.
     """
+    check_host(target)
     rules = config.outgoing
     by_host = next((key for key in (str(Endpoint(target.host)), "default") if key in rules), None)
     rule = Rule() if by_host is None else rules[by_host]

@@ -229,6 +229,9 @@ class Handshake:
         self.policy = policy
         self._socket = sock
         self._connection = SSL.Connection(context, sock)
+        # The binding sets it: one read would go on for as long as a peer sends what is no data,
+        # such as key updates, and nothing ends a workload in a call of the library.
+        lib.SSL_clear_mode(handle(self._connection), lib.SSL_MODE_AUTO_RETRY)
         self._check = _PeerCheck(policy, guard)
         self._connection.set_app_data(self._check)
         if policy.incoming:

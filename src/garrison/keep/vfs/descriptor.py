@@ -65,6 +65,9 @@ SOCK_SHUTDOWN = 1 << 28
 SOCK_ACCEPT = 1 << 29
 ALL = (1 << 30) - 1
 
+# What a name costs us in a list of them, about, beside the node's own.
+NAME_COST = 128
+
 _SYNC = FD_DATASYNC | FD_SYNC
 
 STREAM_RIGHTS = FD_READ | FD_WRITE | FD_FDSTAT_SET_FLAGS | _SYNC | FD_FILESTAT_GET | POLL
@@ -221,6 +224,9 @@ class Descriptor:
         """
         raise Errno(errno.NOTDIR)
 
+    def forget_names(self) -> None:
+        """Hold no names for `names` any more: who goes on has them as they are then."""
+
     def ready(self, *, write: bool) -> bool:
         """Whether a read or write would do something now, if that is known without asking."""
         return True
@@ -306,6 +312,10 @@ class Late(Descriptor):
     def names(self, *, again: bool) -> "list[tuple[str, int, int]]":
         """What the directory holds."""
         return self._directory().names(again=again)
+
+    def forget_names(self) -> None:
+        """Hold none of the directory's names."""
+        self._directory().forget_names()
 
     def close(self) -> None:
         """End it, if it was ever made."""

@@ -387,6 +387,10 @@ class Folder(_Open):
             self._names += here.listing()
         return self._names
 
+    def forget_names(self) -> None:
+        """Hold no names any more."""
+        self._names = []
+
     def read(self, view: memoryview) -> int:
         """Fail: a directory is read by its names."""
         raise Errno(errno.ISDIR)

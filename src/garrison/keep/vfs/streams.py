@@ -64,6 +64,11 @@ POLLOUT = 4
 _TYPE = 0o170000
 _PIPE_OR_SOCKET = (0o010000, 0o140000)
 
+# What a device that never ends gives at once. A call of the guest's may ask for gigabytes, and
+# nobody can end it before it returns.
+_MOST_ZEROS = 1 << 20
+_MOST_RANDOM = 1 << 16
+
 # pipe(7), PIPE_BUF: a pipe that polls as writable takes as much without blocking.
 _PIPE_BUF = 4096
 
@@ -137,8 +142,9 @@ class Zero(Null):
 
     def read(self, view: memoryview) -> int:
         """Give zeros."""
-        view[:] = bytes(len(view))
-        return len(view)
+        count = min(len(view), _MOST_ZEROS)
+        view[:count] = bytes(count)
+        return count
 
 
 class Random(Null):
@@ -146,8 +152,9 @@ class Random(Null):
 
     def read(self, view: memoryview) -> int:
         """Give random bytes."""
-        view[:] = posix.urandom(len(view))
-        return len(view)
+        count = min(len(view), _MOST_RANDOM)
+        view[:count] = posix.urandom(count)
+        return count
 
 
 class Socket(Descriptor):

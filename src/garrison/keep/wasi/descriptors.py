@@ -199,7 +199,10 @@ def _with_places(host: "Host", fd: int, rights: int) -> "Descriptor":
 
 def fd_close(host: "Host", fd: int) -> None:
     """Close it."""
-    host.descriptors.take(fd).close()
+    taken = host.descriptors.take(fd)
+    taken.close()
+    if host.listings:
+        host.closed(taken)
 
 
 def fd_renumber(host: "Host", fd: int, to: int) -> None:
@@ -209,7 +212,9 @@ def fd_renumber(host: "Host", fd: int, to: int) -> None:
     if fd == to:
         return
     moved = table.take(fd)
-    table[to].close()
+    replaced = table[to]
+    replaced.close()
+    host.closed(replaced)
     table[to] = moved
 
 
@@ -348,6 +353,7 @@ def fd_readdir(host: "Host", fd: int, buffer: int, size: int, cookie: int, resul
     view = host.memory.view(buffer, size)
     folder = host.descriptors.having(fd)
     names = folder.names(again=not cookie)
+    host.listed(folder, len(names))
     host.descriptors.having(fd, d.FD_READDIR)
     used = 0
     for index in range(cookie, len(names)):

@@ -10,7 +10,7 @@ from _struct import Struct  # `struct` is no more than this, and one file more t
 
 from garrison.errors import Malformed
 from garrison.keep.engine.c import memory_at
-from garrison.keep.engine.runtime import new_trap
+from garrison.keep.engine.runtime import last_trap
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.errno import Errno, of_host
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _VALUE_SIZE = 16
 # A guest that calls at ever other depths of its stack shall not fill our memory.
 _MAX_KNOWN = 64
+# How many names of directories are held: 128 MiB (`vfs.descriptor.NAME_COST`).
+_MAX_LISTED = 1 << 20
 _PADDING = {"I": "12x", "Q": "8x", "q": "8x"}
 
 
@@ -152,6 +154,7 @@ class Host:
         places: where paths led, as long as no name is taken away.
         openings: likewise what opening a file came to: the file, and the rights to it.
         failure: what ended the guest from inside a function, if that was it.
+        listings: open directories whose names are held, with how many; who was read last is last.
     """
 
     def __init__(
@@ -167,6 +170,8 @@ class Host:
         self.places: dict[tuple[Directory, bytes, int], Place] = {}
         self.openings: dict[tuple[Directory, bytes, int, int, int, int], tuple[File, int]] = {}
         self.failure: BaseException | None = None
+        self.listings: dict[Descriptor, int] = {}
+        self._listed = 0
 
     def provide(self, instance: "Instance", module: "Module") -> None:
         """Define what `module` imports.
@@ -192,6 +197,22 @@ class Host:
         """Forget where paths led, for a name is taken away."""
         self.places.clear()
         self.openings.clear()
+
+    def listed(self, folder: "Descriptor", count: int) -> None:
+        """Note that the names in a directory are held; the oldest make room where they are many.
+
+        A guest could have the names of one large directory held once for each of its descriptors.
+        """
+        self._listed += count - self.listings.pop(folder, 0)
+        self.listings[folder] = count
+        while self._listed > _MAX_LISTED and len(self.listings) > 1:
+            oldest = next(iter(self.listings))
+            self._listed -= self.listings.pop(oldest)
+            oldest.forget_names()
+
+    def closed(self, descriptor: "Descriptor") -> None:
+        """Note that a descriptor was closed, which may be a directory whose names were held."""
+        self._listed -= self.listings.pop(descriptor, 0)
 
     def wait_for(self, descriptor: "Descriptor", *, write: bool) -> None:
         """Wait until reading or writing may do something.
@@ -237,7 +258,7 @@ class Host:
                     view[0] = of_host(error)
             except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
                 self.failure = error
-                return new_trap(b"ended by the host")
+                return last_trap(b"ended by the host")
             return 0
 
         return callback

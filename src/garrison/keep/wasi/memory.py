@@ -13,6 +13,7 @@ from garrison.keep.vfs.errno import FAULT, INVAL, Errno
 
 # As on Linux (limits.h, IOV_MAX).
 _MAX_VECTORS = 1024
+_MAX_BYTES = (1 << 32) - 1
 _VECTOR = Struct("<II")
 
 U16 = Struct("<H")
@@ -70,14 +71,18 @@ class Memory:
         Nobody looks where an empty one points: languages let it point anywhere.
 
         Raises:
-            Errno: one is outside the memory, or there are too many.
+            Errno: one is outside the memory, or there are too many, or too many bytes in all.
         """
         if count > _MAX_VECTORS:
             raise Errno(INVAL)
-        return [
+        found = [
             self.view(place, size) if size else self.all[:0]
             for place, size in _VECTOR.iter_unpack(self.view(address, count * _VECTOR.size))
         ]
+        # They may be of the same memory, and how many bytes went is told in 32 bits.
+        if sum(map(len, found)) > _MAX_BYTES:
+            raise Errno(INVAL)
+        return found
 
     def _refresh(self) -> None:
         address, size = memory_of(self.caller)

@@ -79,6 +79,8 @@ def _rest(host: "Host", socket: Socket, buffers: list[memoryview], total: int) -
     """Read on until `buffers`, which hold `total` bytes, are full or the stream ends."""
     wanted = sum(map(len, buffers))
     while total < wanted:
+        # A peer that always has more to say would hold the call up to the last of gigabytes.
+        host.interrupts.check()
         left, skip = [], total
         for buffer in buffers:
             left.append(buffer[min(skip, len(buffer)) :])

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 # What a response's head may take.
 _MAX_HEAD = 1 << 17
+# Interim responses before the one that counts. Who answers with them alone would otherwise hold a
+# component in one call past its time.
+_MAX_INTERIM = 32
 # As long as a component can wait for a response if it says nothing.
 _SECONDS = 600.0
 _PORTS = {"HTTP": 80, "HTTPS": 443}
@@ -140,12 +143,16 @@ class Outbound:
         self._between = None if between is None else between / _NANOSECONDS
         self._wire: Wire | None = None
         self._sink: Sink | None = request.sink
-        self._interim = False
+        self._interim = 0
         self.failure: Code | None = None
         self.head: Head | None = None
         self.taken = False
         self._connecting: Connecting | None = Connecting(network, target)
         host.background.append(self)
+
+    def takes(self, sink: Sink) -> bool:
+        """Whether a body goes with this request."""
+        return self._sink is sink
 
     def ready(self) -> bool:
         """Go on as far as that is possible now; whether there is a response, or a failure."""
@@ -229,8 +236,11 @@ class Outbound:
         if not isinstance(event, Head):
             # The end of an interim response, which has no body.
             return
+        self._interim += 1
         if event.status == 101:
             self._fail(("HTTP-upgrade-failed", None))
+        elif event.status < 200 and self._interim > _MAX_INTERIM:
+            self._fail(("HTTP-protocol-error", None))
         elif event.status >= 200:
             if self._request.method == "HEAD":
                 # Its length is that of another response's body.
@@ -357,9 +367,9 @@ def outgoing_handler_handle(
     try:
         host.network.check_outgoing(where)
     except Rejected as error:
-        import logging  # late: it costs a start 5 ms
+        from garrison.keep.logs import keep_log  # late: it costs a start 5 ms
 
-        logging.getLogger("garrison.keep").warning("refused to the workload: %s: %s", where, error)
+        keep_log().warning("refused to the workload: %s: %s", where, error)
         raise Failed(("HTTP-request-denied", None)) from error
     except Malformed:
         raise Failed(("HTTP-request-URI-invalid", None)) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from garrison.keep.component.callbacks import Failed
 from garrison.keep.component.http.message import Refused, has_no_body, response_head
 from garrison.keep.component.http.wire import Sink, Source, Wire
 from garrison.keep.component.wasi.http_fields import shown
@@ -112,9 +113,23 @@ class Exchange:
         """Send a response, as its body comes."""
         sink = response.sink
         if sink is None:
+            if not self._is_whole(response):
+                # The client would take the next response for the body of this one.
+                self.refuse(500)
+                return
             sink = Sink(None)
             sink.done = True
         self._attach(sink, response.status, response.headers)
+
+    def _is_whole(self, response: OutgoingResponse) -> bool:
+        """Whether a response whose body was never asked for may go without any."""
+        if has_no_body(response.status):
+            return True
+        try:
+            length = response.length()
+        except Failed:
+            return False
+        return not length or self.head.method == b"HEAD"
 
     def fail(self, code: Code) -> None:
         """Send an error."""

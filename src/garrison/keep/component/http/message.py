@@ -27,6 +27,9 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 # RFC 9112, section 6.3; no body has more bytes than 63 bits tell.
 _MAX_DIGITS = 18
+# How many messages may come in one piece, of 64 KiB at most, before the first of them is answered.
+# The smallest have 26 bytes, and cost us 440.
+_MAX_AT_ONCE = 128
 # RFC 9110, section 15.2 and 6.4.1: what has no body.
 _BODYLESS = (204, 304)
 # llhttp also knows those of RTSP and of HTTP/2's preface.
@@ -130,6 +133,7 @@ class Reader:
         self._size = 0
         self._silent = 0
         self._in_body = False
+        self._at_once = 0
         self._refused: Refused | None = None
 
     def _new(self) -> Any:
@@ -142,6 +146,7 @@ class Reader:
             Refused: it is no such message; nothing more can be read.
         """
         self._silent += len(data)
+        self._at_once = 0
         while True:
             try:
                 self._parser.feed_data(data)
@@ -197,6 +202,9 @@ class Reader:
         self._fields = []
         self._size = self._silent = 0
         self._in_body = True
+        self._at_once += 1
+        if self._at_once > _MAX_AT_ONCE:
+            self._refuse(400, "too many messages at once")
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self._refuse(505, "another version of HTTP")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from garrison.errors import Misuse
 from garrison.keep.component import interfaces
 from garrison.keep.component.host import Host
@@ -11,6 +9,7 @@ from garrison.keep.component.http.crew import Crew
 from garrison.keep.component.http.server import Server
 from garrison.keep.component.instance import Instance
 from garrison.keep.component.wasi.http_messages import ResponseOutparam
+from garrison.keep.logs import keep_log
 from garrison.keep.vfs.descriptor import Late
 from garrison.keep.vfs.streams import ListeningSocket
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from garrison.keep.component.http.exchange import Exchange
     from garrison.keep.component.link import Lifted, Program
     from garrison.keep.engine.runtime import Engine
-
-log = logging.getLogger("garrison.keep")
 
 # RFC 7301's registry: what the keep can speak for a component.
 _SPOKEN = frozenset(("http/1.1", "http/1.0"))
@@ -124,7 +121,7 @@ class Proxy:
             interrupts.check()
             interrupts.start_clock()
             ports = ", ".join(str(listener.port()) for listener in listeners)
-            log.info("listening for HTTP on %s", ports)
+            keep_log().info("listening for HTTP on %s", ports)
             crew.run(interrupts, _GRACE_SECONDS)
         finally:
             server.close()

@@ -285,8 +285,9 @@ class Server:
             self._begin_end(connection)
         else:
             connection.deadline = 0.0
-            # The next request may be here already; whoever waits takes it.
-            here = bool(connection.reader.events) or connection.stream.pending()
+            # The next request may be here already, or what is none; whoever waits takes it.
+            here = bool(connection.reader.events or connection.refused is not None)
+            here = here or connection.stream.pending()
             self._put(connection, _IDLE, at_once=here)
 
     def _refuse(self, connection: Connection, refused: Refused) -> None:

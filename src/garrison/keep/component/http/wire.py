@@ -203,10 +203,12 @@ class Sink:
             for a while, so that small responses go in one piece.
         asked: whether something does.
         failure: why no more is taken.
+        held: what its trailers take of the keep's memory, if they are a component's.
     """
 
     def __init__(self, length: int | None) -> None:
         self.length = length
+        self.held: object = None
         self.sent = False
         self.done = False
         self.failure: OSError | None = None

@@ -13,6 +13,7 @@ from garrison.keep.component.callbacks import Failed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
+    from garrison.keep.component.http.wire import Sink
     from garrison.keep.component.wasi.streams import OutputStream
     from garrison.keep.vfs.streams import Socket
 
@@ -42,6 +43,10 @@ class Ending:
             pass  # the connection failed: whoever reads from it is told
         self._host.background.remove(self)
         return True
+
+    def takes(self, _sink: Sink) -> bool:
+        """It sends no body."""
+        return False
 
     def events(self) -> tuple[int, int] | None:
         """What to wait for."""

@@ -323,7 +323,8 @@ def descriptor_write(_host: Host, opened: Opened, data: memoryview, offset: int)
 class Entries:
     """The names in a directory, one after the other."""
 
-    def __init__(self, names: list[tuple[str, int, int]]) -> None:
+    def __init__(self, names: list[tuple[str, int, int]], held: object) -> None:
+        self._held = held
         self._left = [name for name in names if name[0] not in (".", "..")][::-1]
 
     def take(self) -> tuple[str, str] | None:
@@ -338,9 +339,12 @@ class Entries:
 
 
 @told
-def descriptor_read_directory(_host: Host, opened: Opened) -> Entries:
+def descriptor_read_directory(host: Host, opened: Opened) -> Entries:
     """Give the names in it, as they are now."""
-    return Entries(opened.descriptor.names(again=True))
+    names = opened.descriptor.names(again=True)
+    # They are the stream's.
+    opened.descriptor.forget_names()
+    return Entries(names, host.hold(d.NAME_COST * len(names)))
 
 
 def directory_entry_stream_read_directory_entry(

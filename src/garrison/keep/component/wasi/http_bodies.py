@@ -240,7 +240,25 @@ class BodyOutput(OutputStream):
             self._sink.taken += len(data)
             self._sink.abort()
             raise failed((self._body.wrong_size, self._sink.taken))
+        if self._sink.wire is None:
+            self._wait_for_room(len(data))
         self._sink.take(data)
+
+    def _wait_for_room(self, size: int) -> None:
+        """Before it is known where it goes no more is kept than `permit` says: wait for that.
+
+        Raises:
+            Failed: nobody was told yet to take it, and waiting would be for ever.
+        """
+        while self._sink.wire is None and self._sink.room() < size:
+            taker = next((each for each in self._host.background if each.takes(self._sink)), None)
+            if taker is None:
+                self._sink.abort()
+                raise failed(("internal-error", "a body is written before it is sent"))
+            if not taker.ready():
+                events = taker.events()
+                self._host.interrupts.wait([events] if events else [], taker.timeout())
+            self._host.interrupts.check()
 
     def push(self) -> bool:
         """Go on with what is kept; whether there still is something to wait for."""
@@ -293,6 +311,7 @@ def outgoing_body_finish(_host: Host, body: OutgoingBody, trailers: Fields | Non
     """End it."""
     # First of all: they are given away, whatever comes of it.
     entries = [] if trailers is None else trailers.taken()
+    body.sink.held = None if trailers is None else trailers.held
     body.check_childless("a body")
     if body.sink.too_long(0):
         raise Failed((body.wrong_size, body.sink.taken))

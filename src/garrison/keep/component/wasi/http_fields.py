@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from garrison.keep.component.host import Host
+    from garrison.keep.component.host import Held, Host
     from garrison.keep.component.http.message import Headers
 
     # A case of `error-code`, and what it carries.
@@ -32,6 +32,8 @@ _RESERVED = "garrison-"
 # What one message's fields may take of our memory, and how many there may be.
 _MAX_BYTES = 1 << 20
 _MAX_FIELDS = 1 << 12
+# What a field costs us beside its bytes, about.
+_FIELD_COST = 128
 
 
 def shown(headers: Headers) -> Headers:
@@ -65,13 +67,28 @@ class Fields:
     Args:
         entries: names and values, in order.
         owner: what they belong to, which also makes them immutable.
+
+    Attributes:
+        held: what the component has of the keep's memory by them.
     """
 
     def __init__(self, entries: Headers, owner: Parent | None = None) -> None:
         self.entries = entries
+        self.held: Held | None = None
         self._owner = owner
         if owner is not None:
             owner.children += 1
+
+    def hold(self, host: Host) -> None:
+        """Count what they take now.
+
+        Raises:
+            Trap: the component has too much of it.
+        """
+        # What they took before is given back first.
+        self.held = None
+        size = sum([len(name) + len(value) for name, value in self.entries])
+        self.held = host.hold(size + _FIELD_COST * len(self.entries))
 
     def change(self) -> None:
         """Be changed.
@@ -131,7 +148,7 @@ def fields_new(_host: Host) -> Fields:
     return Fields([])
 
 
-def fields_from_list(_host: Host, entries: list[tuple[str, memoryview]]) -> Fields:
+def fields_from_list(host: Host, entries: list[tuple[str, memoryview]]) -> Fields:
     """Make fields of a list."""
     made = Fields([])
     if len(entries) > _MAX_FIELDS:
@@ -143,6 +160,7 @@ def fields_from_list(_host: Host, entries: list[tuple[str, memoryview]]) -> Fiel
         raise Failed(("invalid-syntax", None))
     if sum([len(name) + len(value) for name, value in made.entries]) > _MAX_BYTES:
         raise Trap("the guest failed: fields of too many bytes")
+    made.hold(host)
     return made
 
 
@@ -157,7 +175,7 @@ def fields_has(host: Host, fields: Fields, name: str) -> bool:
     return bool(fields_get(host, fields, name))
 
 
-def fields_set(_host: Host, fields: Fields, name: str, values: list[memoryview]) -> None:
+def fields_set(host: Host, fields: Fields, name: str, values: list[memoryview]) -> None:
     """Set a field's values."""
     fields.change()
     check_name(name)
@@ -168,19 +186,22 @@ def fields_set(_host: Host, fields: Fields, name: str, values: list[memoryview])
     except Failed:
         fields.entries = before
         raise
+    fields.hold(host)
 
 
-def fields_delete(_host: Host, fields: Fields, name: str) -> None:
+def fields_delete(host: Host, fields: Fields, name: str) -> None:
     """Remove a field."""
     fields.change()
     check_name(name)
     fields.remove(name)
+    fields.hold(host)
 
 
-def fields_append(_host: Host, fields: Fields, name: str, value: memoryview) -> None:
+def fields_append(host: Host, fields: Fields, name: str, value: memoryview) -> None:
     """Add a value to a field."""
     fields.change()
     fields.add(name, [value])
+    fields.hold(host)
 
 
 def fields_entries(_host: Host, fields: Fields) -> list[tuple[str, bytes]]:
@@ -188,9 +209,11 @@ def fields_entries(_host: Host, fields: Fields) -> list[tuple[str, bytes]]:
     return fields.entries
 
 
-def fields_clone(_host: Host, fields: Fields) -> Fields:
+def fields_clone(host: Host, fields: Fields) -> Fields:
     """Make a copy, which can be changed."""
-    return Fields(list(fields.entries))
+    made = Fields(list(fields.entries))
+    made.hold(host)
+    return made
 
 
 class HttpError(Error):

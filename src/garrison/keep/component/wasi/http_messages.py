@@ -159,6 +159,7 @@ class Outgoing(Parent):
     def __init__(self, headers: Fields) -> None:
         super().__init__()
         self.headers = headers.taken()
+        self._held = headers.held
         self.sink: Sink | None = None
 
     def body(self) -> OutgoingBody:

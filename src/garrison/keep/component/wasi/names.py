@@ -87,9 +87,10 @@ def host_of(host: Host, address: IPv4Address | IPv6Address) -> str:
 def _number(host: Host, name: str) -> int:
     number = host.numbers.get(name)
     if number is None:
-        number = host.numbers[name] = len(host.names)
+        number = len(host.names)
         if number >= _MAX_NAMES:
             raise Failed("temporary-resolver-failure")
+        host.numbers[name] = number
         host.names.append(name)
     return number
 

@@ -212,6 +212,8 @@ def _read(host: Host, stream: InputStream, size: int, *, block: bool) -> memoryv
     view = host.scratch[: min(size, CHUNK)]
     while not (count := stream.read(view)) and block and size:
         wait_for(host, [stream.pollable()])
+        # A peer can send what is no data, again and again.
+        host.interrupts.check()
     return view[:count]
 
 
