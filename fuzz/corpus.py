@@ -2,8 +2,8 @@
 
     python fuzz/corpus.py DIRECTORY
 
-puts the inputs of DIRECTORY, as `make fuzz` leaves it, into that file. Fuzzing begins with them,
-and the tests read each.
+puts the inputs of DIRECTORY, as `make fuzz` leaves it, into that file, in place of what it had of
+the same targets. Fuzzing begins with them, and the tests read each.
 """
 
 from __future__ import annotations
@@ -33,15 +33,22 @@ def kept() -> dict[str, list[bytes]]:
 def keep(folder: Path) -> int:
     """Put what is in the directories of `folder`, of which each is a target's, into the file.
 
+    It takes the place of what the file had of these targets; of others that stays.
+
     Returns:
         How many inputs there are now.
     """
-    inputs = {
-        (target.name, hashlib.sha256(data := path.read_bytes()).hexdigest()[:16]): data
+    found = kept() | {
+        target.name: [
+            path.read_bytes() for path in target.iterdir() if path.stat().st_size <= _MAX_SIZE
+        ]
         for target in folder.iterdir()
         if target.is_dir()
-        for path in target.iterdir()
-        if path.stat().st_size <= _MAX_SIZE
+    }
+    inputs = {
+        (target, hashlib.sha256(data).hexdigest()[:16]): data
+        for target, contents in found.items()
+        for data in contents
     }
     # The same bytes for the same inputs: no times, no owners, one order.
     with tarfile.open(FILE, "w:xz", format=tarfile.USTAR_FORMAT) as archive:
