@@ -39,7 +39,8 @@ from garrison.keep.identity import Certified, Credentials
 from garrison.keep.net.policy import Policy
 from garrison.launch.qemu_command import QEMU
 from garrison.testing.attacks import Host
-from garrison.testing.stack import Stack, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import Stack, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from garrison.testing.stack import Stack, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import Stack, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from garrison.testing.configs import server_config
 from garrison.testing.stack import free_port
 
 if TYPE_CHECKING:
@@ -20,23 +21,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 _SOURCES = {"echo": HERE.parent / "languages" / "c" / "server.c", "steady": HERE / "steady.c"}
-_SERVER = """
-[[files]]
-kind = "null"
-
-[[files]]
-kind = "stdout"
-
-[[files]]
-kind = "stderr"
-
-[[files]]
-kind = "listen"
-name = "LISTEN"
-addr = "127.0.0.1"
-port = {port}
-peers = ["{client}:^1.0"]
-"""
 _CLIENT = """
 args = {targets}
 
@@ -67,7 +51,7 @@ class Motion:
         for name in programs:
             stack.register_repo(name)
         for version, port in self.ports.items():
-            config = _SERVER.format(port=port, client=client)
+            config = server_config(port, more=f'peers = ["{client}:^1.0"]')
             self._publish(programs["echo"], config, f"echo:{version}")
         targets = json.dumps([f"localhost:{port}" for port in self.ports.values()])
         config = _CLIENT.format(targets=targets, server=server)

@@ -20,7 +20,8 @@ from cryptography.x509 import load_der_x509_certificate
 from tests.machines import GROUP, keep_image
 
 from garrison.testing.attacks import Host
-from garrison.testing.stack import Stack, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)

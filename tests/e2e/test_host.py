@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.testing.configs import server_config
 from garrison.testing.fuse import cgroups, mountable
-from garrison.testing.stack import GARRISON, Process, Stack, free_port, server_config
+from garrison.testing.stack import GARRISON, Process, Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)

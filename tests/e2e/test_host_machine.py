@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.machines import GROUP, keep_image
 
-from garrison.testing.stack import Stack, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES  # type: ignore[import-not-found]  # (not ours)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.formats.tree import Package
-from garrison.testing.stack import Process, Stack, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import Process, Stack, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "languages"))
 from build import LANGUAGES, Language, MissingError, adapted, go_component  # type: ignore[import-not-found]  # (not ours)

@@ -14,7 +14,8 @@ import pytest
 from tests.machines import GROUP, keep_image
 
 from garrison.keep.engine.library import wat2wasm
-from garrison.testing.stack import GARRISON, READY_SECONDS, Process, free_port, server_config
+from garrison.testing.configs import server_config
+from garrison.testing.stack import GARRISON, READY_SECONDS, Process, free_port
 
 pytestmark = pytest.mark.xdist_group(GROUP)
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"

@@ -231,7 +231,7 @@ def appraise(
         Check(
             name="VMPL",
             found=str(report.vmpl),
-            wanted=ANY if policy.vmpl is None else ", ".join(map(str, policy.vmpl)),
+            wanted=ANY if policy.vmpl is None else ", ".join(map(str, policy.vmpl)) or "none",
             passed=policy.vmpl is None or report.vmpl in policy.vmpl,
             remedy="ask for the report at a level that the policy lists under vmpl",
         ),

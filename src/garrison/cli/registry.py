@@ -69,8 +69,17 @@ def open_oci_client(name: OciName, ca_bundle: Path | None) -> OciClient:
 
 def open_client(host: str, ca_bundle: Path | None, insecure_auth_token: str | None) -> Client:
     """A client of the drawbridge `host`, with the user's token if there is one."""
+    return _client(host, ca_bundle, insecure_auth_token or load_token(host))
+
+
+def open_anonymously(host: str, ca_bundle: Path | None) -> Client:
+    """A client of the drawbridge `host` that sees what everybody does."""
+    return _client(host, ca_bundle, None)
+
+
+def _client(host: str, ca_bundle: Path | None, token: str | None) -> Client:
     # Late: `--help` should not wait for it.
     from garrison.drawbridge.client import Client
 
     ca_pem = None if ca_bundle is None else read_pem(ca_bundle, "--ca-bundle")
-    return Client(host, ca_pem=ca_pem, token=insecure_auth_token or load_token(host))
+    return Client(host, ca_pem=ca_pem, token=token)

@@ -8,7 +8,12 @@ from typing import Any
 import click
 
 from garrison.cli import ui
-from garrison.cli.registry import json_option, open_client, registry_options
+from garrison.cli.registry import (
+    json_option,
+    open_anonymously,
+    open_client,
+    registry_options,
+)
 from garrison.errors import Malformed, Misuse, Rejected
 from garrison.formats.slug import Repository, check_host
 from garrison.terminal import plain
@@ -169,7 +174,9 @@ def info(
     try:
         config = client.policy(name)
     except Rejected:
-        # That is for its owner. Who is not, and may read the tags, may as everybody does.
+        # That is for its owner, and a token may be good for the tags and not for that.
+        if not _is_public(name, ca_bundle):
+            raise
         config = {"public": True}
     if as_json:
         ui.emit_json({"config": config, "tags": tags})
@@ -177,3 +184,12 @@ def info(
     _show(name, config)
     for tag in tags:
         ui.out(f"{name}:{plain(tag)}")
+
+
+def _is_public(name: Repository, ca_bundle: Path | None) -> bool:
+    """Whether everybody may read the tags."""
+    try:
+        open_anonymously(name.host, ca_bundle).tags(name)
+    except Rejected:
+        return False
+    return True

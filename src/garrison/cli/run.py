@@ -65,7 +65,8 @@ Examples:
     metavar="NAME=VALUE",
     multiple=True,
     help="What the workload may take of its keep, in place of [limits] in its Enarx.toml: memory,"
-    " run_seconds, tmp, ... (docs/reference/enarx-toml.md). Can be given often.",
+    " run_seconds, tmp, ... (docs/reference/enarx-toml.md); with --steward of both the lower one."
+    " Can be given often.",
 )
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.argument("arguments", nargs=-1)

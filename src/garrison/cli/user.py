@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from garrison.drawbridge.login import DeviceCode
 
 _SECRETS = ("GARRISON_OIDC_CLIENT_SECRET", "ENARX_OIDC_CLIENT_SECRET")
-
-
+# Of a file: issuers' secrets have tens of bytes, and a signed one some thousand.
 _MAX_SECRET = 4096
 
 

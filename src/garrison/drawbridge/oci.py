@@ -361,7 +361,9 @@ class OciClient:
 
     def _is_elsewhere(self, path: str) -> bool:
         """Whether a path is the URL of another server than the registry."""
-        return path.startswith("https://") and urlsplit(path).netloc != self.host
+        # The port of HTTPS goes without saying, and the case of a name says nothing.
+        place = urlsplit(path).netloc.lower().removesuffix(":443")
+        return path.startswith("https://") and place != self.host.removesuffix(":443")
 
     def _authorize(self, answer: Answer, scope: str) -> None:
         """Get what a 401 asks for."""

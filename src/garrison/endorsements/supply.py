@@ -19,6 +19,7 @@ that lags, or that is told to, does not take a revocation back.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -50,10 +51,12 @@ _RENEWAL_PAUSE = timedelta(minutes=5)
 _LOCK_SECONDS = 60.0
 # What is kept in memory while the disk takes nothing.
 _MAX_UNWRITTEN = 256
-# How many may wait for chips' certificates at once. A report names its chip before anybody has
-# verified it, and to name one costs nothing: who does it in numbers must not take all of a
-# service's threads, of which there are 40.
-MOST_FOR_CHIPS = 16
+# Of how many chips the certificates may be waited for at once, and how many may wait for those. A
+# report names its chip before anybody has verified it, and to name one costs nothing: who does it
+# in numbers must not take all of a service's threads, of which there are 40. But many keeps of one
+# machine may start together, and wait for one certificate.
+MOST_CHIPS = 16
+MOST_FOR_CHIPS = 32
 
 
 # Whether the caller may be kept waiting for a vendor, or for another process that asks one.
@@ -117,7 +120,8 @@ class Supply:
         self._flights: dict[str, Future[Entry]] = {}
         self._renewal_pauses: dict[str, datetime] = {}
         self._unwritten: dict[str, Entry] = {}
-        self._for_chips = threading.BoundedSemaphore(MOST_FOR_CHIPS)
+        # By the address of the certificate.
+        self._for_chips: Counter[str] = Counter()
 
     def get(self, resource: Resource) -> Document:
         """The document `resource`.
@@ -152,17 +156,25 @@ class Supply:
         if resource.kind is not Kind.VEK:
             yield
             return
-        if not self._for_chips.acquire(blocking=False):
-            raise Unavailable(
-                "too many wait for certificates of chips",
-                field=resource.url,
-                expected=f"at most {MOST_FOR_CHIPS} at once",
-                hint="try again, or have the host send the certificate with the evidence",
-            )
+        with self._guard:
+            waiting = self._for_chips
+            is_one_more = resource.url not in waiting and len(waiting) >= MOST_CHIPS
+            if is_one_more or waiting.total() >= MOST_FOR_CHIPS:
+                raise Unavailable(
+                    "too many wait for certificates of chips",
+                    field=resource.url,
+                    found=f"{waiting.total()}, for {len(waiting)}",
+                    expected=f"at most {MOST_FOR_CHIPS} at once, for {MOST_CHIPS} chips",
+                    hint="try again, or have the host send the certificate with the evidence",
+                )
+            waiting[resource.url] += 1
         try:
             yield
         finally:
-            self._for_chips.release()
+            with self._guard:
+                waiting[resource.url] -= 1
+                if not waiting[resource.url]:
+                    del waiting[resource.url]
 
     def renew_due(self) -> None:
         """Renew all cached documents that are due; what fails is logged, and left for later.

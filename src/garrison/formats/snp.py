@@ -4,7 +4,7 @@ AMD document 56860, "SEV Secure Nested Paging Firmware ABI Specification", revis
 table 23 (the report), table 10 (guest policy), and section "TCB Version". Versions 2 to 5
 are read. Version 3 added the CPUID fields, version 5 the mitigation vectors; before, their
 bytes were reserved. Version 4, which firmware 1.55.31 makes and no published revision describes,
-is read as version 3: whatever it has that version 3 has not, is not zero, and refused.
+is read as version 3: one that has anything but zeros where that has reserved bytes is refused.
 
 It refuses every other version, reserved bits and bytes that are not zero, and any other length,
 so what parses re-encodes to the same bytes. One exception: the platform information is what the

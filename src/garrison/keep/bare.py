@@ -73,8 +73,11 @@ class LateNetwork:
             if self._connect_machine is not None:
                 self._connect_machine()
             from garrison.formats.enarx_toml import Config
+            from garrison.keep.logs import keep_log
             from garrison.keep.net.network import Network
 
+            # Its parts log by themselves, and what peers say: plainly, before the first of it.
+            keep_log()
             self._network = Network(Config.default(), None, [], listening=self._listening)
         return self._network
 

@@ -173,8 +173,13 @@ def run_enclave(
             return 128 + asked.numbers[0]
         for each in connections.values():
             stack.callback(each.close)
+        card = connections.pop(CARD)
+        # As passt's own are: where only a part of a frame is taken at once, it writes on to the end
+        # of the frame, and would give up where that does not block.
+        card.settimeout(None)
+        for each in connections.values():
             each.settimeout(0)
-        stack.enter_context(tools.card(connections.pop(CARD), options.published))
+        stack.enter_context(tools.card(card, options.published))
         channels = {name: each.fileno() for name, each in connections.items()}
         code = session.serve(channels, request, files, streams)
         if code is None:

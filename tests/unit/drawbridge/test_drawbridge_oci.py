@@ -268,6 +268,26 @@ def test_who_asks_is_shown_to_nobody_elsewhere(liar: LyingServer, elsewhere: Lyi
     assert elsewhere.shown[-1][1] is not None
 
 
+@pytest.mark.parametrize(
+    ("host", "path", "is_elsewhere"),
+    [
+        ("r.test", "https://r.test/v2/", False),
+        ("r.test", "https://R.test:443/v2/", False),
+        ("r.test:443", "https://r.test/v2/", False),
+        ("r.test", "r.test/v2/", False),
+        ("r.test", "https://r.test:444/v2/", True),
+        ("r.test:444", "https://r.test/v2/", True),
+        ("r.test", "https://jane@r.test/v2/", True),
+        ("r.test", "https://r.test.evil.test/v2/", True),
+        ("r.test", "https://evil.test/r.test:443", True),
+    ],
+)
+def test_the_registry_is_itself_however_it_writes_that(
+    host: str, path: str, is_elsewhere: bool
+) -> None:
+    assert client(host)._is_elsewhere(path) is is_elsewhere
+
+
 def test_only_the_registry_says_where_a_password_goes(
     liar: LyingServer, elsewhere: LyingServer
 ) -> None:

@@ -222,6 +222,26 @@ def test_everybody_sees_the_tags_of_a_public_repository(stack: Stack, tmp_path: 
             assert json.loads(done.stdout) == {"config": {"public": True}, "tags": ["1.0.0"]}
 
 
+def test_a_private_repository_is_not_called_public(stack: Stack, tmp_path: Path) -> None:
+    """Its owner may have a token that is good for the tags alone."""
+    authority = TlsAuthority("Registry")
+    (tmp_path / "ca.pem").write_text(authority.root_pem)
+    with LyingServer(authority.issue(hosts=("localhost",))) as server:
+        server.answers["/api/v0.1.0/jane/chat"] = Lie(401, {"Content-Length": "0"}, b"")
+        tags = Lie(200, {"Content-Length": "9"}, b'["1.0.0"]')
+        # What is found with the token, and then without.
+        server.turns["/api/v0.1.0/jane/chat/_tag"] = [tags]
+        done = stack.run(
+            "repo", "info", "--json", "--ca-bundle", str(tmp_path / "ca.pem"),
+            f"{server.host}/jane/chat",
+            environment={**stack.environment, "GARRISON_INSECURE_AUTH_TOKEN": "limited"},
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (77, "")
+    *before, last = zip(server.requested, [token for token, _ in server.shown], strict=True)
+    assert {token for _, token in before} == {"Bearer limited"}
+    assert last == ("/api/v0.1.0/jane/chat/_tag", None)
+
+
 @pytest.mark.parametrize("token", ["secret\n", "se cret", "s\u20accret", "secret\x7f"])
 def test_a_token_that_is_none_is_not_shown(stack: Stack, token: str) -> None:
     slug = stack.slug("secret:1.0.0")

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.endorsements import kds, pcs
 from garrison.endorsements.cache import Cache, Entry
-from garrison.endorsements.resource import Document, Kind
-from garrison.endorsements.supply import MOST_FOR_CHIPS, Age, Supply, age
+from garrison.endorsements.resource import Document, Kind, Resource
+from garrison.endorsements.supply import MOST_CHIPS, MOST_FOR_CHIPS, Age, Supply, age
 from garrison.errors import Unavailable
 from garrison.formats.snp import Product, SigningKey
 from garrison.testing.snp import NOW, FakePlatform
@@ -225,13 +225,38 @@ def test_chips_that_nobody_has_heard_of_take_some_threads_and_not_all(
             fetcher, "fetch", lambda each: fetch(each) if each == TCB_INFO else hold(each)
         )
         answers = [threads.submit(supply.get, chip) for chip in chips]
-        for each in islice(as_completed(answers, 60), len(chips) - MOST_FOR_CHIPS):
+        for each in islice(as_completed(answers, 60), len(chips) - MOST_CHIPS):
             assert "too many wait for certificates of chips" in str(each.exception())
         assert supply.get(TCB_INFO).body == tcb_info()
         waiting.set()
     # Who has had an answer has left a place.
     vendor.serve(VEK, Answer(body=VEK_DER))
     assert supply.get(VEK).body == VEK_DER
+
+
+def test_keeps_of_one_chip_may_be_more(vendor: VendorServer, supply: Supply) -> None:
+    """They start together, and wait for one certificate; nor does that take all threads."""
+    waiting = threading.Event()
+    vendor.serve(TCB_INFO, answer(tcb_info(), vendor))
+    vendor.serve(VEK, Answer(body=VEK_DER))
+    fetcher = supply._fetcher
+    assert fetcher is not None
+    fetch = fetcher.fetch
+
+    def held(resource: Resource) -> Document:
+        assert resource == TCB_INFO or waiting.wait(60)
+        return fetch(resource)
+
+    with ThreadPoolExecutor(40) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetcher, "fetch", held)
+        answers = [threads.submit(supply.get, VEK) for _ in range(40)]
+        for each in islice(as_completed(answers, 60), len(answers) - MOST_FOR_CHIPS):
+            assert "found 32, for 1; expected" in str(each.exception())
+        assert supply.get(TCB_INFO).body == tcb_info()
+        waiting.set()
+        found = [each.result().body for each in answers if each.exception() is None]
+    assert found == [VEK_DER] * MOST_FOR_CHIPS
+    assert vendor.count(VEK) == 1
 
 
 def test_what_another_process_fetched_meanwhile_is_used(

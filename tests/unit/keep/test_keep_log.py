@@ -44,3 +44,22 @@ def test_a_workload_cannot_forge_lines_of_the_log_or_steer_a_terminal(tmp_path: 
     assert lines[0].startswith("refused to the workload: a b")
     assert all(line.isprintable() for line in lines)
     assert lines[1].startswith("  garrison.keep: certified as somebody else")
+
+
+_REFUSED = r"""
+from garrison.errors import Rejected
+from garrison.keep.bare import LateNetwork
+from garrison.keep.net.listener import log_refusal
+LateNetwork().check_outgoing("peer.test")
+log_refusal(Rejected("no", field="a rule", found="CN=\x1b[2J\ngarrison.keep: x"), "1.2.3.4:5")
+"""
+
+
+def test_nor_can_a_peer_of_a_module_that_is_run_alone() -> None:
+    """The shortest way to run one sets nothing up before there is something to say."""
+    done = subprocess.run(
+        [sys.executable, "-c", _REFUSED], capture_output=True, check=True, text=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines[0] == "refused a peer: rule a rule; at 1.2.3.4:5; presented CN=?[2J"
+    assert lines[1].startswith("  garrison.keep: x; wanted")

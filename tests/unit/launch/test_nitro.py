@@ -88,6 +88,8 @@ class Instance:
         assert cid == 16
         stream = socket.socket(socket.AF_UNIX)
         try:
+            # As that of vsock, which is not kept waiting either.
+            stream.settimeout(30)
             stream.connect(str(self.folder / str(port)))
         except OSError:
             stream.close()
@@ -98,6 +100,8 @@ class Instance:
     def card(
         self, stream: socket.socket, published: Sequence[Publication]
     ) -> Iterator[subprocess.Popen[bytes]]:
+        # passt gets the descriptor, and would leave a frame half written where it does not block.
+        assert os.get_blocking(stream.fileno())
         self.carded.append(tuple(published))
         with stream, subprocess.Popen([sys.executable, "-c", ""]) as process:
             yield process

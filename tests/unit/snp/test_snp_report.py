@@ -145,7 +145,12 @@ def test_reserved_bytes(part: str, version: int) -> None:
 
 @pytest.mark.parametrize(
     ("version", "offsets"),
-    [(2, range(0x188, 0x1A0)), (2, range(0x1F8, 0x208)), (3, range(0x1F8, 0x208))],
+    [
+        (2, range(0x188, 0x1A0)),
+        (2, range(0x1F8, 0x208)),
+        (3, range(0x1F8, 0x208)),
+        (4, range(0x1F8, 0x208)),
+    ],
 )
 def test_fields_of_later_versions_are_reserved_before(version: int, offsets: range) -> None:
     for offset in offsets:

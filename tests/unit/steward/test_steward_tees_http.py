@@ -192,7 +192,9 @@ def test_a_guests_own_report_is_no_paravisors(base: Path) -> None:
     # Nor is a policy for others, at lower levels, any wider for it.
     path.write_text(text.replace("[snp]\n", "[snp]\nvmpl = [2]\n", 1))
     for make in (own, azure_snp):
-        assert certify(app_of(base), make, ec.SECP384R1()).status == 400
+        answer = certify(app_of(base), make, ec.SECP384R1())
+        assert answer.status == 400
+        assert [(item["check"], item["expected"]) for item in answer.checks] == [("VMPL", "none")]
 
 
 def test_a_key_weaker_than_azures(base: Path) -> None:

@@ -211,3 +211,17 @@ class Component(Record):
     """A component: its definitions, in order."""
 
     definitions: tuple[Definition, ...]
+
+
+def listed(definition: Definition) -> int:
+    """How many things a definition lists, each of which takes time and memory."""
+    match definition:
+        case TypeSection(ValueDefinition(_, labels, parts)):
+            return len(labels) + len(parts)
+        case TypeSection(FunctionDefinition(names)):
+            return len(names)
+        case Bundle(items) | CoreBundle(items):
+            return len(items)
+        case Instantiation(_, items) | CoreInstantiation(_, items):
+            return len(items)
+    return 0

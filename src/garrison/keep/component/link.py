@@ -178,7 +178,7 @@ class _Linker:
     ) -> None:
         """Go through a component's definitions; `given` are the imports of one inside."""
         for definition in component.definitions:
-            self._spend(1 + _listed(definition))
+            self._spend(1 + d.listed(definition))
             self._definition(definition, scope, given)
 
     def _spend(self, count: int) -> None:
@@ -368,20 +368,6 @@ class _Linker:
             imports.append(_core_member(scope, instances[source], name, None))
         scope.core_instances.append(len(self.steps))
         self.steps.append(Step(module, tuple(imports)))
-
-
-def _listed(definition: d.Definition) -> int:
-    """How many things a definition lists, each of which takes time and memory."""
-    match definition:
-        case d.TypeSection(d.ValueDefinition(_, labels, parts)):
-            return len(labels) + len(parts)
-        case d.TypeSection(d.FunctionDefinition(names)):
-            return len(names)
-        case d.Bundle(items) | d.CoreBundle(items):
-            return len(items)
-        case d.Instantiation(_, items) | d.CoreInstantiation(_, items):
-            return len(items)
-    return 0
 
 
 def _own_handle_is_a_number(_thing: object) -> None:
