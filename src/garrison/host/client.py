@@ -230,12 +230,21 @@ class _Chunks:
         while not self.ended:
             size, line, rest = self._data.partition(b"\r\n")
             if not line:
+                if len(size) > _MAX_HEADER:
+                    raise Malformed("a chunk without a length", field="the host's answer")
                 break
             try:
                 length = int(size.partition(b";")[0], 16)
             except ValueError as error:
                 raise Malformed("not a chunk", field="the host's answer") from error
             if len(rest) < length + 2:
+                if length > _MAX_ANSWER:
+                    raise Malformed(
+                        "too long a chunk",
+                        field="the host's answer",
+                        found=f"{length} bytes",
+                        expected=f"at most {_MAX_ANSWER}",
+                    )
                 break
             content += rest[:length]
             self._data = rest[length + 2 :]
