@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from garrison.cli.host import drain
 from garrison.errors import Rejected
 from garrison.formats.launch_request import LaunchRequest
 from garrison.host.agent import Agent, Offer
@@ -89,3 +90,24 @@ def test_another_tenants_end_does_not_refuse_a_new_keep(
     # It comes as far as what is missing in the request.
     with pytest.raises(Rejected, match="memory_mib"):
         asyncio.run(agent.make(KeepSpec(LAUNCH), "jane"))
+
+
+def test_a_keep_that_ends_by_itself_does_not_end_a_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Records(tmp_path)
+    for who in ("jane", "eve"):
+        kept.make(KeepSpec(LAUNCH), who, "2026-01-01")
+    told: list[int] = []
+
+    def kill(shim: int, _signal: int) -> None:
+        told.append(shim)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(
+        Record, "state", lambda _self: State("ended" if len(told) == 2 else "running", 1)
+    )
+    monkeypatch.setattr("garrison.cli.host.os.kill", kill)
+    assert drain.callback is not None
+    drain.callback(tmp_path)
+    assert len(told) == 2
