@@ -452,7 +452,10 @@ def _tag(slug: Slug) -> str:
 
 def _names(answer: Answer, where: str) -> list[str]:
     value = _json(answer.body, where)
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    # Commands print each on a line of its own, for people and for programs.
+    if not isinstance(value, list) or not all(
+        isinstance(name, str) and name.isprintable() for name in value
+    ):
         raise Malformed("not a list of names", field=where)
     return value
 

@@ -10,9 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from garrison.errors import Malformed
+from garrison.formats.slug import Repository
 from garrison.testing.drawbridge import Lie
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from garrison.drawbridge.client import Client
     from garrison.testing.drawbridge import Answer, LyingServer, MemoryDrawbridge
 
@@ -107,3 +110,17 @@ def test_a_search_ends_though_the_server_does_not(
     assert first[0] == "a/a000000001"
     with pytest.raises(Malformed, match="too many repositories"):
         list(islice(found, 100))
+
+
+def test_a_name_that_would_be_two_lines(server: LyingServer, client: Client) -> None:
+    body = json.dumps(["a/b\nother.test/jane/chat"]).encode()
+    lie = Lie(200, {"Content-Length": str(len(body))}, body)
+    server.answers |= {f"{API}?q=a": lie, f"{API}a/b/_tag": lie, f"{API}a?repositories": lie}
+    asked: list[Callable[[], list[str]]] = [
+        lambda: list(client.search("a")),
+        lambda: client.tags(Repository(server.host, "a", "b")),
+        lambda: client.repositories("a"),
+    ]
+    for ask in asked:
+        with pytest.raises(Malformed, match="not a list of names"):
+            ask()
