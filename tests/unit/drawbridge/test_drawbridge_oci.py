@@ -268,6 +268,18 @@ def test_who_asks_is_shown_to_nobody_elsewhere(liar: LyingServer, elsewhere: Lyi
     assert elsewhere.shown[-1][1] is not None
 
 
+def test_a_relative_place_is_one_of_whoever_names_it(
+    liar: LyingServer, elsewhere: LyingServer
+) -> None:
+    content = PACKAGE.files["Enarx.toml"]
+    elsewhere.answers["/blobs/b"] = liar.answers[_blob_path(content)]
+    elsewhere.answers["/blobs/a"] = Lie(307, {"Content-Length": "0", "Location": "b"}, b"")
+    moved = {"Content-Length": "0", "Location": f"https://{elsewhere.host}/blobs/a"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    assert client(liar.host).fetch(OciName(liar.host, "jane/chat", "v1")).digest == PACKAGE.digest
+    assert elsewhere.requested == ["/blobs/a", "/blobs/b"]
+
+
 def test_only_the_registry_says_where_a_password_goes(
     liar: LyingServer, elsewhere: LyingServer
 ) -> None:
