@@ -270,8 +270,7 @@ class OciClient:
                 break
             # What is relative is so to whoever says it (RFC 9110, section 10.2.2).
             place = self._location(answer, where, place)
-            wire = self._anonymous if self._is_elsewhere(place) else self._wire
-            answer = wire.exchange("GET", place, where, got, resume=True)
+            answer = self._exchange("GET", place, name, got, resume=True)
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
         return answer

@@ -268,6 +268,19 @@ def test_who_asks_is_shown_to_nobody_elsewhere(liar: LyingServer, elsewhere: Lyi
     assert elsewhere.shown[-1][1] is not None
 
 
+def test_a_registry_is_shown_who_asks_where_it_sends_to_itself(liar: LyingServer) -> None:
+    content = PACKAGE.files["Enarx.toml"]
+    liar.answers["/kept"] = liar.answers[_blob_path(content)]
+    demand = {"Content-Length": "0", "WWW-Authenticate": 'Basic realm="x"'}
+    liar.turns["/kept"] = [Lie(401, demand, b"")]
+    liar.answers[_blob_path(content)] = Lie(307, {"Content-Length": "0", "Location": "/kept"}, b"")
+    user = OciClient(liar.host, ca_pem=AUTHORITY.root_pem, login=oci.LOGIN)
+    assert user.fetch(OciName(liar.host, "jane/chat", "v1")).digest == PACKAGE.digest
+    shown = [who for path, (who, _) in zip(liar.requested, liar.shown, strict=True)
+             if path == "/kept"]  # fmt: skip
+    assert shown == [None, oci.LOGIN.to_header()]
+
+
 def test_a_relative_place_is_one_of_whoever_names_it(
     liar: LyingServer, elsewhere: LyingServer
 ) -> None:
