@@ -10,11 +10,11 @@ import pytest
 
 from garrison.cli.deploy_to_host import deploy_to_host
 from garrison.drawbridge.client import Fetched
-from garrison.errors import Malformed, Rejected
+from garrison.errors import Malformed, Misuse, Rejected
 from garrison.formats.launch_request import LaunchRequest
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
-from garrison.host.client import _Chunks
+from garrison.host.client import HostClient, _Chunks
 from garrison.testing.tls import Authority
 
 if TYPE_CHECKING:
@@ -96,3 +96,18 @@ def test_a_log_without_end_is_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert most < 50 << 20
+
+
+def test_a_token_that_is_none_is_not_shown() -> None:
+    with pytest.raises(Malformed) as caught:
+        HostClient("https://host.test", ca_pem=None, token="sec\nret")
+    assert "sec" not in f"{caught.value!r} {caught.value}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host.test", "https://", "https://host.test:99999", "https://[::1", "https://h/x"],
+)
+def test_what_is_no_url_of_a_host(url: str) -> None:
+    with pytest.raises(Misuse, match="not the URL of a host"):
+        HostClient(url, ca_pem=None, token="token")
