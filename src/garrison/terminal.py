@@ -135,10 +135,10 @@ def _lines(error: BaseException) -> list[str]:
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"]
     if isinstance(error, errors.GarrisonError):
-        lines = [f"{label} {plain(error)}"]
+        lines = [f"{label} {_indented(error)}"]
         for check in getattr(error, "checks", ()):
             lines += _check_lines(check)
-        return [*lines, f"{hint} {plain(error.hint)}"] if error.hint else lines
+        return [*lines, f"{hint} {_indented(error.hint)}"] if error.hint else lines
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return [f"{label} {plain(name)}{plain(error.strerror or error)}"]
@@ -146,6 +146,11 @@ def _lines(error: BaseException) -> list[str]:
         f"{label} internal error: {type(error).__name__}: {plain(error)}",
         f"{hint} this is a defect of Garrison; set GARRISON_TRACEBACK=1 to see where it is",
     ]
+
+
+def _indented(text: object) -> str:
+    """Another party's words may be in it, and none of them looks like a line of its own."""
+    return plain(text).replace("\n", "\n  ")
 
 
 def _check_lines(check: Mapping[str, Any]) -> list[str]:

@@ -12,10 +12,13 @@ longer than most commands.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING
 from garrison.errors import Malformed, Misuse, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
 _SERVICE = "garrison"
@@ -112,18 +116,21 @@ def store_token(host: str, token: str | None, helper: Helper | None = None) -> s
     if token is None:
         if host not in tokens:
             return str(path)
-        if tokens.pop(host) is None:
+        if tokens[host] is None:
             _forget_in_keyring(host)
-        _write(path, tokens)
+        with _changing(path) as current:
+            current.pop(host, None)
         return str(path)
+    kept: _Kept
     if helper is not None:
         _run(helper, "insert", token)
-        tokens[host], where = helper, helper.program
+        kept, where = helper, helper.program
     elif _to_keyring(host, token):
-        tokens[host], where = None, _KEYRING
+        kept, where = None, _KEYRING
     else:
-        tokens[host], where = token, str(path)
-    _write(path, tokens)
+        kept, where = token, str(path)
+    with _changing(path) as current:
+        current[host] = kept
     return where
 
 
@@ -222,14 +229,31 @@ def _run(helper: Helper, verb: str, stdin: str | None) -> str:
 # The file.
 
 
-def _write(path: Path, tokens: dict[str, _Kept]) -> None:
+@contextmanager
+def _changing(path: Path) -> Iterator[dict[str, _Kept]]:
+    """The tokens as they are now, to be changed: by one process at a time.
+
+    Helpers and keyrings ask their users: what another process has written meanwhile stays.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".tokens.{os.getpid()}")
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        tokens = _load(path)
+        yield tokens
+        _write(path, tokens)
+    finally:
+        os.close(directory)
+
+
+def _write(path: Path, tokens: dict[str, _Kept]) -> None:
     document = {
         host: {"helper": kept.program, "id": kept.id} if isinstance(kept, Helper) else kept
         for host, kept in tokens.items()
     }
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    # Of a name that no process of this number left, when it was killed; mode 0600.
+    descriptor, name = tempfile.mkstemp(prefix=".tokens.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w") as file:
             json.dump(document, file, indent=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from garrison.cli import ui
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 _HANDSHAKE_SECONDS = 5.0
 _CONFIG = "Enarx.toml"
+# Of a keep's log: a host keeps some megabytes of each (`garrison.host.shim`).
+_MOST_LINES = 1_000_000
+_LONGEST_LINE = 2000
 
 
 def deploy_to_host(
@@ -66,7 +71,7 @@ def deploy_to_host(
     ui.success(f"the host says that it started keep {plain(name)}")
     if not ports:
         ui.warn("not verified: this workload listens on no TLS port where it could be asked")
-        ui.out(name)
+        ui.out(plain(name))
         return
     certificate, port = _met(host, name, ports, launch.steward_roots, seconds)
     certified = wanted.check(certificate)
@@ -107,7 +112,9 @@ def _met(
                 last = error
         state = host.keep(name)
         if state.get("phase") == "ended":
-            lines = [line["text"] for line in host.log(name, follow=False)][-3:]
+            # It may be as long as the host likes: no more of it is kept than is shown.
+            log = islice(host.log(name, follow=False), _MOST_LINES)
+            lines = deque((line["text"][:_LONGEST_LINE] for line in log), maxlen=3)
             raise Rejected(
                 "the keep ended before it could be verified",
                 field=f"keep {plain(name)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -282,7 +283,9 @@ def drain(directory: Path) -> None:
             raise Unavailable(f"{len(running)} keeps do not end", field=str(directory))
         for record, state in running:
             if record.id not in told and state.shim:
-                os.kill(state.shim, signal.SIGTERM)
+                # It may end by itself in this moment.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(state.shim, signal.SIGTERM)
                 told.add(record.id)
         time.sleep(0.2)
     ui.success(f"ended {len(told)} keeps; {directory / DRAINING} keeps new ones out")

@@ -115,8 +115,13 @@ def write_new(path: Path, data: bytes, *, secret: bool = False) -> None:
         descriptor = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if secret else 0o666
         )
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
-            file.write(data)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
+                file.write(data)
+        except BaseException:
+            # Half an image, or half a key, would pass for a whole one.
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError as error:
         raise Misuse("is there already, and is not written over", field=str(path)) from error
     except OSError as error:

@@ -10,6 +10,7 @@ import click
 
 from garrison.cli import ui
 from garrison.errors import GarrisonError, Misuse
+from garrison.terminal import plain
 
 if TYPE_CHECKING:
     from garrison.appraisal.result import Check
@@ -163,20 +164,20 @@ def show_claims(what: str, claims: dict[str, str]) -> None:
     ui.out(f"Taken for {what}; it claims, unverified as yet:")
     width = max(map(len, claims))
     for name, value in claims.items():
-        ui.out(f"  {name:{width}}  {value}")
+        ui.out(f"  {name:{width}}  {_line(value)}")
 
 
 def show_judgement(judgement: Judgement) -> None:
     """Print each check, and the verdict."""
     ui.out(f"\nGenuine: {judgement.root} vouches for it.")
     for name, value in judgement.facts.items():
-        ui.out(f"  {name}: {value}")
+        ui.out(f"  {name}: {_line(value)}")
     if judgement.simulated:
         ui.warn("INSECURE: that is a simulated vendor, which proves nothing")
     if judgement.crl_checked is False:
         ui.warn("no revocation list was there to be checked")
     for lack in judgement.lacks:
-        ui.warn(lack)
+        ui.warn(_line(lack))
     result = judgement.result
     if result is None:
         ui.out("Not appraised.")
@@ -199,7 +200,13 @@ def _show_check(check: Check) -> None:
     from garrison.terminal import paint
 
     mark = paint("✔", "green", sys.stdout) if check.passed else paint("✗", "red", sys.stdout)
-    ui.out(f"  {mark} {check.name}\n      found   {check.found}\n      wanted  {check.wanted}")
+    found, wanted = _line(check.found), _line(check.wanted)
+    ui.out(f"  {mark} {check.name}\n      found   {found}\n      wanted  {wanted}")
+
+
+def _line(text: str) -> str:
+    """What came with the evidence, on one line: it must not look like a line of the verdict."""
+    return plain(text).replace("\n", "?")
 
 
 def _document(judgement: Judgement) -> dict[str, Any]:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ClientCertificate", "Fetched"]
 
+# Of all pages of a search together: a hundred thousand repositories with long names.
+MAX_FOUND = 16 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -287,11 +290,16 @@ class Client:
 
     def search(self, text: str) -> Iterator[str]:
         """The public repositories, `user/repo`, that have `text` in their name."""
-        last = ""
+        last, length = "", 0
         while True:
             query = urlencode({"q": text, **({"last": last} if last else {})})
             where = f"{self.host} search"
             answer = self._wire.get(f"?{query}", where, limit=MAX_DOCUMENT)
+            length += len(answer.body)
+            if length > MAX_FOUND:
+                raise Malformed(
+                    "too many repositories", field=where, expected=f"at most {MAX_FOUND} bytes"
+                )
             found = _names(answer, where)
             # Each page must go on where the last one ended, or a server could keep us for ever.
             if any(name <= last for name in found):
@@ -444,7 +452,10 @@ def _tag(slug: Slug) -> str:
 
 def _names(answer: Answer, where: str) -> list[str]:
     value = _json(answer.body, where)
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    # Commands print each on a line of its own, for people and for programs.
+    if not isinstance(value, list) or not all(
+        isinstance(name, str) and name.isprintable() for name in value
+    ):
         raise Malformed("not a list of names", field=where)
     return value
 

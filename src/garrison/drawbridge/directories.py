@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from garrison.drawbridge.layout import content_key
 from garrison.drawbridge.named import StorageFailure, damaged
 from garrison.errors import Malformed
-from garrison.formats.tree import Directory
+from garrison.formats.tree import Directory, Entry
 
 if TYPE_CHECKING:
     from garrison.drawbridge.store import Store
-    from garrison.formats.tree import Entry
 
 # In all that are kept: twice the largest package. An entry is about a kilobyte here.
 _MOST_ENTRIES = 20_000
@@ -32,7 +31,7 @@ class Directories:
         self._entries = 0
 
     async def get(self, entry: Entry) -> Directory:
-        """The directory of which this is the entry.
+        """The directory of which this is the entry, without custom members.
 
         Raises:
             StorageFailure: the store does not answer.
@@ -49,9 +48,16 @@ class Directories:
         if hashlib.sha256(data).digest() != digest:
             raise damaged(f"{key}: other content")
         try:
-            found = Directory.from_bytes(data)
+            read = Directory.from_bytes(data)
         except Malformed as error:
             raise StorageFailure("Storage backend failure") from error
+        # What custom members hold can take twenty times the bytes that it is spelled with.
+        found = Directory(
+            {
+                name: Entry(listed.digest, listed.length, listed.type)
+                for name, listed in read.entries.items()
+            }
+        )
         self._keep(digest, found)
         return found
 

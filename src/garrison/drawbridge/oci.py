@@ -264,12 +264,13 @@ class OciClient:
         """GET what `got` wants of a blob, which may be elsewhere; it must be there."""
         path = f"{name.path}/blobs/{layer.reference}"
         answer = self._exchange("GET", path, name, got, resume=True)
+        place = f"https://{self.host}/v2/{path}"
         for _ in range(_MOST_REDIRECTS):
             if answer.status not in _REDIRECTS:
                 break
-            place = self._location(answer, where)
-            wire = self._anonymous if self._is_elsewhere(place) else self._wire
-            answer = wire.exchange("GET", place, where, got, resume=True)
+            # What is relative is so to whoever says it (RFC 9110, section 10.2.2).
+            place = self._location(answer, where, place)
+            answer = self._exchange("GET", place, name, got, resume=True)
         if answer.status != 200:
             raise self._wire.refusal(answer, where)
         return answer
@@ -282,7 +283,7 @@ class OciClient:
         begun = self._request("POST", f"{name.path}/blobs/uploads/", name, body=b"", writes=True)
         if begun.status != 202:
             raise self._wire.refusal(begun, where)
-        place = self._location(begun, where)
+        place = self._location(begun, where, f"https://{self.host}/v2/")
         join = "&" if urlsplit(place).query else "?"
         answer = self._request(
             "PUT",
@@ -295,9 +296,9 @@ class OciClient:
         if answer.status != 201:
             raise self._wire.refusal(answer, where)
 
-    def _location(self, answer: Answer, where: str) -> str:
-        """Where the answer says to go on."""
-        base, stated = f"https://{self.host}/v2/", answer.headers.get("Location", "")
+    def _location(self, answer: Answer, where: str, base: str) -> str:
+        """Where the answer, which came from the URL `base`, says to go on."""
+        stated = answer.headers.get("Location", "")
         field = f"{where}: Location"
         try:
             place = urljoin(base, stated)

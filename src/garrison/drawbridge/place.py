@@ -11,6 +11,7 @@ import ctypes
 import http.client
 import os
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import urllib3
@@ -24,6 +25,29 @@ if TYPE_CHECKING:
 
 # <sys/mman.h>; Linux has it since 5.14.
 _MADV_POPULATE_WRITE = 23
+# From when the request was sent until the head of its answer is there.
+HEAD_SECONDS = 60.0
+
+
+class _Response(http.client.HTTPResponse):
+    """One whose head comes in time: else each byte of it, and each interim answer, has its own."""
+
+    def begin(self) -> None:
+        raw: Any = self.fp.raw  # what `makefile` buffers
+        read, late = raw.readinto, time.monotonic() + HEAD_SECONDS
+
+        def readinto(place: memoryview) -> int | None:
+            if time.monotonic() > late:
+                raise TimeoutError("the head of the answer comes too slowly")
+            count: int | None = read(place)
+            return count
+
+        raw.readinto = readinto
+        try:
+            super().begin()
+        finally:
+            # What a body may take is its reader's to say.
+            del raw.readinto
 
 
 class _Connection(urllib3.connection.HTTPSConnection):
@@ -38,7 +62,7 @@ class _Connection(urllib3.connection.HTTPSConnection):
     def response_class(  # type: ignore[override]  # http.client calls it, whatever it is
         self, *arguments: Any, **named: Any
     ) -> http.client.HTTPResponse:
-        self.below = http.client.HTTPResponse(*arguments, **named)
+        self.below = _Response(*arguments, **named)
         return self.below
 
 

@@ -197,7 +197,7 @@ class Wire:
         self.host = host
         self._api = api
         self._server = server
-        self._headers = {"Authorization": f"Bearer {_checked(token)}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {checked_token(token)}"} if token else {}
         self._certified = certificate is not None
         self._tries = tries
         self._pool = pools(
@@ -344,8 +344,12 @@ class Wire:
         return Rejected(text, field=where, hint=hint)
 
 
-def _checked(token: str) -> str:
-    """A token that a header can carry (RFC 6750, section 2.1); it is not shown if it is none."""
+def checked_token(token: str) -> str:
+    """A token that a header can carry (RFC 6750, section 2.1); it is not shown if it is none.
+
+    Raises:
+        Malformed: it is none.
+    """
     if not token.isascii() or not token.isprintable() or " " in token:
         raise Malformed(
             "not a bearer token",

@@ -204,11 +204,17 @@ class Agent:
         self._offer.check(spec)
         count = memory = disk = 0
         for record in self._records:
-            ours = record.owner()[0] == tenant
-            if record.state().phase == "ended":
-                disk += record.size() if ours else 0
+            try:
+                ours = record.owner()[0] == tenant
+                if record.state().phase == "ended":
+                    disk += record.size() if ours else 0
+                    continue
+                other = record.spec()
+            except FileNotFoundError:
+                if record.path.exists():
+                    raise
+                # Another tenant has forgotten it meanwhile.
                 continue
-            other = record.spec()
             if taken := set(other.ports) & set(spec.ports):
                 raise Full("taken by another keep", field="keep: ports", found=sorted(taken))
             if ours:
@@ -264,7 +270,16 @@ class Agent:
 
     def all_of(self, tenant: str) -> list[dict[str, Any]]:
         """The tenant's keeps, the oldest first."""
-        return [self.describe(record) for record in self._records if record.owner()[0] == tenant]
+        found = []
+        for record in self._records:
+            try:
+                if record.owner()[0] == tenant:
+                    found.append(self.describe(record))
+            except FileNotFoundError:
+                if record.path.exists():
+                    raise
+                # It was forgotten meanwhile.
+        return found
 
     def of(self, name: str, tenant: str) -> Record:
         """See `garrison.host.record.Records.of`."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 
+from garrison.drawbridge.wire import checked_token
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ class HostClient:
 
         Raises:
             Misuse: the URL is not https, or there is no token.
-            Malformed: `ca_pem` is not PEM certificates.
+            Malformed: `ca_pem` is not PEM certificates, or `token` is no bearer token.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+        try:
+            parts = urlsplit(url)
+            # The port is read when it is asked for.
+            port = 443 if parts.port is None else parts.port
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        if parts.scheme != "https" or not parts.hostname or not port or parts.path.strip("/"):
             raise Misuse(
                 "not the URL of a host", field="--host", found=repr(url[:200]),
                 expected="https://HOST[:PORT]",
@@ -55,9 +61,9 @@ class HostClient:
                 hint=f"log in: garrison user login {parts.netloc}",
             )
         self.name = parts.hostname
-        self.port = parts.port or 443
+        self.port = port
         self._url = url.rstrip("/")
-        self._token = token
+        self._token = checked_token(token)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             if ca_pem is None:
@@ -230,12 +236,21 @@ class _Chunks:
         while not self.ended:
             size, line, rest = self._data.partition(b"\r\n")
             if not line:
+                if len(size) > _MAX_HEADER:
+                    raise Malformed("a chunk without a length", field="the host's answer")
                 break
             try:
                 length = int(size.partition(b";")[0], 16)
             except ValueError as error:
                 raise Malformed("not a chunk", field="the host's answer") from error
             if len(rest) < length + 2:
+                if length > _MAX_ANSWER:
+                    raise Malformed(
+                        "too long a chunk",
+                        field="the host's answer",
+                        found=f"{length} bytes",
+                        expected=f"at most {_MAX_ANSWER}",
+                    )
                 break
             content += rest[:length]
             self._data = rest[length + 2 :]

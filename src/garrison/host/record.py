@@ -16,6 +16,7 @@ a file ever comes from a tenant.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -134,8 +135,13 @@ class Record:
         return lines[-1] if lines else ""
 
     def remove(self) -> None:
-        """Forget it."""
-        shutil.rmtree(self.path)
+        """Forget it: at once for whoever looks, also if this process is ended half-way."""
+        going = self.path.with_name(f".{self.id}")
+        try:
+            self.path.rename(going)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(going)
 
 
 class Records:
@@ -146,9 +152,13 @@ class Records:
         self._keeps.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def __iter__(self) -> Iterator[Record]:
-        """Every keep, the oldest first."""
-        found = [Record(path) for path in self._keeps.iterdir() if _ID.fullmatch(path.name)]
-        return iter(sorted(found, key=lambda record: (record.owner()[1], record.id)))
+        """Every keep, the oldest first; what has no owner is forgotten, or half forgotten."""
+        found = []
+        for path in self._keeps.iterdir():
+            if _ID.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((Record(path).owner()[1], path.name))
+        return iter([Record(self._keeps / name) for _, name in sorted(found)])
 
     def make(self, spec: KeepSpec, tenant: str, created: str) -> Record:
         """Write down a new keep: wholly there, or not at all.

@@ -94,8 +94,12 @@ def unpacked(data: bytes) -> dict[str, Entry]:
             raise Malformed("the archive ends too early", field=f"byte {at}")
         path = name[:-1].decode(errors="surrogateescape")
         if path == _TRAILER:
+            # Whoever writes these files somewhere must not be led elsewhere by a link among them.
+            _with_directories(tree)
             return tree
         check_paths([path])
+        if path in tree:
+            raise Malformed("twice in one archive", field=path)
         tree[path] = Entry(mode, content)
         at = _aligned(start + size)
 

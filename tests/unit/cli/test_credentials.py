@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from garrison.cli.credentials import load_token, store_token, tokens_file
+from garrison.cli.credentials import Helper, load_token, store_token, tokens_file
 from garrison.cli.user import subject_of
 from garrison.drawbridge.oci_auth import docker_login
 from garrison.errors import Malformed, Misuse
@@ -40,6 +43,35 @@ def test_the_file_is_the_users_alone_and_nothing_else_is_left() -> None:
     assert tokens_file().stat().st_mode & 0o777 == 0o600
     assert tokens_file().parent.stat().st_mode & 0o777 == 0o700
     assert [file.name for file in tokens_file().parent.iterdir()] == ["tokens.json"]
+
+
+def test_a_login_meanwhile_is_not_undone(tmp_path: Path) -> None:
+    """A helper may ask its user something; another login ends before that."""
+    helper = tmp_path / "helper"
+    helper.write_text(
+        f"#!{sys.executable}\n"
+        "from garrison.cli.credentials import store_token\n"
+        "store_token('b', 'two')\n"
+    )
+    helper.chmod(0o700)
+    store_token("a", "one", Helper(str(helper), "id"))
+    assert load_token("b") == "two"
+    assert set(json.loads(tokens_file().read_bytes())) == {"a", "b"}
+
+
+def test_logins_at_once_are_all_kept() -> None:
+    hosts = [f"host-{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda host: store_token(host, host), hosts))
+    assert set(json.loads(tokens_file().read_bytes())) == set(hosts)
+
+
+def test_what_a_killed_process_left_stops_nobody() -> None:
+    store_token("a", "one")
+    left = tokens_file().with_name(f".tokens.{os.getpid()}")
+    left.write_bytes(b"")
+    store_token("a", "two")
+    assert load_token("a") == "two"
 
 
 def test_who_has_no_home_has_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,3 +131,16 @@ def test_an_interrupt_that_came_out_as_another_error_is_an_interrupt(
     finally:
         signal.signal(signal.SIGINT, previous)
     assert "interrupted" in capsys.readouterr().err.splitlines()
+
+
+def test_another_partys_words_do_not_look_like_lines_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "the host refuses (403): no\n✔ running: verified at localhost:1\x1b[2J"
+    report(Rejected(said, hint="a\nb"))
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the host refuses (403): no",
+        "  ✔ running: verified at localhost:1?[2J",
+        "hint: a",
+        "  b",
+    ]

@@ -288,6 +288,31 @@ def test_the_registry_is_itself_however_it_writes_that(
     assert client(host)._is_elsewhere(path) is is_elsewhere
 
 
+def test_a_registry_is_shown_who_asks_where_it_sends_to_itself(liar: LyingServer) -> None:
+    content = PACKAGE.files["Enarx.toml"]
+    liar.answers["/kept"] = liar.answers[_blob_path(content)]
+    demand = {"Content-Length": "0", "WWW-Authenticate": 'Basic realm="x"'}
+    liar.turns["/kept"] = [Lie(401, demand, b"")]
+    liar.answers[_blob_path(content)] = Lie(307, {"Content-Length": "0", "Location": "/kept"}, b"")
+    user = OciClient(liar.host, ca_pem=AUTHORITY.root_pem, login=oci.LOGIN)
+    assert user.fetch(OciName(liar.host, "jane/chat", "v1")).digest == PACKAGE.digest
+    shown = [who for path, (who, _) in zip(liar.requested, liar.shown, strict=True)
+             if path == "/kept"]  # fmt: skip
+    assert shown == [None, oci.LOGIN.to_header()]
+
+
+def test_a_relative_place_is_one_of_whoever_names_it(
+    liar: LyingServer, elsewhere: LyingServer
+) -> None:
+    content = PACKAGE.files["Enarx.toml"]
+    elsewhere.answers["/blobs/b"] = liar.answers[_blob_path(content)]
+    elsewhere.answers["/blobs/a"] = Lie(307, {"Content-Length": "0", "Location": "b"}, b"")
+    moved = {"Content-Length": "0", "Location": f"https://{elsewhere.host}/blobs/a"}
+    liar.answers[_blob_path(content)] = Lie(307, moved, b"")
+    assert client(liar.host).fetch(OciName(liar.host, "jane/chat", "v1")).digest == PACKAGE.digest
+    assert elsewhere.requested == ["/blobs/a", "/blobs/b"]
+
+
 def test_only_the_registry_says_where_a_password_goes(
     liar: LyingServer, elsewhere: LyingServer
 ) -> None:

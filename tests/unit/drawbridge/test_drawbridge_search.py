@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from garrison.errors import Malformed
+from garrison.formats.slug import Repository
+from garrison.testing.drawbridge import Lie
+
 if TYPE_CHECKING:
-    from garrison.testing.drawbridge import Answer, MemoryDrawbridge
+    from collections.abc import Callable
+
+    from garrison.drawbridge.client import Client
+    from garrison.testing.drawbridge import Answer, LyingServer, MemoryDrawbridge
 
 API = "/api/v0.1.0/"
 
@@ -78,3 +87,40 @@ def test_without_a_question_it_is_no_route(drawbridge: MemoryDrawbridge) -> None
         assert (answer.status, answer.text) == (404, "Route `/api/v0.1.0/` not found")
     answer = drawbridge.request("PUT", f"{API}?q=x")
     assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+class _Endless(dict[str, Lie]):
+    """Answers with one more page, each time, of a name that is after all before it."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        last = parse_qs(urlsplit(key).query).get("last", ["a/a0"])[0]
+        name = f"a/a{int(last[3:]) + 1:09}"
+        body = json.dumps([name]).encode()
+        headers = {"Content-Length": str(len(body)), "Link": '<more>; rel="next"'}
+        return Lie(200, headers, body)
+
+
+def test_a_search_ends_though_the_server_does_not(
+    server: LyingServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garrison.drawbridge.client.MAX_FOUND", 160)
+    server.answers = _Endless()
+    found = client.search("a")
+    first = list(islice(found, 10))
+    assert first[0] == "a/a000000001"
+    with pytest.raises(Malformed, match="too many repositories"):
+        list(islice(found, 100))
+
+
+def test_a_name_that_would_be_two_lines(server: LyingServer, client: Client) -> None:
+    body = json.dumps(["a/b\nother.test/jane/chat"]).encode()
+    lie = Lie(200, {"Content-Length": str(len(body))}, body)
+    server.answers |= {f"{API}?q=a": lie, f"{API}a/b/_tag": lie, f"{API}a?repositories": lie}
+    asked: list[Callable[[], list[str]]] = [
+        lambda: list(client.search("a")),
+        lambda: client.tags(Repository(server.host, "a", "b")),
+        lambda: client.repositories("a"),
+    ]
+    for ask in asked:
+        with pytest.raises(Malformed, match="not a list of names"):
+            ask()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -121,3 +122,26 @@ def test_any_byte_changed_gives_an_archive_or_malformed(place: int, value: int) 
     except Malformed:
         return
     cpio.check_paths(read)
+
+
+def test_a_link_in_an_image_leads_nothing_out_of_the_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    entries = [
+        ("usr/bin/python3.13", TREE["usr/bin/python3.13"]),
+        ("usr/x", Entry.link(str(elsewhere))),
+        ("usr/x/profile", Entry.file(b"of the image's maker")),
+    ]
+    out = io.BytesIO()
+    for path, entry in [*entries, ("TRAILER!!!", Entry(0))]:
+        cpio._write(out, path, entry, 1)  # what `archive` refuses to write
+    with pytest.raises(Malformed, match="below what is not a directory"):
+        gramine.export(image(tmp_path / "image", raw=compressed(out.getvalue())), tmp_path / "sgx")
+    assert list(elsewhere.iterdir()) == []
+    # One place as a link, and then as a directory: the latter alone would be looked at.
+    twice = io.BytesIO()
+    entries.insert(2, ("usr/x", Entry.directory()))
+    for path, entry in [*entries, ("TRAILER!!!", Entry(0))]:
+        cpio._write(twice, path, entry, 1)
+    with pytest.raises(Malformed, match="twice"):
+        cpio.unpacked(twice.getvalue())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from garrison.cli.main import main
 from garrison.formats.dcap_quote import TeeType
 from garrison.testing.dcap import NOW, FakeIntel, FakeQuoter, sgx_report
+from garrison.testing.nitro import FakeNitro
 from garrison.testing.stack import GARRISON
 from garrison.testing.tees import collateral_json, sgx_section
 
@@ -104,3 +106,17 @@ def test_a_pipe_has_no_colours(words: list[str]) -> None:
     assert done.returncode == 77
     assert "✗ TCB evaluation" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_evidence_neither_steers_the_terminal_nor_looks_like_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws = FakeNitro()
+    module = "i-0\x1b[2J\x1b]0;owned\x07\nGenuine: AWS vouches for it.\nAdmitted by the policy"
+    (tmp_path / "document").write_bytes(aws.document(module_id=module))
+    at = aws.now.isoformat()
+    assert main(["verify", str(tmp_path / "document"), "--tee", "nitro", "--at", at]) == 76
+    shown = "".join(capsys.readouterr())
+    assert "i-0?[2J?]0;owned??Genuine: AWS vouches for it.?Admitted" in shown
+    assert "\x1b" not in shown
+    assert not re.search("^(Genuine|Admitted)", shown, re.MULTILINE)
