@@ -96,21 +96,26 @@ def test_the_names_in_a_tree_cannot_steer_a_terminal(attack: Attack) -> None:
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "JSON"])
 def test_what_a_registry_lists_cannot_steer_a_terminal(attack: Attack, *, as_json: bool) -> None:
-    """Escape sequences stand in a tag's name, in a repository's rules, and in a user's record."""
+    """Escape sequences stand in a repository's rules, in a user's record, and in names."""
     config = {"public": False, "keeps": [{ESCAPES: ESCAPES}]}
     _answer(attack, "/api/v0.1.0/demo/plain", json.dumps(config).encode())
-    _answer(attack, "/api/v0.1.0/demo/plain/_tag", json.dumps([ESCAPES]).encode())
+    _answer(attack, "/api/v0.1.0/demo/plain/_tag", json.dumps(["1.0.0"]).encode())
     _answer(attack, "/api/v0.1.0/demo", json.dumps({"subject": ESCAPES}).encode())
-    _answer(attack, "/api/v0.1.0/demo?repositories", json.dumps([ESCAPES]).encode())
+    _answer(attack, "/api/v0.1.0/demo?repositories", json.dumps(["plain"]).encode())
     options = ["--json"] if as_json else []
-    shown = [
-        _ask(attack, "repo", "info", *options, "demo/plain"),
-        _ask(attack, "user", "info", *options, "demo"),
-    ]
-    attack.liar.answers.clear()
-    for done in shown:
+    asked = [("repo", "info", *options, "demo/plain"), ("user", "info", *options, "demo")]
+    for command in asked:
+        done = _ask(attack, *command)
         assert done.returncode == 0, done.stderr
         _no_controls(done.stdout)
+    _answer(attack, "/api/v0.1.0/demo/plain/_tag", json.dumps([ESCAPES]).encode())
+    _answer(attack, "/api/v0.1.0/demo?repositories", json.dumps([ESCAPES]).encode())
+    for command in asked:
+        done = _ask(attack, *command)
+        assert done.returncode == 65
+        assert "not a list of names" in done.stderr
+        _no_controls(done.stdout + done.stderr)
+    attack.liar.answers.clear()
 
 
 def test_a_media_type_cannot_steer_a_terminal(attack: Attack) -> None:

@@ -236,14 +236,15 @@ def _changing(path: Path) -> Iterator[dict[str, _Kept]]:
     Helpers and keyrings ask their users: what another process has written meanwhile stays.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A file, open for writing: on NFS nothing else can be locked.
+    lock = os.open(path.with_name(".tokens.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         tokens = _load(path)
         yield tokens
         _write(path, tokens)
     finally:
-        os.close(directory)
+        os.close(lock)
 
 
 def _write(path: Path, tokens: dict[str, _Kept]) -> None:

@@ -42,7 +42,8 @@ def test_the_file_is_the_users_alone_and_nothing_else_is_left() -> None:
     store_token("a", "one")
     assert tokens_file().stat().st_mode & 0o777 == 0o600
     assert tokens_file().parent.stat().st_mode & 0o777 == 0o700
-    assert [file.name for file in tokens_file().parent.iterdir()] == ["tokens.json"]
+    left = {file.name for file in tokens_file().parent.iterdir()}
+    assert left == {"tokens.json", ".tokens.lock"}
 
 
 def test_a_login_meanwhile_is_not_undone(tmp_path: Path) -> None:
