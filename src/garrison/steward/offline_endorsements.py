@@ -322,9 +322,9 @@ def _where(report: Report) -> str:
 
 def _fits(report: Report, certificate: x509.Certificate) -> bool:
     """Whether the key of `certificate` made the signature of `report`: to choose, not to trust."""
-    # Of these certificates the reader has made sure that the key is on P-384.
-    point, signature = ecdsa.point_in(certificate), encode_dss_signature(report.r, report.s)
-    return ecdsa.is_signed(point, signature, report.to_bytes()[:SIGNED_SIZE], "sha384")
+    point = ecdsa.point_in(certificate, "secp384r1")
+    signature, signed = encode_dss_signature(report.r, report.s), report.to_bytes()[:SIGNED_SIZE]
+    return point is not None and ecdsa.is_signed(point, signature, signed, "sha384")
 
 
 def _name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:

@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from garrison import ecdsa
@@ -177,11 +176,11 @@ def check_der_signature(
     Raises:
         Unverified: it did not.
     """
-    key = issuer.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+    point = ecdsa.point_in(issuer, "secp256r1")
+    if point is None:
         name = issuer.subject.rfc4514_string()
         raise Unverified("wrong kind of key", field=f"{field}: {name}", expected="P-256")
-    if not ecdsa.is_signed(ecdsa.point_in(issuer), signature, data, "sha256"):
+    if not ecdsa.is_signed(point, signature, data, "sha256"):
         name = issuer.subject.rfc4514_string()
         raise Unverified("the signature is wrong", field=field, expected=f"one by {name}")
 

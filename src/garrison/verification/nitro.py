@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from garrison import ecdsa
@@ -92,7 +91,7 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
             found=parsed.message.algorithm.name,
             expected="ES384",
         )
-    message, point = parsed.message, ecdsa.point_in(_with_key(leaf, _LEAF))
+    message, point = parsed.message, _point(leaf, _LEAF)
     signature = der_signature(message.signature)
     if not ecdsa.is_signed(point, signature, message.signed_bytes(), "sha384"):
         raise Unverified(
@@ -134,12 +133,12 @@ def _name(index: int) -> str:
     return f"Nitro document: cabundle[{index}]"
 
 
-def _with_key(certificate: x509.Certificate, field: str) -> x509.Certificate:
-    """The certificate, if its key is of the one kind that there may be."""
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+def _point(certificate: x509.Certificate, field: str) -> bytes:
+    """The point of the certificate's key, which is of the one kind that there may be."""
+    point = ecdsa.point_in(certificate, "secp384r1")
+    if point is None:
         raise Unverified("wrong kind of key", field=field, expected="ECDSA P-384")
-    return certificate
+    return point
 
 
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
@@ -151,7 +150,7 @@ def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field
             found=certificate.signature_algorithm_oid.dotted_string,
             expected="ECDSA with SHA-384",
         )
-    point = ecdsa.point_in(_with_key(issuer, f"{field}: issuer's key"))
+    point = _point(issuer, f"{field}: issuer's key")
     signed = certificate.tbs_certificate_bytes
     if not ecdsa.is_signed(point, certificate.signature, signed, "sha384"):
         raise Unverified(

@@ -237,8 +237,8 @@ def _check_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevoc
 
 
 def _check_signature(data: bytes, report: Report, vek: x509.Certificate) -> None:
-    signature = encode_dss_signature(report.r, report.s)
-    if not ecdsa.is_signed(ecdsa.point_in(vek), signature, data[:SIGNED_SIZE], "sha384"):
+    point, signature = ecdsa.point_in(vek, "secp384r1"), encode_dss_signature(report.r, report.s)
+    if point is None or not ecdsa.is_signed(point, signature, data[:SIGNED_SIZE], "sha384"):
         raise Unverified(
             "the signature is wrong",
             field="SNP report",
