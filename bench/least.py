@@ -24,7 +24,7 @@ from garrison.keep.wasi.interrupts import Interrupts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Callback = Callable[[int, int, int, int], int]
+    Callback = Callable[[None, int, int], int]
 
 # wasmtime/val.h, wasmtime_val_raw_t: 16 bytes each, the value in the first 4 or 8 of them.
 _clock = Struct("<I12xQ8xI").unpack_from
@@ -90,21 +90,21 @@ def _callbacks(output: bytearray) -> dict[str, Callback]:  # noqa: PLR0915  (sev
         view = views[values] = memory_at(values, _VALUES).cast("I")
         return view
 
-    def clock_time_get(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def clock_time_get(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         _, _, result = _clock(view)
         _put_u64(memory, result, now())
         view[0] = 0
         return 0
 
-    def random_get(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def random_get(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         buffer, size = _pair(view)
         memory[buffer : buffer + size] = urandom(size)
         view[0] = 0
         return 0
 
-    def fd_write(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def fd_write(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         fd, vectors, count, result = _vectors(view)
         content = opened[fd][0]
@@ -120,7 +120,7 @@ def _callbacks(output: bytearray) -> dict[str, Callback]:  # noqa: PLR0915  (sev
         view[0] = 0
         return 0
 
-    def fd_fdstat_get(_environment: int, caller: int, values: int, _count: int) -> int:
+    def fd_fdstat_get(_environment: None, caller: int, values: int) -> int:
         nonlocal memory
         # What the guest calls first of these.
         memory = memory or memory_at(*memory_of(caller))
@@ -130,7 +130,7 @@ def _callbacks(output: bytearray) -> dict[str, Callback]:  # noqa: PLR0915  (sev
         view[0] = 0
         return 0
 
-    def path_open(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def path_open(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         _, _, path, size, create, _, _, _, result = _open(view)
         name = bytes(memory[path : path + size])
@@ -142,7 +142,7 @@ def _callbacks(output: bytearray) -> dict[str, Callback]:  # noqa: PLR0915  (sev
         view[0] = 0
         return 0
 
-    def fd_read(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def fd_read(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         fd, vectors, _, result = _vectors(view)
         start, size = _vector(memory, vectors)
@@ -155,7 +155,7 @@ def _callbacks(output: bytearray) -> dict[str, Callback]:  # noqa: PLR0915  (sev
         view[0] = 0
         return 0
 
-    def fd_close(_environment: int, _caller: int, values: int, _count: int) -> int:
+    def fd_close(_environment: None, _caller: int, values: int) -> int:
         view = views.get(values) or seen(values)
         del opened[view[0]]
         view[0] = 0

@@ -173,7 +173,7 @@ def _run(state: State, boundary: Boundary, kind: t.Function, body: Body) -> Run:
 
 def _callback(
     state: State, run: Run, layout: Struct, often: Callable[[], Run | None] | None = None
-) -> Callable[[int, int, int, int], int]:
+) -> Callable[[None, int, int], int]:
     # The values are on the engine's stack, at one of few addresses.
     known: dict[int, memoryview] = {}
     usual, calls = run, 0
@@ -188,7 +188,7 @@ def _callback(
     run = usual if often is None else counted
     unpack, size = layout.unpack_from, max(layout.size, VALUE_SIZE)
 
-    def callback(_environment: int, _caller: int, at: int, _count: int) -> int:
+    def callback(_environment: None, _caller: int, at: int) -> int:
         try:
             view = known.get(at)
             if view is None:

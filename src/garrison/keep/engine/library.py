@@ -90,7 +90,7 @@ _SIGNATURES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "wasmtime_memory_data_size": (_N, (_P, _P)),
     "wasmtime_store_context": (_P, (_P,)),
     "wasmtime_store_delete": (None, (_P,)),
-    "wasmtime_store_epoch_deadline_callback": (None, (_P, c.Callback, _P, _P)),
+    "wasmtime_store_epoch_deadline_callback": (None, (_P, c.DeadlineCallback, _P, _P)),
     "wasmtime_store_limiter": (None, (_P, _I64, _I64, _I64, _I64, _I64)),
     "wasmtime_store_new": (_P, (_P, _P, _P)),
 }

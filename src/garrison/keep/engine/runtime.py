@@ -211,7 +211,7 @@ class Instance:
         name: str,
         parameters: str,
         result: str,
-        function: "Callable[[int, int, int, int], int]",
+        function: "Callable[[None, int, int], int]",
     ) -> None:
         """Provide a host function.
 
@@ -220,8 +220,8 @@ class Instance:
             name: the import's name.
             parameters: a `struct` letter for each.
             result: likewise, or empty.
-            function: called with (environment, caller, address of the values, how many);
-                returns a new trap or 0, and never raises.
+            function: called with (None, caller, address of the values); returns a new trap or 0,
+                and never raises.
 
         Raises:
             Malformed: the import is defined already.

@@ -106,12 +106,12 @@ class HostFunction:
     Args:
         parameters: a `struct` letter for each.
         result: likewise, or empty.
-        function: called with (environment, caller, address of the values, how many); returns a
-            new trap or 0, and never raises.
+        function: called with (None, caller, address of the values); returns a new trap or 0, and
+            never raises.
     """
 
     def __init__(
-        self, parameters: str, result: str, function: Callable[[int, int, int, int], int]
+        self, parameters: str, result: str, function: Callable[[None, int, int], int]
     ) -> None:
         self.callback = c.Callback(function)
         taken, given = _types(parameters), _types(result)
@@ -136,7 +136,7 @@ def deadline(late: Callable[[], bool]) -> Any:
             return int(library().wasmtime_error_new(b"the host failed"))
         return 0
 
-    return c.Callback(interrupted)
+    return c.DeadlineCallback(interrupted)
 
 
 class Store:

@@ -227,9 +227,7 @@ class Host:
             events = descriptor.events(write=write)
             self.interrupts.wait([events] if events else [], descriptor.timeout())
 
-    def _callback(
-        self, function: "Function", parameters: str
-    ) -> "Callable[[int, int, int, int], int]":
+    def _callback(self, function: "Function", parameters: str) -> "Callable[[None, int, int], int]":
         """Make what the engine calls: it reads the parameters, and writes the errno."""
         body = function.__get__(self)
         unpack = Struct("<" + "".join(c + _PADDING[c] for c in parameters)).unpack_from
@@ -238,7 +236,7 @@ class Host:
         # The values are on the engine's stack, at one of few addresses.
         known: dict[int, memoryview] = {}
 
-        def callback(_environment: int, caller: int, values: int, _count: int) -> int:
+        def callback(_environment: None, caller: int, values: int) -> int:
             try:
                 try:
                     view = known[values]
