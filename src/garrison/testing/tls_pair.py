@@ -6,7 +6,7 @@ import select
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVarTuple
 
 from garrison.keep.net.network import Identity, Network
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Far beyond what any of it takes, so that only a real fault reaches it.
 _SECONDS = 20.0
+
+_Given = TypeVarTuple("_Given")
 
 
 def identity(leaf: Leaf) -> Identity:
@@ -114,12 +116,12 @@ def write_all(stream: Stream, data: bytes) -> None:
         view = view[wait(stream, stream.write, view) :]
 
 
-def wait(stream: Stream, operation: Callable[[memoryview], int], view: memoryview) -> int:
+def wait(stream: Stream, operation: Callable[[*_Given], int], *given: *_Given) -> int:
     """Repeat `operation` until it does not block, as a blocking descriptor of a guest does."""
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         try:
-            return operation(view)
+            return operation(*given)
         except BlockingIOError:
             select.select([stream], [stream], [], 0.05)
     raise TimeoutError("nothing more came")

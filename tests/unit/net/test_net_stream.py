@@ -485,3 +485,55 @@ def test_streams_leave_nothing_behind() -> None:
     gc.collect()
     assert a.fileno() == b.fileno() == -1
     assert len(descriptors) == 2
+
+
+@pytest.mark.parametrize("prot", ["tls", "tcp"])
+def test_parts_of_a_memory_are_read_and_written_where_they_are(prot: str) -> None:
+    with pair(prot) as (a, b):
+        memories = [memoryview(bytearray(DATA[:4096])), memoryview(bytearray(DATA[4096:8192]))]
+        # As after each growth of a guest's memory, which another object then stands for.
+        for memory in (*memories, *memories):
+            before = bytes(memory)
+            assert wait(a, a.write_at, memory, 100, 200) == 100
+            assert wait(b, b.read_at, memory, 1000, 2000) == 100
+            assert memory[1000:1100] == before[100:200]
+            memory[1000:1100] = before[1000:1100]
+            assert memory == before
+
+
+def test_no_part_reaches_beyond_its_memory() -> None:
+    with pair() as (a, b):
+        memory = memoryview(bytearray(4096))
+        write_all(a, DATA[:16384])
+        select.select([b], [], [], 30)
+        for start, end in ((4000, 5000), (5000, 6000), (-1, 10), (4096, 1 << 33)):
+            with pytest.raises(IndexError):
+                b.read_at(memory, start, end)
+            with pytest.raises(IndexError):
+                b.write_at(memory, start, end)
+        assert bytes(memory) == bytes(4096)
+        assert read_exactly(b, 16384) == DATA[:16384]
+        assert b.read_at(memory, 5, 5) == b.write_at(memory, 9999, 9999) == 0
+
+
+def test_what_is_written_from_may_be_read_only_and_what_is_read_into_may_not() -> None:
+    with pair() as (a, b):
+        assert wait(a, a.write, memoryview(b"read-only")) == 9
+        select.select([b], [], [], 30)
+        fixed = bytes(9)
+        with pytest.raises(BufferError):
+            b.read_into(memoryview(fixed))
+        with pytest.raises(BufferError):
+            b.read_at(memoryview(fixed), 0, 9)
+        assert fixed == bytes(9)
+        assert read_exactly(b, 9) == b"read-only"
+
+
+def test_a_closed_stream_keeps_nothing_of_the_memory_it_was_given() -> None:
+    with pair() as (a, _):
+        memory = memoryview(bytearray(4096))
+        assert wait(a, a.write_at, memory, 0, 10) == 10
+        with pytest.raises(BufferError):
+            memory.release()
+        a.close()
+        memory.release()

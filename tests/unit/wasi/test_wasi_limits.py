@@ -311,6 +311,12 @@ class _Talkative:
     def write(self, view: memoryview) -> int:
         return len(view)
 
+    def read_at(self, memory: memoryview, start: int, end: int) -> int:
+        return self.read_into(memory[start:end])
+
+    def write_at(self, _memory: memoryview, start: int, end: int) -> int:
+        return end - start
+
 
 class _Ending:
     """The run is to end at the third time that it is asked."""

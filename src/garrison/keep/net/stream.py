@@ -125,6 +125,17 @@ class Stream:
         """
         return self._socket.send(view)
 
+    def read_at(self, memory: memoryview, start: int, end: int) -> int:
+        """Read as `read_into` does, into the part of `memory` from `start` to `end`.
+
+        `memory` has to be where it is, and as large, for as long as the same object is given.
+        """
+        return self.read_into(memory[start:end])
+
+    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+        """Write as `write` does, from the part of `memory` from `start` to `end`; see `read_at`."""
+        return self.write(memory[start:end])
+
     def pending(self) -> bool:
         """Whether data waits that the descriptor does not show."""
         return False
@@ -176,6 +187,9 @@ class TlsStream(Stream):
         # Kept, for it owns what the handle points to.
         self._connection = connection
         self._ssl = handle(connection)
+        # The memory that was last given, and the same as the library takes it.
+        self._memory: memoryview | None = None
+        self._chars: Any = None
         self._closed = False
         # How many whole records are still taken to come alone, with none to look for after them;
         # and how many were, the last time.
@@ -203,9 +217,28 @@ class TlsStream(Stream):
         """The socket's descriptor, to poll; -1 after `close`."""
         return -1 if self._closed else self._socket.fileno()
 
+    def _look_at(self, memory: memoryview, *, writable: bool = True) -> None:
+        """Have the library see `memory`: to do that at each call takes a tenth of a short one."""
+        self._forget()
+        self._chars = _from_buffer(_CHARS, memory, writable)
+        self._memory = memory
+
+    def _forget(self) -> None:
+        if self._memory is not None:
+            self._memory = None
+            _release(self._chars)
+
     def read_into(self, view: memoryview) -> int:
         """Read into `view`, as `Stream.read_into` does."""
-        size = len(view)
+        try:
+            return self.read_at(view, 0, len(view))
+        finally:
+            # At once: it may go, or become larger.
+            self._forget()
+
+    def read_at(self, memory: memoryview, start: int, end: int) -> int:
+        """Read into a part of `memory`, as `Stream.read_at` does."""
+        size = end - start
         if self._closing:
             self._check_usable()
             if self._read_ended:
@@ -213,23 +246,22 @@ class TlsStream(Stream):
             if self._write_ended and not self._end_sent:
                 self._end_write()
         if not 0 < size <= _MAX_CALL:
-            return self.read_into(view[:_MAX_CALL]) if size else 0
+            return self.read_at(memory, start, start + _MAX_CALL) if size else 0
+        if memory is not self._memory:
+            self._look_at(memory)
         self._read_wants_write = False
-        target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (it must be writable; by name, it costs twice as much)
-        try:
-            if _peek_error():
-                _clear_errors()
-            count: int = _read(self._ssl, target, size)
-            if 0 < count < size and (count < _MAX_RECORD or self._alone):
-                # A record's end, and so all that there was most likely.
-                if count == _MAX_RECORD:
-                    self._alone -= 1
-                self.restless = self._write_ended
-                return count
-            return self._read_on(target, size, count)
-        finally:
-            # At once: nothing may point into the workload's memory after the call.
-            _release(target)
+        # It refuses to point elsewhere.
+        target = self._chars[start:end]
+        if _peek_error():
+            _clear_errors()
+        count: int = _read(self._ssl, target, size)
+        if 0 < count < size and (count < _MAX_RECORD or self._alone):
+            # A record's end, and so all that there was most likely.
+            if count == _MAX_RECORD:
+                self._alone -= 1
+            self.restless = self._write_ended
+            return count
+        return self._read_on(target, size, count)
 
     def _read_on(self, target: Any, size: int, count: int) -> int:
         """Go on after a read that gave `count`: one call gives one record, and another may wait."""
@@ -297,26 +329,37 @@ class TlsStream(Stream):
         """Write from `view`, as `Stream.write` does.
 
         Raises:
+            ConnectionAbortedError: see `write_at`.
+        """
+        try:
+            self._look_at(view, writable=False)
+            return self.write_at(view, 0, len(view))
+        finally:
+            self._forget()
+
+    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+        """Write from a part of `memory`, as `Stream.write_at` does.
+
+        Raises:
             ConnectionAbortedError: after a write that would have blocked, other data came. Part
                 of the first is on its way already, so that the stream cannot go on.
         """
-        size = len(view)
+        size = end - start
         if self._closing:
             self._check_usable()
             if self._write_ended:
                 raise BrokenPipeError(errno.EPIPE, "this direction was shut down")
         if self._owed:
-            return self._pay(view)
+            return self._pay(memory[start:end])
         if not 0 < size <= _MAX_CALL:
-            return self.write(view[:_MAX_CALL]) if size else 0
-        source = _from_buffer(_CHARS, view)
-        try:
-            if _peek_error():
-                _clear_errors()
-            count: int = _write(self._ssl, source, size)
-            return size if count == size else self._write_on(view, source, count)
-        finally:
-            _release(source)
+            return self.write_at(memory, start, start + _MAX_CALL) if size else 0
+        if memory is not self._memory:
+            self._look_at(memory)
+        source = self._chars[start:end]
+        if _peek_error():
+            _clear_errors()
+        count: int = _write(self._ssl, source, size)
+        return size if count == size else self._write_on(memory[start:end], source, count)
 
     def _write_on(self, view: memoryview, source: Any, count: int) -> int:
         """Go on after a write that took `count`: one call takes one record."""
@@ -430,6 +473,7 @@ class TlsStream(Stream):
         if self._closed:
             return
         self._closed = self._closing = True
+        self._forget()
         self._on_close(self)
         self._free()
         if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         def read_into(self, view: memoryview) -> int: ...  # noqa: D102
         def peek_into(self, view: memoryview) -> int: ...  # noqa: D102
         def write(self, view: memoryview) -> int: ...  # noqa: D102
+        def read_at(self, memory: memoryview, start: int, end: int) -> int: ...  # noqa: D102
+        def write_at(self, memory: memoryview, start: int, end: int) -> int: ...  # noqa: D102
         def pending(self) -> bool: ...  # noqa: D102
         def wants_write(self) -> bool: ...  # noqa: D102
         def shutdown(self, how: int) -> None: ...  # noqa: D102
@@ -173,6 +175,8 @@ class Socket(Descriptor):
         # What a server calls most, without a call of ours in between.
         self.read = stream.read_into  # type: ignore[method-assign]
         self.write = stream.write  # type: ignore[method-assign]
+        self.read_at = stream.read_at
+        self.write_at = stream.write_at
 
     def ready(self, *, write: bool) -> bool:
         """Whether decrypted bytes wait that the kernel knows nothing of."""

@@ -52,12 +52,16 @@ def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> Non
         end = start + length
         if end > seen and length:
             memory.expect(start, length)
-        buffer = memory.all[start:end]
         try:
-            size = descriptor.read(buffer) if length else 0
+            if not length:
+                size = 0
+            elif descriptor.read_at is not None:
+                size = descriptor.read_at(memory.all, start, end)
+            else:
+                size = descriptor.read(memory.all[start:end])
         except BlockingIOError:
             host.wait_for(descriptor, write=False)
-            size = read_some(host, descriptor, [buffer])
+            size = read_some(host, descriptor, [memory.all[start:end]])
     else:
         size = read_some(host, descriptor, memory.vectors(vectors, count))
     put_u32(memory.all, result, size)
@@ -107,14 +111,18 @@ def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> No
         end = start + length
         if end > seen and length:
             memory.expect(start, length)
-        buffer = memory.all[start:end]
         try:
-            size = descriptor.write(buffer) if length else 0
+            if not length:
+                size = 0
+            elif descriptor.write_at is not None:
+                size = descriptor.write_at(memory.all, start, end)
+            else:
+                size = descriptor.write(memory.all[start:end])
         except BlockingIOError:
             host.wait_for(descriptor, write=True)
             size = 0
         if size < length:
-            size = _write_all(host, descriptor, [buffer[size:]], size)
+            size = _write_all(host, descriptor, [memory.all[start + size : end]], size)
     else:
         size = _write_all(host, descriptor, memory.vectors(vectors, count))
     put_u32(memory.all, result, size)
