@@ -1,6 +1,10 @@
 """The time of a call from the guest into its host, beside the same guest in wasmtime.
 
 python bench/hostcalls.py
+
+The goals are what a prototype was measured to take, on a machine of which is known what wasmtime's
+library of today, in the same process, took there: `THEN`. The same is measured here, and the goals
+are held to by as much as it takes longer, the smaller of the two factors.
 """
 
 from __future__ import annotations
@@ -14,18 +18,22 @@ import time
 from pathlib import Path
 
 import least
+import wasmtime
 from start import native_wasmtime
 
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.engine.runtime import Engine, Instance, Module
 
-# Microseconds that a call may take: what a prototype was measured to take.
+# Microseconds that a call took the prototype.
 GOALS = {
     "clock_time_get": 0.53,
     "random_get 32 B": 1.24,
     "fd_write 100 B to /dev/null": 0.83,
     "open, read 1 KiB, close in /tmp": 4.0,
 }
+# What wasmtime's own took beside it. The other two calls are none to compare by: they go to the
+# host's files, through threads, and differ by three times between runs.
+THEN = {"clock_time_get": 0.09, "random_get 32 B": 0.15}
 _RUNS = 5
 _EMPTY_CALLS = 200_000
 _EMPTY = f"""(module
@@ -46,12 +54,34 @@ def compiled(source: Path, folder: Path) -> Path:
     return out
 
 
+def library(guest: Path, folder: Path) -> dict[str, float]:
+    """Run the guest once on the WASI of wasmtime's library, as `microseconds` does."""
+    config, output = wasmtime.WasiConfig(), folder / "library"
+    config.argv = [str(guest), "5000"]
+    config.preopen_dir(str(folder / "tmp"), "/tmp")  # noqa: S108  (the guest's)
+    config.preopen_dir("/dev", "/dev")
+    config.stdout_file = str(output)
+    engine = wasmtime.Engine()
+    store, linker = wasmtime.Store(engine), wasmtime.Linker(engine)
+    store.set_wasi(config)
+    linker.define_wasi()
+    instance = linker.instantiate(store, wasmtime.Module.from_file(engine, str(guest)))
+    start = instance.exports(store)["_start"]
+    assert isinstance(start, wasmtime.Func)
+    start(store)
+    return _read(output.read_text())
+
+
+def _read(text: str) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in text.splitlines())
+    return {name: int(nanoseconds) / 1000 for name, _, nanoseconds in lines}
+
+
 def microseconds(command: list[str], folder: Path) -> dict[str, float]:
     """Run the guest once, and return its times."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    lines = (line.rpartition(" ") for line in done.stdout.splitlines())
-    return {name: int(nanoseconds) / 1000 for name, _, nanoseconds in lines}
+    return _read(done.stdout)
 
 
 def empty_call() -> float:
@@ -91,20 +121,28 @@ def main() -> int:
                 microseconds(ours, folder),
                 microseconds(theirs, folder),
                 least.microseconds(least_of, [guest, "200000"]),
+                library(Path(guest), folder),
             )
             for _ in range(_RUNS)
         ]
-    print("| call | garrison µs | wasmtime µs | ratio | the least in Python µs | ratio | goal µs |")
-    print("|---|---|---|---|---|---|---|")
+    slower = min(
+        statistics.median(run[3][call] for run in found) / then for call, then in THEN.items()
+    )
+    print(
+        "| call | garrison µs | wasmtime µs | ratio | the least in Python µs | ratio"
+        " | prototype µs | goal µs |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     missed = False
     for call, goal in GOALS.items():
         mine, peer, floor = (statistics.median(run[who][call] for run in found) for who in range(3))
-        missed = missed or mine > goal
+        missed = missed or mine > goal * slower
         print(
             f"| {call} | {mine:.2f} | {peer:.2f} | {mine / peer:.2f} | {floor:.2f}"
-            f" | {mine / floor:.2f} | {goal} |"
+            f" | {mine / floor:.2f} | {goal} | {goal * slower:.2f} |"
         )
-    print(f"| an empty function of Python's | | | | {empty_call():.2f} | | |")
+    print(f"| an empty function of Python's | | | | {empty_call():.2f} | | | |")
+    print(f"\nThe goals: the library's own calls take {slower:.2f} times what they took beside it.")
     return int(missed)
 
 
