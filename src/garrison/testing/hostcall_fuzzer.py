@@ -25,15 +25,19 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 
+from garrison.formats.enarx_toml import Rule
 from garrison.formats.limits import Limits
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.engine.runtime import memory_of
 from garrison.keep.execute import execute
-from garrison.keep.net.policy import ANONYMOUS
+from garrison.keep.net.guard import Guard
+from garrison.keep.net.policy import ANONYMOUS, Policy
 from garrison.keep.net.stream import Stream
+from garrison.keep.net.tls import Contexts, Handshake, Identity
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import NAMES, Errno
 from garrison.keep.wasi import abi, host, poll, process
+from garrison.testing.tls import Authority, workload
 
 # What each argument is. f: a descriptor; d: a directory's; k: a socket's; F: one that may be closed
 # or changed; p: a pointer; n: a length; v: buffers; t: a path, which is two arguments; s: a small
@@ -249,23 +253,58 @@ def _padded(path: str) -> str:
     )
 
 
-class _FakeNetwork:
-    """Connections whose other ends are here, and never say much."""
+def _ends() -> tuple[Stream, Stream]:
+    """Both ends of a plain connection."""
+    pair = socket.socketpair()
+    for end in pair:
+        end.settimeout(0)
+    return Stream(pair[0], ANONYMOUS), Stream(pair[1], ANONYMOUS)
+
+
+class _Tls:
+    """Makes connections with TLS, by the keep's own handshakes."""
 
     def __init__(self) -> None:
-        self._others: deque[socket.socket] = deque()
+        authority = Authority()
+        leaf = authority.issue(workload(), hosts=("localhost",))
+        self._contexts = Contexts(Identity(leaf.chain, leaf.key), [authority.root])
+        self._guard = Guard()
+        rule = Rule(trust="steward")
+        self._policies = [Policy("fuzzer", rule, incoming=incoming) for incoming in (True, False)]
+
+    def ends(self) -> tuple[Stream, Stream]:
+        """Both ends of one."""
+        pair = socket.socketpair()
+        both = []
+        for sock, policy in zip(pair, self._policies, strict=True):
+            sock.settimeout(0)
+            context = self._contexts.get(policy)
+            both.append(Handshake(sock, context, policy, self._guard, host="localhost"))
+        # Each has a word to say before it waits for the other's; one that is done waits no more.
+        left = both[::-1]
+        while left:
+            left = [each for each in left if each.step()]
+        return both[0].stream(), both[1].stream()
+
+
+class _FakeNetwork:
+    """Connections, every other one with TLS, whose other ends are here and never say much."""
+
+    def __init__(self, tls: _Tls) -> None:
+        self._tls = tls
+        self._made = 0
+        self._others: deque[Stream] = deque()
 
     def connect(self, target: str, _wait: object = None) -> Stream:
         if len(target) % 3 == 0:
             raise ConnectionRefusedError(111, "refused")
-        ours, theirs = socket.socketpair()
-        ours.settimeout(0)
-        theirs.settimeout(0)
-        theirs.send(b"hello" * (len(self._others) % 3))
+        self._made += 1
+        ours, theirs = self._tls.ends() if self._made % 2 else _ends()
+        theirs.write(memoryview(b"hello" * (len(self._others) % 3)))
         self._others.append(theirs)
         if len(self._others) > 8:
             self._others.popleft().close()
-        return Stream(ours, ANONYMOUS)
+        return ours
 
     def listen(self, _target: str) -> _FakeListener:
         return _FakeListener(self)
@@ -335,6 +374,7 @@ class Fuzzer:
         self.calls = 0
         self.counts: dict[tuple[str, str], int] = {}
         self._wasm = module()
+        self._tls = _Tls()
         self.guarded = (1 << 64, 1 << 64)
 
     def run(self, calls: int, seed: int) -> None:
@@ -348,7 +388,7 @@ class Fuzzer:
                 self._once()
 
     def _once(self) -> None:
-        network = _FakeNetwork()
+        network = _FakeNetwork(self._tls)
         try:
             code = execute(
                 self._wasm,
