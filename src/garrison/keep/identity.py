@@ -38,6 +38,7 @@ from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import build_request, decode_pki_path
 from garrison.formats.evidence import bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.http_pools import pools, read_body
 from garrison.keep.retries import Away
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class StewardClient:
             cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots)
         )
         self.roots = roots
-        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+        self._pool = pools(ssl_context=context, retries=False, timeout=_TIMEOUT)
 
     def settle(self, root: x509.Certificate) -> None:
         """Take `root`, of those that were given, as the only one; later calls change nothing."""
@@ -174,7 +175,7 @@ class StewardClient:
                 method, self.url + path, redirect=False, preload_content=False, **arguments
             )
             try:
-                body = response.read(_MAX_ANSWER + 1)
+                body = read_body(response, _MAX_ANSWER)
             finally:
                 response.close()
         except urllib3.exceptions.SSLError as error:
