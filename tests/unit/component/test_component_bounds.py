@@ -25,6 +25,7 @@ from garrison.keep.component.wasi import http, names, streams
 from garrison.keep.component.wasi.http_bodies import OutgoingBody
 from garrison.keep.component.wasi.http_fields import Fields
 from garrison.keep.component.wasi.http_messages import OutgoingResponse
+from garrison.keep.component.wasi.opened import Opened
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
@@ -144,9 +145,7 @@ def test_fields_are_bounded_all_together() -> None:
 def test_the_names_of_directories_are_bounded_all_together() -> None:
     host = _host()
     root = root_directory({}, None, {}, Limits(), lambda _events, _seconds: {})
-    opened = files.Opened(
-        root.open(read=True, write=False), frozenset(("read", "mutate-directory"))
-    )
+    opened = Opened(root.open(read=True, write=False), frozenset(("read", "mutate-directory")))
     count = 20_000
     for number in range(count):
         files.descriptor_create_directory_at(host, opened, f"tmp/{number}")
