@@ -44,7 +44,6 @@ from garrison.formats.tree import (
     ENTRY_TYPE,
     MAX_DIRECTORY,
     MAX_FILE,
-    Directory,
     Entry,
     max_length,
 )
@@ -433,7 +432,7 @@ class Service:
             if listed is not None:
                 rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
-                Directory.from_bytes(upload.read())
+                await self._directories.parse(upload.read())
             await self._store.put_content(content_key(upload.entry.workload_digest), upload.file)
         return Named(ENTRY_TYPE, upload.entry.to_bytes())
 
