@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from garrison.drawbridge.layout import content_key
 from garrison.drawbridge.named import StorageFailure, damaged
+from garrison.drawbridge.single_flight import SingleFlight
 from garrison.errors import Malformed
 from garrison.formats.tree import Directory, Entry
 
@@ -48,7 +49,7 @@ class Directories:
         self._store = store
         self._kept: OrderedDict[bytes, Directory] = OrderedDict()
         self._entries = 0
-        self._reading: dict[bytes, asyncio.Task[Directory]] = {}
+        self._reading = SingleFlight[bytes, Directory]()
         # One: they would take turns at the interpreter, and other work needs threads too.
         self._thread = ThreadPoolExecutor(1, "directories")
 
@@ -74,13 +75,8 @@ class Directories:
         if kept is not None:
             self._kept.move_to_end(digest)
             return kept
-        # Who asks for one that is being read waits for that: all of a tree's nodes come at once.
-        reading = self._reading.get(digest)
-        if reading is None:
-            reading = self._reading[digest] = asyncio.create_task(self._read(digest, entry.length))
-            reading.add_done_callback(partial(self._read_to_its_end, digest))
-        # One who goes away does not end it for the others.
-        return await asyncio.shield(reading)
+        # All of a tree's nodes come at once.
+        return await self._reading.do(digest, partial(self._read, digest, entry.length))
 
     async def _read(self, digest: bytes, length: int) -> Directory:
         key = content_key(digest)
@@ -94,12 +90,6 @@ class Directories:
             raise StorageFailure("Storage backend failure") from error
         self._keep(digest, found)
         return found
-
-    def _read_to_its_end(self, digest: bytes, reading: asyncio.Task[Directory]) -> None:
-        del self._reading[digest]
-        if not reading.cancelled():
-            # Whoever waits is told; if nobody does any more, it is no news.
-            reading.exception()
 
     def _keep(self, digest: bytes, directory: Directory) -> None:
         self._kept[digest] = directory
