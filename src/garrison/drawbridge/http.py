@@ -193,7 +193,11 @@ class Service:
         self, request: Request, name: Name, context: Context, level: Level
     ) -> None:
         """Check that a token is there, of the user under whom `name` is, for that purpose."""
-        identity = await self._identity(request)
+        await self._check_owner(await self._identity(request), name, context, level)
+
+    async def _check_owner(
+        self, identity: Identity, name: Name, context: Context, level: Level
+    ) -> None:
         record = await self._store.named(name.owner().key())
         if record is None:
             raise Unauthorized(f"User `{name.user}` not found")
@@ -303,12 +307,20 @@ class Service:
     async def _repositories(self, request: Request, name: Name) -> Response:
         """Answer with the names of a user's repositories: all for the user, else the public."""
         found = await self._store.names(f"repos/{name.user}/")
-        if request.headers.get("authorization") is not None:
-            await self._require_owner(request, name, "drawbridge_repositories", "read")
+        if request.headers.get("authorization") is not None and await self._is_owner(request, name):
             return document(request, rules.JSON_TYPE, listing(found))
         are_public = await self._are_public([f"{name.user}/{repo}" for repo in found])
         public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
         return document(request, rules.JSON_TYPE, listing(public))
+
+    async def _is_owner(self, request: Request, name: Name) -> bool:
+        """Tell whether the token, which must be valid, shows all of the user's repositories."""
+        identity = await self._identity(request)
+        try:
+            await self._check_owner(identity, name, "drawbridge_repositories", "read")
+        except Unauthorized:
+            return False
+        return True
 
     async def _search(self, request: Request, name: Name) -> Response:
         """Answer with a page of the public repositories whose `user/repo` has a text in it."""
