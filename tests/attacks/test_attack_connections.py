@@ -313,8 +313,10 @@ def test_a_steward_that_never_answers(attack: Attack, tmp_path: Path, *, speaks:
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"https://localhost:{listener.getsockname()[1]}"
+        # For a minute it asks again, and once more it waits for an answer.
         done = attack.run(
-            attack.request("plain:1.0.0", steward=url, steward_roots=authority.root_pem)
+            attack.request("plain:1.0.0", steward=url, steward_roots=authority.root_pem),
+            seconds=300,
         )
         thread.join()
         for connection in held:

@@ -276,9 +276,9 @@ class _Recorder(Relay):
         super().__init__(target, port=port)
         self._said = said
 
-    def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, back: bool, harmed: bool) -> None:
         if back:
-            super()._pump(source, sink, back)
+            super()._pump(source, sink, back, harmed)
             return
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):

@@ -70,7 +70,7 @@ class AttestationResult:
     """What genuine evidence shows, and what a policy makes of it.
 
     Attributes:
-        tee: the kind of TEE.
+        tee: the kind of TEE whose hardware signed; of Azure's evidence the one beneath.
         measurement: what was measured at the keep's launch.
         tcb_status: `UpToDate` if the policy demands a minimum TCB version and the platform has
             it, `OutOfDate` if it has not, `Unchecked` if the policy demands none.

@@ -30,6 +30,7 @@ from garrison.formats.azure import (
 )
 from garrison.formats.evidence import Evidence, Tee
 from garrison.formats.tpm import Quote
+from garrison.http_pools import pools, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def metadata(path: str, body: dict[str, str] | None) -> dict[str, Any]:
         Unavailable: it does not answer with a JSON object.
     """
     try:
-        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT) as pool:
+        with pools(insecure_http=True, retries=False, timeout=_TIMEOUT) as pool:
             response = pool.request(
                 "GET" if body is None else "POST",
                 _METADATA + path,
@@ -65,7 +66,7 @@ def metadata(path: str, body: dict[str, str] | None) -> dict[str, Any]:
                 preload_content=False,
                 redirect=False,
             )
-            data = response.read(_MAX_ANSWER + 1)
+            data = read_body(response, _MAX_ANSWER)
             response.release_conn()
         if response.status != 200 or len(data) > _MAX_ANSWER:
             raise _no_metadata(path, f"status {response.status}, {len(data)} bytes")

@@ -28,6 +28,7 @@ from starlette.responses import Response, StreamingResponse
 
 from garrison.drawbridge import conditional, openapi, rules
 from garrison.drawbridge.answers import document, following, headers_for, listing, without_body
+from garrison.drawbridge.catalogue import Catalogue
 from garrison.drawbridge.directories import Directories
 from garrison.drawbridge.documents import check_json_type, deserialize
 from garrison.drawbridge.known import KnownTags
@@ -36,6 +37,7 @@ from garrison.drawbridge.named import Exists, Named, StorageFailure
 from garrison.drawbridge.readers import StewardId, reader_of
 from garrison.drawbridge.refusals import refusal
 from garrison.drawbridge.routes import MethodNotAllowed, NotFound, check_method, no_route, parse
+from garrison.drawbridge.single_flight import SingleFlight
 from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.drawbridge.uploads import Announced, receive
 from garrison.errors import GarrisonError, Malformed
@@ -44,7 +46,6 @@ from garrison.formats.tree import (
     ENTRY_TYPE,
     MAX_DIRECTORY,
     MAX_FILE,
-    Directory,
     Entry,
     max_length,
 )
@@ -114,6 +115,8 @@ class Service:
     ) -> None:
         self._store = store
         self._directories = Directories(store)
+        self._catalogue = Catalogue(store, self._are_public)
+        self._reading = SingleFlight[str, bool]()
         self._tags_known = KnownTags(store)
         self._verifier = verifier
         self._steward_ids = steward_ids
@@ -190,7 +193,11 @@ class Service:
         self, request: Request, name: Name, context: Context, level: Level
     ) -> None:
         """Check that a token is there, of the user under whom `name` is, for that purpose."""
-        identity = await self._identity(request)
+        await self._check_owner(await self._identity(request), name, context, level)
+
+    async def _check_owner(
+        self, identity: Identity, name: Name, context: Context, level: Level
+    ) -> None:
         record = await self._store.named(name.owner().key())
         if record is None:
             raise Unauthorized(f"User `{name.user}` not found")
@@ -300,29 +307,27 @@ class Service:
     async def _repositories(self, request: Request, name: Name) -> Response:
         """Answer with the names of a user's repositories: all for the user, else the public."""
         found = await self._store.names(f"repos/{name.user}/")
-        if request.headers.get("authorization") is not None:
-            await self._require_owner(request, name, "drawbridge_repositories", "read")
+        if request.headers.get("authorization") is not None and await self._is_owner(request, name):
             return document(request, rules.JSON_TYPE, listing(found))
         are_public = await self._are_public([f"{name.user}/{repo}" for repo in found])
         public = [repo for repo, is_public in zip(found, are_public, strict=True) if is_public]
         return document(request, rules.JSON_TYPE, listing(public))
 
+    async def _is_owner(self, request: Request, name: Name) -> bool:
+        """Tell whether the token, which must be valid, shows all of the user's repositories."""
+        identity = await self._identity(request)
+        try:
+            await self._check_owner(identity, name, "drawbridge_repositories", "read")
+        except Unauthorized:
+            return False
+        return True
+
     async def _search(self, request: Request, name: Name) -> Response:
         """Answer with a page of the public repositories whose `user/repo` has a text in it."""
         query = request.query_params
-        text, last = query["q"].lower(), query.get("last", "")
         count = rules.page_size(query.get("n", str(rules.MAX_PAGE)))
-        keys = [stored.key async for stored in self._store.objects(name.key())]
-        found = sorted(key.removeprefix(name.key()) for key in keys)
-        found = [repo for repo in found if repo > last and text in repo.lower()]
-        public: list[str] = []
         # One more than the page tells whether there is another.
-        for start in range(0, len(found), rules.MAX_PAGE):
-            some = found[start : start + rules.MAX_PAGE]
-            are_public = await self._are_public(some)
-            public += [repo for repo, is_public in zip(some, are_public, strict=True) if is_public]
-            if len(public) > count:
-                break
+        public = await self._catalogue.public(query["q"], query.get("last", ""), count + 1)
         headers = {}
         if len(public) > count:
             headers = following(name, {"q": query["q"], "n": str(count), "last": public[count - 1]})
@@ -332,13 +337,17 @@ class Service:
         """Tell which of the `repositories`, `USER/REPO`, everybody may read."""
         places = asyncio.Semaphore(_READ_AT_ONCE)
 
-        async def is_public(repository: str) -> bool:
+        async def in_turn(repository: str) -> bool:
             async with places:
-                user, _, repo = repository.partition("/")
-                stored = await self._config(Name("repository", user, repo))
-            return stored is not None and _ours(_repository_config, stored).public
+                # Many who ask at once ask for the same.
+                return await self._reading.do(repository, partial(self._is_public, repository))
 
-        return await asyncio.gather(*(is_public(repository) for repository in repositories))
+        return await asyncio.gather(*map(in_turn, repositories))
+
+    async def _is_public(self, repository: str) -> bool:
+        user, _, repo = repository.partition("/")
+        stored = await self._config(Name("repository", user, repo))
+        return stored is not None and _ours(_repository_config, stored).public
 
     # Putting.
 
@@ -366,6 +375,8 @@ class Service:
         else:
             # The name comes last: before it, nothing of all this can be seen.
             await self._store.create(name.key(), stored)
+        if name.kind in {"repository", "repository policy"}:
+            self._catalogue.changed(f"{name.user}/{name.repo}")
         _UPLOADS.add(name.kind)
         _UPLOADED.add(name.kind, amount=announced.length)
         return Response(status_code=status)
@@ -433,7 +444,7 @@ class Service:
             if listed is not None:
                 rules.check_listed(listed, upload.entry)
             if upload.entry.type == DIRECTORY_TYPE:
-                Directory.from_bytes(upload.read())
+                await self._directories.parse(upload.read())
             await self._store.put_content(content_key(upload.entry.workload_digest), upload.file)
         return Named(ENTRY_TYPE, upload.entry.to_bytes())
 

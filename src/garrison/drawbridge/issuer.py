@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -16,6 +15,7 @@ import urllib3
 
 from garrison.drawbridge.tokens import FetchedKeys, Verifier
 from garrison.errors import Misuse, Unavailable
+from garrison.http_pools import pools, read_body
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # A discovery document is 3 kB, a set of keys 2 kB each.
 _MAX_DOCUMENT = 256 * 1024
 _TIMEOUT = urllib3.Timeout(connect=5, read=10)
-# For all of a document: one that comes a byte at a time is never late, byte for byte.
+# A request waits for it.
+_HEAD_SECONDS = 20.0
 _DOCUMENT_SECONDS = 20.0
 
 
@@ -52,7 +53,10 @@ def open_verifier(
         context.load_verify_locations(certifi.where() if ca is None else ca)
     except OSError as error:  # ssl.SSLError is one
         raise Misuse("not a file of CAs", field="--oidc-ca", found=ca) from error
-    pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+    pool = pools(
+        insecure_http=insecure_http, ssl_context=context, retries=False, timeout=_TIMEOUT,
+        head_seconds=_HEAD_SECONDS,
+    )  # fmt: skip
 
     def fetch() -> dict[str, Any]:
         discovery = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
@@ -70,23 +74,13 @@ def open_verifier(
     return Verifier(issuer=issuer, audience=audience, keys=FetchedKeys(fetch))
 
 
-def _read(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
-    """The beginning of a body, so much of it as shows whether it is too long."""
-    late, body = time.monotonic() + _DOCUMENT_SECONDS, b""
-    while len(body) <= _MAX_DOCUMENT and (piece := response.read1(_MAX_DOCUMENT + 1)):
-        body += piece
-        if time.monotonic() > late:
-            raise Unavailable("the OpenID Connect issuer is too slow", field=url)
-    return body
-
-
 def _get(pool: urllib3.PoolManager, url: str, schemes: tuple[str, ...]) -> dict[str, Any]:
     if not url.startswith(schemes):
         raise Unavailable("the issuer names an address that is not HTTPS", field=url[:200])
     try:
         response = pool.request("GET", url, redirect=False, preload_content=False)
         try:
-            body = _read(response, url)
+            body = read_body(response, _MAX_DOCUMENT, _DOCUMENT_SECONDS)
         finally:
             response.close()
         if response.status != 200 or len(body) > _MAX_DOCUMENT:

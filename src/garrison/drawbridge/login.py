@@ -19,6 +19,7 @@ import certifi
 import urllib3
 
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.http_pools import pools, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +177,7 @@ def _discover(
         context.load_verify_locations(certifi.where())
     else:
         context.load_verify_locations(cadata=ca_pem)
-    pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+    pool = pools(ssl_context=context, retries=False, timeout=_TIMEOUT)
     discovery = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
     document = _ask(pool, "GET", discovery, None)
     # Section 4.3 of OpenID Connect Discovery 1.0; people leave the slash out, and mean the same.
@@ -233,7 +234,7 @@ def _ask(
             preload_content=False,
         )
         try:
-            body = response.read(_MAX_ANSWER + 1)
+            body = read_body(response, _MAX_ANSWER)
         finally:
             response.close()
     except urllib3.exceptions.HTTPError as error:

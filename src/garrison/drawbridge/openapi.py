@@ -113,7 +113,8 @@ _SAID: dict[Kind, _Said] = {
     "user": _Said(
         (f"{_API}/{{user}}",),
         "a user's record, or the names of the user's repositories",
-        "The user alone, scope `drawbridge_users`; all see the names of public repositories.",
+        "The user alone, scope `drawbridge_users`. Everybody sees which repositories are public;"
+        " which there are, the user alone, scope `drawbridge_repositories`.",
         {rules.JSON_TYPE: {"oneOf": [ref("schemas", "User"), ref("schemas", "RepositoryNames")]}},
         {rules.JSON_TYPE: ref("schemas", "User")},
         queries=(_query("repositories", _FLAG, "Ask for the names of repositories instead."),),

@@ -2,7 +2,7 @@
 
 urllib3 hands a body over in pieces of its own: each is memory that is got for it, and then copied.
 For a long file both cost more than to decrypt it. The standard library's answer, which lies below
-urllib3's, can be read into memory that is there; a connection of `pools` remembers it.
+urllib3's, can be read into memory that is there.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import ctypes
 import http.client
 import os
 import ssl
-import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import urllib3
 from urllib3.exceptions import IncompleteRead, ProtocolError, SSLError
+
+from garrison.http_pools import below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,59 +25,6 @@ if TYPE_CHECKING:
 
 # <sys/mman.h>; Linux has it since 5.14.
 _MADV_POPULATE_WRITE = 23
-# From when the request was sent until the head of its answer is there.
-HEAD_SECONDS = 60.0
-
-
-class _Response(http.client.HTTPResponse):
-    """One whose head comes in time: else each byte of it, and each interim answer, has its own."""
-
-    def begin(self) -> None:
-        raw: Any = self.fp.raw  # what `makefile` buffers
-        read, late = raw.readinto, time.monotonic() + HEAD_SECONDS
-
-        def readinto(place: memoryview) -> int | None:
-            if time.monotonic() > late:
-                raise TimeoutError("the head of the answer comes too slowly")
-            count: int | None = read(place)
-            return count
-
-        raw.readinto = readinto
-        try:
-            super().begin()
-        finally:
-            # What a body may take is its reader's to say.
-            del raw.readinto
-
-
-class _Connection(urllib3.connection.HTTPSConnection):
-    """One that remembers its last answer as the standard library has it."""
-
-    below: http.client.HTTPResponse
-
-    def __str__(self) -> str:
-        # As errors name it to people.
-        return f"{self.host}:{self.port}"
-
-    def response_class(  # type: ignore[override]  # http.client calls it, whatever it is
-        self, *arguments: Any, **named: Any
-    ) -> http.client.HTTPResponse:
-        self.below = _Response(*arguments, **named)
-        return self.below
-
-
-class _Pool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _Connection
-
-
-def pools(**options: Any) -> urllib3.PoolManager:
-    """A pool manager, made with these options of it, for HTTPS alone.
-
-    A body is read through urllib3, as ever, or with `Placing`.
-    """
-    manager = urllib3.PoolManager(**options)
-    manager.pool_classes_by_scheme = {"https": _Pool}
-    return manager
 
 
 class Placing:
@@ -87,10 +34,9 @@ class Placing:
         """Prepare; nothing of the body was read yet.
 
         Args:
-            response: to a request with `preload_content=False`.
+            response: to a request with `preload_content=False`, by `garrison.http_pools`.
         """
-        connection = cast("_Connection", response.connection)
-        self._read: Callable[[memoryview], int] = connection.below.readinto
+        self._read: Callable[[memoryview], int] = below(response).readinto
         self._response = response
         self._left = response.length_remaining
 

@@ -7,7 +7,8 @@ twice, since what a PUT creates is immutable. Any other answer is final, and so 
 from __future__ import annotations
 
 TRIES = 4
-_STATUSES = frozenset({429, 502, 503, 504})
+# What says "not now"; a keep's steward is asked again by them too.
+NOT_NOW = frozenset({429, 502, 503, 504})
 _FIRST_SECONDS = 0.25
 # A server may not hold its clients for longer than this between two tries.
 _MOST_SECONDS = 10.0
@@ -20,21 +21,31 @@ def wait_before_retry(
 
     Args:
         status: of the answer.
-        retry_after: its header `Retry-After`; a date in it is ignored, as no clock is read here.
+        retry_after: its header `Retry-After`.
         tried: how many times the request was sent, at least 1.
         chance: in [0, 1), so that clients refused together do not come back together.
         tries: how many there are in all.
     """
-    if status not in _STATUSES or tried >= tries:
+    if status not in NOT_NOW or tried >= tries:
         return None
     wait = seconds_to_wait(tried, chance)
-    # Nine digits are more than enough; longer numbers are not worth parsing.
-    if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
-        asked = float(retry_after[:9])
+    asked = seconds_asked(retry_after)
+    if asked is not None:
         if asked > _MOST_SECONDS:
             return None
         wait += asked
     return wait
+
+
+def seconds_asked(retry_after: str | None) -> float | None:
+    """For how long a header `Retry-After` asks to be left alone; None if it does not.
+
+    A date in it (RFC 9110, section 10.2.3) is ignored, as no clock is read here.
+    """
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return None
+    # Nine digits are more than enough; longer numbers are not worth parsing.
+    return float(retry_after[:9])
 
 
 def seconds_to_wait(tried: int, chance: float) -> float:

@@ -38,7 +38,7 @@ from garrison.errors import Misuse
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from obstore import GetOptions
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore
 
     from garrison.drawbridge.folder import Mark
@@ -65,11 +65,23 @@ class Stored:
         key: where it is.
         size: its bytes.
         modified: when it was last written, by the store's clock.
+        tag: the store's own for this content.
     """
 
     key: str
     size: int
     modified: datetime
+    tag: str
+
+    @classmethod
+    def of(cls, item: ObjectMeta) -> Stored:
+        """What the library tells of an object."""
+        return cls(item["path"], item["size"], item["last_modified"], item["e_tag"] or "")
+
+    @property
+    def mark(self) -> str:
+        """What differs once it was written again."""
+        return f"{self.tag} {self.size} {self.modified.timestamp()}"
 
 
 class Store:
@@ -259,7 +271,7 @@ class Store:
         try:
             async for page in obstore.list(self._backend, prefix or None, chunk_size=1000):
                 for item in page:
-                    yield Stored(item["path"], item["size"], item["last_modified"])
+                    yield Stored.of(item)
         except _FAILURES as error:
             raise failed(error) from error
 
@@ -271,7 +283,7 @@ class Store:
             return None
         except _FAILURES as error:
             raise failed(error) from error
-        return Stored(item["path"], item["size"], item["last_modified"])
+        return Stored.of(item)
 
     async def copy(self, source: str, target: str) -> bool:
         """Copy an object, and tell whether there was one; raises as `objects`."""

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import urllib3
 
-from garrison.drawbridge.place import pools
 from garrison.drawbridge.retry import TRIES, seconds_to_wait, wait_before_retry
 from garrison.drawbridge.tls import ClientCertificate, client_context, tls_failure
 from garrison.errors import Malformed, Rejected, Unavailable, Unverified
 from garrison.formats.content_digest import ALGORITHMS, ContentDigest, ContentHasher
+from garrison.http_pools import TooSlow, pools, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -150,23 +150,23 @@ class Whole:
 
     def read(self, response: urllib3.BaseHTTPResponse, where: str) -> None:
         """See `Body`."""
-        # As much as there is each time: a server that sends a byte a minute is noticed.
         told = self.length
         try:
-            while piece := response.read1(_PIECE, decode_content=False):
-                self._hasher.update(piece)
-                if self.length > self.limit:
-                    raise Unverified(
-                        "longer than it should be",
-                        field=where,
-                        expected=f"at most {self.limit} bytes",
-                    )
-                if time.monotonic() > self._deadline:
-                    raise too_slow(self.length, where)
-                self._content.write(piece)
-                if self.length - told >= _STEP:
-                    self._progress(self.length - told)
-                    told = self.length
+            with until(response, self._deadline):
+                while piece := response.read1(_PIECE, decode_content=False):
+                    self._hasher.update(piece)
+                    if self.length > self.limit:
+                        raise Unverified(
+                            "longer than it should be",
+                            field=where,
+                            expected=f"at most {self.limit} bytes",
+                        )
+                    self._content.write(piece)
+                    if self.length - told >= _STEP:
+                        self._progress(self.length - told)
+                        told = self.length
+        except TooSlow as error:
+            raise too_slow(self.length, where) from error
         finally:
             self._progress(self.length - told)
 

@@ -28,6 +28,7 @@ from garrison import __version__
 from garrison.endorsements.cache import Pause
 from garrison.endorsements.resource import MAX_CHAIN, Document, Kind, inspect, normalized
 from garrison.errors import Malformed, Misuse, Unavailable
+from garrison.http_pools import pools, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("garrison.endorsements")
 
 _TRIES = 3
-# A keep waits for its certificate meanwhile: together less than a minute.
+# For the head of an answer, and for its body. A keep waits for its certificate meanwhile.
 _ATTEMPT_SECONDS = 10.0
 _TIMEOUT = urllib3.Timeout(connect=5, read=5)
 _MAX_WAIT = timedelta(seconds=15)
@@ -47,7 +48,6 @@ _PAUSE = timedelta(seconds=1)
 _MAX_PAUSE = timedelta(minutes=5)
 # The longest that a server may ask for: it may be mistaken, too.
 _MAX_RETRY_AFTER = timedelta(hours=6)
-_PIECE = 1 << 16
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 
@@ -104,7 +104,8 @@ class Fetcher:
         self._sleep = sleep
         self._random = random.SystemRandom()
         self._unwritten: dict[str, Pause] = {}
-        self._pool = urllib3.PoolManager(
+        self._pool = pools(
+            head_seconds=_ATTEMPT_SECONDS,
             ssl_context=_context(servers.ca_pem),
             retries=False,
             timeout=_TIMEOUT,
@@ -237,18 +238,9 @@ def _context(ca_pem: str | None) -> ssl.SSLContext:
 
 
 def _read(response: urllib3.BaseHTTPResponse, url: str, limit: int) -> bytes:
-    """Read the body, as it comes, so that a slow one is noticed."""
-    deadline = time.monotonic() + _ATTEMPT_SECONDS
-    body = b""
-    while piece := response.read1(_PIECE, decode_content=False):
-        body += piece
-        if len(body) > limit:
-            raise _unavailable(url, f"status 200, but more than {limit} bytes")
-        if time.monotonic() > deadline:
-            raise _Passing("the answer is too slow")
-    length = response.headers.get("Content-Length")
-    if length is not None and length != str(len(body)):
-        raise _Passing(f"the answer broke off: {len(body)} of {length[:20]} bytes")
+    body = read_body(response, limit, _ATTEMPT_SECONDS)
+    if len(body) > limit:
+        raise _unavailable(url, f"status 200, but more than {limit} bytes")
     return body
 
 

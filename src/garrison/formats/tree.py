@@ -55,6 +55,11 @@ MAX_DEPTH = 16
 # Python's own bound differs with its version, and what one reads all must read.
 MAX_NESTING = 100
 
+# Lists and objects in a directory, told by their opening brackets, also those in text: a name takes
+# two. Of a megabyte of nothing else a reader of JSON makes half a million, in up to a second, and
+# nobody else of its process goes on meanwhile.
+MAX_BRACKETS = 50_000
+
 # Drawbridge, crates/type/src/tree/name.rs; `.` and `..` are not names here.
 NAME_PATTERN = r"(?!\.{1,2}(?:/|$))[0-9A-Za-z\-_.:]{1,255}"
 _NAME = re.compile(NAME_PATTERN)
@@ -154,6 +159,14 @@ class Directory:
         """
         if len(data) > MAX_DIRECTORY:
             raise Malformed("too long", field=where, expected=f"at most {MAX_DIRECTORY} bytes")
+        brackets = data.count(b"[") + data.count(b"{")
+        if brackets > MAX_BRACKETS:
+            raise Malformed(
+                "too many lists and objects",
+                field=where,
+                found=f"{brackets} brackets",
+                expected=f"at most {MAX_BRACKETS}",
+            )
         value = _parse(data, where)
         if not isinstance(value, dict):
             raise Malformed("not an object", field=where)

@@ -7,12 +7,14 @@ import os
 import selectors
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import certifi
 import urllib3
 
+from garrison import http_pools
 from garrison.drawbridge.wire import checked_token
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from garrison.host.spec import KeepSpec
 
 _MAX_ANSWER = 1 << 22
-_TIMEOUT = urllib3.Timeout(connect=10, read=60)
+_CONNECT_SECONDS = 10.0
+_TIMEOUT = urllib3.Timeout(connect=_CONNECT_SECONDS, read=60)
 _CHUNK = 1 << 16
 _MAX_HEADER = 1 << 14
 
@@ -72,7 +75,7 @@ class HostClient:
                 self._context.load_verify_locations(cadata=ca_pem)
         except (ssl.SSLError, ValueError) as error:
             raise Malformed("not PEM certificates", field="--host-ca") from error
-        self._pool = urllib3.PoolManager(ssl_context=self._context, retries=False, timeout=_TIMEOUT)
+        self._pool = http_pools.pools(ssl_context=self._context, retries=False, timeout=_TIMEOUT)
 
     def make(self, spec: KeepSpec) -> dict[str, Any]:
         """Ask for a keep, and return what the host says of it.
@@ -130,7 +133,7 @@ class HostClient:
             Unavailable: it cannot be reached, or fails.
         """
         try:
-            plain = socket.create_connection((self.name, self.port), timeout=10)
+            plain = socket.create_connection((self.name, self.port), timeout=_CONNECT_SECONDS)
             with self._context.wrap_socket(plain, server_hostname=self.name) as connection:
                 head = (
                     f"POST /v1/keeps/{name}/attach HTTP/1.1\r\nHost: {self.name}:{self.port}\r\n"
@@ -146,12 +149,16 @@ class HostClient:
 
     def _answer(self, connection: ssl.SSLSocket) -> bytes:
         """Read the head of the answer, and return what came after it."""
-        data = b""
+        data, late = b"", time.monotonic() + http_pools.HEAD_SECONDS
         while b"\r\n\r\n" not in data:
+            if (left := late - time.monotonic()) <= 0:
+                raise Unavailable("the host's answer comes too slowly", field=self._url)
+            connection.settimeout(left)
             chunk = connection.recv(_CHUNK)
             if not chunk or len(data) > _MAX_HEADER:
                 raise Unavailable("the host does not answer", field=self._url)
             data += chunk
+        connection.settimeout(_CONNECT_SECONDS)
         head, _, body = data.partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1:2]
         if status != [b"200"]:
@@ -172,8 +179,10 @@ class HostClient:
     def _json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         response = self._request(method, path, **arguments)
         try:
-            value = json.loads(response.read(_MAX_ANSWER))
-        except (ValueError, RecursionError, urllib3.exceptions.HTTPError) as error:
+            value = json.loads(http_pools.read_body(response, _MAX_ANSWER))
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"the host's answer broke off: {error}", field=self._url) from error
+        except (ValueError, RecursionError) as error:
             raise Malformed("not JSON", field=self._url) from error
         finally:
             response.close()
@@ -185,7 +194,7 @@ class HostClient:
         self, method: str, path: str, *, endless: bool = False, **arguments: Any
     ) -> urllib3.BaseHTTPResponse:
         if endless:
-            arguments["timeout"] = urllib3.Timeout(connect=10, read=None)
+            arguments["timeout"] = urllib3.Timeout(connect=_CONNECT_SECONDS, read=None)
         try:
             response = self._pool.request(
                 method,
@@ -212,7 +221,7 @@ class HostClient:
 
     def _refusal(self, response: urllib3.BaseHTTPResponse) -> Exception:
         try:
-            problem = json.loads(response.read(_MAX_ANSWER))
+            problem = json.loads(http_pools.read_body(response, _MAX_ANSWER))
             detail = str(problem["detail"])[:500]
         except (ValueError, KeyError, TypeError, RecursionError, urllib3.exceptions.HTTPError):
             detail = "no reason given"

@@ -90,8 +90,11 @@ class Inputs:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         import urllib3  # late: who only asks where an image is needs no network
 
+        from garrison.http_pools import pools
+
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
-        pool = urllib3.PoolManager(ssl_context=ssl.create_default_context(), timeout=timeout)
+        context = ssl.create_default_context()
+        pool = pools(insecure_http=True, ssl_context=context, timeout=timeout)
         for item in self.missing(lock.packages):
             self._keep(item, _from_any(pool, _mirrors(mirror, lock), item, progress))
         wheels = self.missing(lock.wheels)

@@ -31,12 +31,15 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from garrison.drawbridge.retry import NOT_NOW, seconds_asked
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
 from garrison.formats import deny_list
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import build_request, decode_pki_path
 from garrison.formats.evidence import bound_report_data
 from garrison.formats.identity import CertifiedIdentity, WorkloadIdentity
+from garrison.http_pools import pools, read_body
+from garrison.keep.retries import Away
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +106,7 @@ class StewardClient:
             cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots)
         )
         self.roots = roots
-        self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=_TIMEOUT)
+        self._pool = pools(ssl_context=context, retries=False, timeout=_TIMEOUT)
 
     def settle(self, root: x509.Certificate) -> None:
         """Take `root`, of those that were given, as the only one; later calls change nothing."""
@@ -119,10 +122,10 @@ class StewardClient:
             Unavailable: the steward cannot be reached, or fails.
             Malformed: its answer is not certificates.
         """
-        status, body = self._request("GET", "/bundle")
-        if status != 200:
-            raise self._refusal(status, body)
-        return tuple(load_roots(body.decode(errors="replace")))
+        answer = self._request("GET", "/bundle")
+        if answer.status != 200:
+            raise self._refusal(answer)
+        return tuple(load_roots(answer.body.decode(errors="replace")))
 
     def deny_list(self) -> bytes | None:
         """What the steward denies (`garrison.formats.deny_list`); None if it tells no such thing.
@@ -130,12 +133,12 @@ class StewardClient:
         Raises:
             Unavailable: the steward cannot be reached, or fails.
         """
-        status, body = self._request("GET", "/deny")
-        if status == 404:
+        answer = self._request("GET", "/deny")
+        if answer.status == 404:
             return None
-        if status != 200:
-            raise self._refusal(status, body)
-        return body
+        if answer.status != 200:
+            raise self._refusal(answer)
+        return answer.body
 
     def challenge(self) -> bytes:
         """Get a fresh challenge to bind evidence to.
@@ -144,10 +147,10 @@ class StewardClient:
             Unavailable: the steward cannot be reached, or fails.
             Malformed: its answer is not a challenge.
         """
-        status, body = self._request("GET", "/challenge")
-        if status != 200:
-            raise self._refusal(status, body)
-        return Offer.from_bytes(body).challenge
+        answer = self._request("GET", "/challenge")
+        if answer.status != 200:
+            raise self._refusal(answer)
+        return Offer.from_bytes(answer.body).challenge
 
     def certify(self, request: bytes) -> list[x509.Certificate]:
         """Send a CSR (DER), and return the chain, leaf first.
@@ -161,40 +164,48 @@ class StewardClient:
             "Content-Type": "application/pkcs10",
             "Accept": "application/octet-stream, application/problem+json",
         }
-        status, body = self._request("POST", "/", body=request, headers=headers)
-        if status != 200:
-            raise self._refusal(status, body)
-        return list(reversed(decode_pki_path(body)))
+        answer = self._request("POST", "/", body=request, headers=headers)
+        if answer.status != 200:
+            raise self._refusal(answer)
+        return list(reversed(decode_pki_path(answer.body)))
 
-    def _request(self, method: str, path: str, **arguments: Any) -> tuple[int, bytes]:
+    def _request(self, method: str, path: str, **arguments: Any) -> _Answer:
         try:
             response = self._pool.request(
                 method, self.url + path, redirect=False, preload_content=False, **arguments
             )
             try:
-                body = response.read(_MAX_ANSWER + 1)
+                body = read_body(response, _MAX_ANSWER)
             finally:
                 response.close()
         except urllib3.exceptions.SSLError as error:
+            if error.args and isinstance(error.args[0], ssl.SSLEOFError | ssl.SSLZeroReturnError):
+                # It goes, or what stands before it has none to pass this on to.
+                raise Away("the steward ended the connection", field=self.url) from error
             raise Unverified(
                 f"the steward's TLS certificate is not accepted: {error}",
                 field=self.url,
                 hint="give the root that vouches for it with --steward-root",
             ) from error
         except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"the steward cannot be reached: {error}", field=self.url) from error
+            raise Away(f"the steward cannot be reached: {error}", field=self.url) from error
         if len(body) > _MAX_ANSWER:
             raise Malformed("too long an answer", field=self.url, expected=f"{_MAX_ANSWER} bytes")
-        return response.status, body
+        return _Answer(response.status, body, response.headers.get("Retry-After"))
 
-    def _refusal(self, status: int, body: bytes) -> Exception:
-        if status >= 500:
-            return Unavailable(f"the steward fails with status {status}", field=self.url)
+    def _refusal(self, answer: _Answer) -> Exception:
+        status = answer.status
         try:
-            problem = _json_object(body)
+            problem = _json_object(answer.body)
         except Malformed:
             problem = {}
         detail = _plain(problem.get("detail") or problem.get("title") or "no reason given")
+        if status in NOT_NOW:
+            away = Away(f"the steward cannot answer now ({status}): {detail}", field=self.url)
+            away.retry_after = seconds_asked(answer.retry_after)
+            return away
+        if status >= 500:
+            return Unavailable(f"the steward fails ({status}): {detail}", field=self.url)
         error = Refused(f"the steward refuses ({status}): {detail}", field=self.url)
         checks = problem.get("checks")
         if isinstance(checks, list):
@@ -204,6 +215,13 @@ class StewardClient:
                 if isinstance(check, dict)
             ]
         return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    retry_after: str | None
 
 
 class Refused(Rejected):

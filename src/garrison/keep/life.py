@@ -18,6 +18,7 @@ from garrison.formats.digest import digest_text
 from garrison.formats.identity import WorkloadIdentity
 from garrison.formats.oci_name import OciName, parse_name
 from garrison.keep.identity import Credentials, StewardClient
+from garrison.keep.retries import patiently
 from garrison.keep.workload import CONFIG, MAIN, run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
 
     # 1. A key, made here; evidence that binds it; a certificate for the keep as such.
     credentials = Credentials.generate(attester, steward)
-    keep = credentials.certify()
+    keep = patiently(credentials.certify)
 
     # 2. The workload, over mutual TLS; the client checks every byte against the digests.
     client_certificate = ClientCertificate(chain_pem=keep.chain_pem(), key_pem=keep.key_pem())
@@ -71,7 +72,7 @@ def live(request: LaunchRequest, *, listening: Listening | None = None) -> int:
     workload = WorkloadIdentity(
         slug=slug, digest=package.digest, policy=None if tenant is None else tenant.digest
     )
-    certified = credentials.certify(workload)
+    certified = patiently(lambda: credentials.certify(workload))
 
     # 4. Run it, with that identity on its connections, renewed for as long as it runs.
     return run(
@@ -110,7 +111,7 @@ def run_local(
     """
     credentials = Credentials.generate(select(attester), steward)
     workload = WorkloadIdentity(slug=None, digest=digest)
-    certified = credentials.certify(workload)
+    certified = patiently(lambda: credentials.certify(workload))
     return run(
         files,
         credentials=credentials,

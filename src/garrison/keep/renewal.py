@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from garrison.errors import GarrisonError
 from garrison.keep.net.network import Identity
+from garrison.keep.retries import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("garrison.keep")
 
+# Seconds between the first attempts that fail, and between the last ones.
 FIRST_RETRY = 5.0
 LAST_RETRY = 300.0
 # A steward that hands out certificates which are old already is not asked without end.
@@ -45,16 +47,6 @@ def renewal_delay(not_before: datetime, not_after: datetime, now: datetime, jitt
     """
     life = (not_after - not_before).total_seconds()
     return max(0.0, life * (2 / 3 - jitter / 10) - (now - not_before).total_seconds())
-
-
-def retry_delay(longest: float, jitter: float) -> float:
-    """Seconds until the next attempt after a failed one.
-
-    Args:
-        longest: the back-off that was reached.
-        jitter: from 0 to 1; spreads, over half of it, the keeps that lost one steward together.
-    """
-    return longest * (1 - jitter / 2)
 
 
 @contextmanager
@@ -90,19 +82,19 @@ def _renew_for_ever(
     workload: WorkloadIdentity | None,
     ended: threading.Event,
 ) -> None:
-    retry = FIRST_RETRY
+    backoff = Backoff(FIRST_RETRY, LAST_RETRY)
     delay = _delay(certified)
     while not ended.wait(delay):
         try:
             certified = credentials.certify(workload)
         except GarrisonError as error:
-            delay = retry_delay(retry, random.random())  # noqa: S311  (as below)
-            retry = min(2 * retry, LAST_RETRY)
+            # Whatever the steward asks for: it may be mistaken, and the certificate ends.
+            delay = min(backoff.after(error), LAST_RETRY)
             log.warning("renewal failed, trying again in %.0f s: %s", delay, error)
             continue
         network.replace_identity(Identity(certified.chain, certified.key))
         log.info("certified anew, until %s", certified.leaf.not_valid_after_utc.isoformat())
-        retry = FIRST_RETRY
+        backoff = Backoff(FIRST_RETRY, LAST_RETRY)
         delay = _delay(certified)
 
 

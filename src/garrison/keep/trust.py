@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from garrison.errors import GarrisonError, Rejected, Unverified
 from garrison.formats.deny_list import DenyList
+from garrison.keep.retries import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def watched(network: Network, steward: StewardClient | None) -> Iterator[None]:
         yield
         return
     watch = _Watch(network, steward)
-    if not watch.ask():
+    if not patiently(watch.ask):
         # The original's has no such thing; its certificates' short lives are all there is.
         if network.longest_silence is not None:
             raise Rejected(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from garrison.appraisal.result import AttestationResult
+    from garrison.formats.evidence import Tee
     from garrison.steward.authority import Authority
     from garrison.steward.issuance import Steward
 
@@ -129,8 +130,11 @@ class Question:
         return cls(evidence, bytes.fromhex(report_data), nonce)
 
 
-def appraise(question: Question, steward: Steward, now: datetime) -> AttestationResult:
+def appraise(question: Question, steward: Steward, now: datetime) -> tuple[Tee, AttestationResult]:
     """Verify the evidence, and hold it to the steward's policy and deny list.
+
+    Returns:
+        What it is evidence of, as a certificate would name it, and the result.
 
     Raises:
         Malformed: it cannot be read.
@@ -140,13 +144,13 @@ def appraise(question: Question, steward: Steward, now: datetime) -> Attestation
     """
     tee, appraiser = appraiser_for(question.evidence, steward)
     result = counted(appraiser, tee, question.evidence, question.report_data, now)
-    return steward.policy.deny.judge(result)
+    return tee, steward.policy.deny.judge(result)
 
 
 def claims_set(
-    question: Question, result: AttestationResult, steward: Steward, now: datetime
+    question: Question, tee: Tee, result: AttestationResult, steward: Steward, now: datetime
 ) -> dict[str, object]:
-    """The result as EAR's claims."""
+    """The result as EAR's claims; `tee` and `result` are what `appraise` gave."""
     vector = trustworthiness(result)
     issued = int(now.timestamp())
     appraisal = {
@@ -154,7 +158,9 @@ def claims_set(
         "ear_trustworthiness_vector": vector,
         "eat_nonce": _base64url(question.report_data),
         "ear_attester_claims": {
-            "tee": result.tee.value,
+            "tee": tee.value,
+            # Azure's paravisor is in a TEE that signs for it.
+            **({} if tee is result.tee else {"hardware": result.tee.value}),
             "measurement": result.measurement.hex(),
             **result.claims,
         },
@@ -172,7 +178,7 @@ def claims_set(
         "exp": issued + int(steward.policy.lifetime.total_seconds()),
         "ear_status": appraisal["ear_status"],
         "ear_verifier_id": {"developer": "garrison", "build": f"garrison {__version__}"},
-        "submods": {result.tee.value: appraisal},
+        "submods": {tee.value: appraisal},
     }
     return claims if question.nonce is None else claims | {"eat_nonce": question.nonce}
 

@@ -282,13 +282,13 @@ class _Service:
         if len(query.multi_items()) != len(query):
             raise Malformed("given twice", field="query parameter")
         question = ear.Question.read(request.headers.get("content-type"), body, query)
-        result = ear.appraise(question, steward, now)
-        claims = ear.claims_set(question, result, steward, now)
+        tee, result = ear.appraise(question, steward, now)
+        claims = ear.claims_set(question, tee, result, steward, now)
         decision = {
             "outcome": "appraised",
             "request_id": request_id,
             "status": claims["ear_status"],
-            "tee": result.tee.value,
+            "tee": tee.value,
             "simulated": result.simulated,
             "measurement": result.measurement,
             "tcb_status": result.tcb_status,

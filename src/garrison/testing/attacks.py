@@ -66,8 +66,10 @@ class Host:
         )
         return replace(honest, **changes)
 
-    def run(self, request: LaunchRequest) -> subprocess.CompletedProcess[str]:
-        """Start a keep with `request`, and wait for its end."""
+    def run(
+        self, request: LaunchRequest, seconds: float = _SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """Start a keep with `request`, and wait for its end, so long at most."""
         receive = self._pipe(request)
         try:
             return subprocess.run(
@@ -78,7 +80,7 @@ class Host:
                 text=True,
                 errors="replace",
                 env=self.stack.environment,
-                timeout=_SECONDS,
+                timeout=seconds,
                 check=False,
             )
         finally:

@@ -19,6 +19,7 @@ class Relay:
         connections: how many connections it lets through; None for all. Later ones are closed.
         cut_after: after how many bytes from the target it cuts a connection; None for never.
         flip: the place of one byte, counted from the target's first, in which it flips a bit.
+        harms: in how many connections it cuts or flips, from the first on; None for all.
 
     Attributes:
         port: where it listens.
@@ -35,11 +36,13 @@ class Relay:
         connections: int | None = None,
         cut_after: int | None = None,
         flip: int | None = None,
+        harms: int | None = None,
     ) -> None:
         self._target = target
         self._connections = connections
         self._cut_after = cut_after
         self._flip = flip
+        self._harms = harms
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.seen = bytearray()
@@ -81,16 +84,18 @@ class Relay:
                 continue
             server = socket.create_connection(("localhost", self._target))
             self._sockets += [client, server]
+            harmed = self._harms is None or self.opened <= self._harms
             for source, sink, back in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, back), daemon=True).start()
+                arguments = (source, sink, back, back and harmed)
+                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, back: bool, harmed: bool) -> None:
         count = 0
         with contextlib.suppress(OSError):
             while data := bytearray(source.recv(_CHUNK)):
-                if back and self._flip is not None and 0 <= self._flip - count < len(data):
+                if harmed and self._flip is not None and 0 <= self._flip - count < len(data):
                     data[self._flip - count] ^= 1
-                if back and self._cut_after is not None and count + len(data) > self._cut_after:
+                if harmed and self._cut_after is not None and count + len(data) > self._cut_after:
                     sink.sendall(data[: self._cut_after - count])
                     break
                 count += len(data)

@@ -25,6 +25,7 @@ from garrison.keep.component.wasi import http, names, streams
 from garrison.keep.component.wasi.http_bodies import OutgoingBody
 from garrison.keep.component.wasi.http_fields import Fields
 from garrison.keep.component.wasi.http_messages import OutgoingResponse
+from garrison.keep.component.wasi.opened import Opened
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
@@ -34,7 +35,7 @@ from garrison.keep.vfs import descriptor as descriptors
 from garrison.keep.vfs.root import root_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class _Watch:
@@ -116,6 +117,58 @@ def test_a_body_waits_for_the_connection_that_it_goes_by() -> None:
     assert len(sent) == len(b"head;") + 2 * ROOM
 
 
+class _Looked(list[tuple[str, bytes]]):
+    """Entries that tell how often somebody looked through all of them."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_to_add_a_field_nobody_looks_through_those_that_are_there() -> None:
+    """Or a thousand took a million looks, and four thousand sixteen."""
+    host = _host()
+    fields = http.fields_new(host)
+    fields.entries = looked = _Looked()
+    for number in range(1000):
+        http.fields_append(host, fields, "name", memoryview(b"%d" % number))
+    assert looked.looks <= 1
+    assert fields.entries is looked
+    assert host.held == sum(len("name") + len(value) + 128 for _, value in looked)
+
+
+def test_what_fields_hold_is_counted_through_every_change() -> None:
+    host = _host()
+    fields = http.fields_from_list(host, [("a", memoryview(b"12")), ("B", memoryview(b"345"))])
+
+    def counts() -> bool:
+        taken = sum(len(name) + len(value) + 128 for name, value in fields.entries)
+        return host.held == taken
+
+    assert counts()
+    http.fields_append(host, fields, "b", memoryview(b"6"))
+    assert counts()
+    http.fields_set(host, fields, "b", [memoryview(b"789"), memoryview(b"")])
+    assert counts()
+    with pytest.raises(Failed):
+        http.fields_set(host, fields, "a", [memoryview(b"\n")])
+    assert counts()
+    http.fields_append(host, fields, "c", memoryview(b"c"))
+    assert counts()
+    http.fields_delete(host, fields, "B")
+    assert counts()
+    assert fields.entries == [("a", b"12"), ("c", b"c")]
+    copy = http.fields_clone(host, fields)
+    assert host.held == 2 * (len("a12") + len("cc") + 2 * 128)
+    del copy
+    half = memoryview(b"x" * (1 << 19))
+    http.fields_append(host, fields, "a", half)
+    with pytest.raises(Trap, match="too many bytes"):
+        http.fields_append(host, fields, "a", half)
+
+
 def test_fields_are_bounded_all_together() -> None:
     host, value = _host(), memoryview(b"x" * (1 << 19))
     most = MAX_HELD // ((1 << 19) + 1 + 128)
@@ -144,9 +197,7 @@ def test_fields_are_bounded_all_together() -> None:
 def test_the_names_of_directories_are_bounded_all_together() -> None:
     host = _host()
     root = root_directory({}, None, {}, Limits(), lambda _events, _seconds: {})
-    opened = files.Opened(
-        root.open(read=True, write=False), frozenset(("read", "mutate-directory"))
-    )
+    opened = Opened(root.open(read=True, write=False), frozenset(("read", "mutate-directory")))
     count = 20_000
     for number in range(count):
         files.descriptor_create_directory_at(host, opened, f"tmp/{number}")

@@ -24,6 +24,8 @@ from garrison.keep.wasi.interrupts import Interrupts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from garrison.keep.component.wasi.opened import Opened
+
 _NO: frozenset[str] = frozenset()
 _READ = frozenset({"read"})
 _BOTH = frozenset({"read", "write"})
@@ -46,7 +48,7 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def root(host: Host) -> fs.Opened:
+def root(host: Host) -> Opened:
     ((found, name),) = fs.preopens_get_directories(host)
     assert name == "/"
     return found
@@ -58,7 +60,7 @@ def _code(call: Callable[..., Any], *args: Any) -> object:
     return caught.value.value
 
 
-def test_a_file_is_made_written_read_and_told_about(host: Host, root: fs.Opened) -> None:
+def test_a_file_is_made_written_read_and_told_about(host: Host, root: Opened) -> None:
     opened = fs.descriptor_open_at(host, root, _NO, "tmp/a", _CREATE, _BOTH)
     assert fs.descriptor_write(host, opened, memoryview(b"hello"), 2) == 5
     data, ended = fs.descriptor_read(host, opened, 100, 1)
@@ -81,7 +83,7 @@ def test_a_file_is_made_written_read_and_told_about(host: Host, root: fs.Opened)
     assert fs.descriptor_stat(host, opened)[2] == 0
 
 
-def test_names_are_made_moved_linked_and_removed(host: Host, root: fs.Opened) -> None:
+def test_names_are_made_moved_linked_and_removed(host: Host, root: Opened) -> None:
     fs.descriptor_create_directory_at(host, root, "tmp/d")
     fs.descriptor_open_at(host, root, _NO, "tmp/d/f", _CREATE, _BOTH)
     fs.descriptor_link_at(host, root, _NO, "tmp/d/f", root, "tmp/g")
@@ -124,12 +126,12 @@ def test_names_are_made_moved_linked_and_removed(host: Host, root: fs.Opened) ->
     ids=lambda value: "-".join(sorted(value)) if isinstance(value, frozenset) else value[:9],
 )
 def test_what_cannot_be_opened(
-    host: Host, root: fs.Opened, path: str, open_flags: Any, flags: Any, code: str
+    host: Host, root: Opened, path: str, open_flags: Any, flags: Any, code: str
 ) -> None:
     assert _code(fs.descriptor_open_at, host, root, _NO, path, open_flags, flags) == code
 
 
-def test_a_directory_opened_to_read_changes_nothing(host: Host, root: fs.Opened) -> None:
+def test_a_directory_opened_to_read_changes_nothing(host: Host, root: Opened) -> None:
     root.flags = _READ
     folder = fs.descriptor_open_at(host, root, _NO, "tmp", _NO, _READ)
     assert _code(fs.descriptor_create_directory_at, host, folder, "d") == "read-only"
@@ -141,7 +143,7 @@ def test_a_directory_opened_to_read_changes_nothing(host: Host, root: fs.Opened)
     assert _code(fs.descriptor_set_size, host, file, 1) == "invalid"
 
 
-def test_streams_of_files_have_places_of_their_own(host: Host, root: fs.Opened) -> None:
+def test_streams_of_files_have_places_of_their_own(host: Host, root: Opened) -> None:
     file = fs.descriptor_open_at(host, root, _NO, "tmp/a", _CREATE, _BOTH)
     first = fs.descriptor_write_via_stream(host, file, 0)
     last = fs.descriptor_append_via_stream(host, file)
@@ -250,9 +252,7 @@ def test_who_waits_for_a_connection_that_was_closed_is_told(host: Host) -> None:
     theirs.close()
 
 
-def test_a_directory_that_is_found_in_one_can_be_changed_as_that(
-    host: Host, root: fs.Opened
-) -> None:
+def test_a_directory_that_is_found_in_one_can_be_changed_as_that(host: Host, root: Opened) -> None:
     """Preview 1's adapter never asks for it: so Rust's `remove_dir_all` does."""
     fs.descriptor_create_directory_at(host, root, "tmp/a")
     fs.descriptor_create_directory_at(host, root, "tmp/a/b")

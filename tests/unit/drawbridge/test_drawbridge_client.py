@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
-import tempfile
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from garrison.drawbridge import wire
 from garrison.drawbridge.client import Client, ClientCertificate
 from garrison.drawbridge.retry import TRIES
 from garrison.errors import GarrisonError, Malformed, Rejected, Unavailable, Unverified
@@ -309,50 +304,6 @@ def test_more_nodes_than_a_package_may_have(
     monkeypatch.setattr(tree, "MAX_FILES", 4)
     with pytest.raises(Malformed, match="too large a package"):
         client.fetch(published)
-
-
-def test_a_body_that_drips(
-    client: Client, published: Slug, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "_PATIENCE_SECONDS", -10.0)
-    with pytest.raises(Unavailable, match="too slowly"):
-        client.tag(published)
-
-
-@pytest.mark.parametrize("drop", [b"X-Filler: a\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
-def test_a_head_that_drips(
-    certifier: Authority, monkeypatch: pytest.MonkeyPatch, drop: bytes
-) -> None:
-    monkeypatch.setattr("garrison.drawbridge.place.HEAD_SECONDS", 0.5)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as file:
-        leaf = certifier.issue(hosts=("localhost",))
-        file.write(leaf.key_pem() + leaf.chain_pem())
-        file.flush()
-        context.load_cert_chain(file.name)
-
-    def drip(listener: socket.socket) -> None:
-        plain, _ = listener.accept()
-        with plain, context.wrap_socket(plain, server_side=True) as connection:
-            connection.recv(65536)
-            # Until the client goes; in the end it is an answer like any other.
-            with contextlib.suppress(OSError):
-                if drop.startswith(b"X"):
-                    connection.sendall(b"HTTP/1.1 404 Not Found\r\n")
-                for _ in range(60):
-                    connection.sendall(drop)
-                    time.sleep(0.1)
-                if not drop.startswith(b"X"):
-                    connection.sendall(b"HTTP/1.1 404 Not Found\r\n")
-                connection.sendall(b"Content-Length: 0\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
-        dripped = threads.submit(drip, listener)
-        host = f"localhost:{listener.getsockname()[1]}"
-        client = Client(host, ca_pem=certifier.root_pem, tries=1)
-        with pytest.raises(Unavailable, match="does not answer"):
-            client.tag(Slug.parse(f"{host}/{NAME}"))
-        dripped.result(timeout=60)
 
 
 class TestConnection:

@@ -246,8 +246,17 @@ def test_a_user_s_repositories(drawbridge: MemoryDrawbridge) -> None:
         "secret",
     ]
     assert json.loads(drawbridge.request("GET", path).body) == ["chat"]
-    assert drawbridge.request("GET", path, user="eve").status == 401
-    assert json.loads(drawbridge.request("GET", f"{API}/nobody?repositories").body) == []
+    # Another's token, and one without the scope, show as much as none; one that is none is refused.
+    assert json.loads(drawbridge.request("GET", path, user="eve").body) == ["chat"]
+    narrow = drawbridge.issuer.token("jane", frozenset({"read:drawbridge_tags"}))
+    for token, status in ((narrow, 200), ("none", 401), (f"{narrow}x", 401)):
+        answer = drawbridge.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status == status
+        if status == 200:
+            assert json.loads(answer.body) == ["chat"]
+    for user in (None, "eve"):
+        answer = drawbridge.request("GET", f"{API}/nobody?repositories", user=user)
+        assert (answer.status, answer.text) == (200, "[]")
 
 
 def test_a_tag_is_yanked_and_stays(

@@ -176,14 +176,6 @@ def test_a_broken_issuer_is_unavailable(
         open_verifier(url(issuer), AUDIENCE, ca).verify(token(issuer))
 
 
-def test_an_issuer_that_drips(
-    issuer: LyingServer, ca: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("garrison.drawbridge.issuer._DOCUMENT_SECONDS", -1.0)
-    with pytest.raises(Unavailable, match="too slow"):
-        open_verifier(url(issuer), AUDIENCE, ca).verify(token(issuer))
-
-
 def test_keys_are_not_fetched_in_the_clear(issuer: LyingServer, ca: Path) -> None:
     serve(issuer, DISCOVERY, {"issuer": url(issuer), "jwks_uri": "http://localhost/keys"})
     with pytest.raises(Unavailable, match="not HTTPS"):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from urllib3.exceptions import HTTPError, IncompleteRead, ProtocolError, SSLError
 
-from garrison.drawbridge.place import Placing, pools, touch
+from garrison.drawbridge.place import Placing, touch
+from garrison.http_pools import pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

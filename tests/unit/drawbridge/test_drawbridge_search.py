@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from garrison.drawbridge import catalogue
+from garrison.drawbridge.named import StorageFailure
 from garrison.errors import Malformed
 from garrison.formats.slug import Repository
-from garrison.testing.drawbridge import Lie
+from garrison.testing.drawbridge import Lie, MemoryDrawbridge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from garrison.drawbridge.client import Client
-    from garrison.testing.drawbridge import Answer, LyingServer, MemoryDrawbridge
+    from garrison.drawbridge.named import Named
+    from garrison.drawbridge.store import Store, Stored
+    from garrison.testing.drawbridge import Answer, LyingServer
 
 API = "/api/v0.1.0/"
 
@@ -124,3 +131,145 @@ def test_a_name_that_would_be_two_lines(server: LyingServer, client: Client) -> 
     for ask in asked:
         with pytest.raises(Malformed, match="not a list of names"):
             ask()
+
+
+class Counted:
+    """What a store is asked for: listings by their prefix, and names that are read."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.listed: list[str] = []
+        self.read: list[str] = []
+        objects, named = store.objects, store.named
+
+        def counted_objects(prefix: str = "") -> AsyncIterator[Stored]:
+            self.listed.append(prefix)
+            return objects(prefix)
+
+        async def counted_named(key: str) -> Named | None:
+            self.read.append(key)
+            return await named(key)
+
+        monkeypatch.setattr(store, "objects", counted_objects)
+        monkeypatch.setattr(store, "named", counted_named)
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the clock shows, which goes by a test's word."""
+    now = [0.0]
+    monkeypatch.setattr(catalogue, "monotonic", lambda: now[0])
+    return now
+
+
+def test_many_who_search_list_the_store_once(
+    many: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch, hours: list[float]
+) -> None:
+    counted = Counted(many.store, monkeypatch)
+
+    async def search_together() -> None:
+        paths = [f"{API}?q={text}" for text in ("eve", "a00", "x", "jane", "nobody")]
+        answers = await asyncio.gather(*(many.send("GET", path) for path in paths * 10))
+        assert {answer.status for answer in answers} == {200}
+
+    asyncio.run(search_together())
+    assert sorted(counted.listed) == ["policies/", "repos/"]
+    # Configurations and policies of 503, for five questions at most, and not for fifty who ask.
+    assert len(counted.read) <= 5 * 2 * 503
+    asyncio.run(search_together())
+    assert len(counted.listed) == 2
+    hours[0] = 3600.0
+    asyncio.run(search_together())
+    assert len(counted.listed) == 4
+
+
+def test_what_is_private_is_not_read_for_every_search(
+    many: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch, hours: list[float]
+) -> None:
+    counted = Counted(many.store, monkeypatch)
+    for hour in range(5):
+        # Also after the next listing.
+        hours[0] = 3600.0 * hour
+        assert _search(many, "q=x") == []
+        assert len([key for key in counted.read if key.startswith("repos/")]) == 250
+
+
+def test_what_this_drawbridge_changes_is_found_at_once(
+    drawbridge: MemoryDrawbridge, hours: list[float]
+) -> None:
+    assert hours == [0.0]
+    assert _search(drawbridge, "q=new") == []
+    for name, public in (("eve/new-1", True), ("eve/new-2", False)):
+        assert _register(drawbridge, name, public=public).status == 201
+    assert _search(drawbridge, "q=new") == ["eve/new-1"]
+    assert _register(drawbridge, "eve/new-2/_policy").status == 201
+    assert _search(drawbridge, "q=new") == ["eve/new-1", "eve/new-2"]
+    assert _register(drawbridge, "eve/new-1/_policy", public=False).status == 201
+    assert _search(drawbridge, "q=new") == ["eve/new-2"]
+    assert _register(drawbridge, "eve/new-1/_policy").status == 200
+    assert _search(drawbridge, "q=new") == ["eve/new-1", "eve/new-2"]
+
+
+def test_what_another_drawbridge_changes_is_never_shown_too_long(
+    drawbridge: MemoryDrawbridge, hours: list[float]
+) -> None:
+    other = MemoryDrawbridge(drawbridge.store)
+    assert _register(drawbridge, "eve/one").status == 201
+    assert _register(drawbridge, "eve/two", public=False).status == 201
+    assert _search(drawbridge, "q=eve/") == ["eve/one"]
+    assert _register(other, "eve/one/_policy", public=False).status == 201
+    assert _register(other, "eve/two/_policy").status == 201
+    assert _register(other, "eve/three").status == 201
+    # What is private now is not shown, and what is public is, with the next listing.
+    assert _search(drawbridge, "q=eve/") == []
+    hours[0] = 3600.0
+    assert _search(drawbridge, "q=eve/") == ["eve/three", "eve/two"]
+    assert _register(other, "eve/one/_policy").status == 200
+    hours[0] = 7200.0
+    assert _search(drawbridge, "q=eve/") == ["eve/one", "eve/three", "eve/two"]
+
+
+def test_what_is_made_while_the_store_is_listed_is_found(
+    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch, hours: list[float]
+) -> None:
+    assert hours == [0.0]
+    objects = drawbridge.store.objects
+
+    async def slow(prefix: str = "") -> AsyncIterator[Stored]:
+        found = [stored async for stored in objects(prefix)]
+        if prefix == "repos/":
+            body = json.dumps({"public": True}).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body))}
+            answer = await drawbridge.send(
+                "PUT", f"{API}eve/new", body=[body], headers=headers, user="eve"
+            )
+            assert answer.status == 201
+        for stored in found:
+            yield stored
+
+    monkeypatch.setattr(drawbridge.store, "objects", slow)
+    assert _search(drawbridge, "q=eve/") == ["eve/new"]
+    assert _search(drawbridge, "q=eve/") == ["eve/new"]
+
+
+def test_a_store_that_does_not_answer_is_asked_again(
+    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_prefix: str = "") -> AsyncIterator[Stored]:
+        raise StorageFailure("Storage backend failure")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drawbridge.store, "objects", broken)
+        answer = drawbridge.request("GET", f"{API}?q=")
+        assert (answer.status, answer.text) == (500, "Storage backend failure")
+    assert _search(drawbridge, "q=") == ["jane/chat"]
+
+
+NAMES = st.lists(st.text("aAbB-", max_size=3).map(lambda text: f"u/{text}"), unique=True)
+
+
+@given(NAMES, st.text("aAb/u\n", max_size=4), st.text("uU/aAb", max_size=4))
+def test_a_text_is_found_as_by_a_look_at_each_name(names: list[str], text: str, last: str) -> None:
+    names = sorted(names)
+    expected = [name for name in names if name > last and text.lower() in name.lower()]
+    assert list(catalogue._Index(names).matching(text, last)) == expected

@@ -229,7 +229,7 @@ def test_a_slow_body(
 ) -> None:
     monkeypatch.setattr(fetch, "_ATTEMPT_SECONDS", 0.1)
     vendor.serve(CRL_RESOURCE, Answer(body=CRL, piece=1, pause=0.03))
-    assert failure(fetcher).found == "the answer is too slow"
+    assert failure(fetcher).found == "the answer broke off: the answer comes too slowly"
     assert vendor.count(CRL_RESOURCE) == 3
 
 

@@ -179,6 +179,27 @@ def test_custom_members_nest_so_deep_and_no_deeper(start: str, inner: str, end: 
         Directory.from_bytes(nested(tree.MAX_NESTING + 1))
 
 
+@pytest.mark.parametrize("bracket", ["[]", "{}", '"["'])
+def test_a_directory_has_so_many_lists_and_objects_and_no_more(bracket: str) -> None:
+    def holding(count: int) -> bytes:
+        # Three besides: of the directory, the entry, and its digests; and that of `f`.
+        member = "[" + ",".join([bracket] * (count - 4)) + "]"
+        return dumped({"a": entry(b"x", f=1)}).replace(b'"f":1', f'"f":{member}'.encode())
+
+    most = holding(tree.MAX_BRACKETS)
+    assert Directory.from_bytes(most).to_bytes() == most
+    with pytest.raises(Malformed, match="too many lists and objects"):
+        Directory.from_bytes(holding(tree.MAX_BRACKETS + 1))
+
+
+def test_the_most_names_that_fit_have_fewer_lists_and_objects() -> None:
+    """So the limit is one of custom members alone."""
+    shortest = Entry(ContentDigest({"sha-256": b"\0" * 32}), 0, "a/b")
+    one, two = (Directory(dict.fromkeys(names, shortest)).to_bytes() for names in ("a", "ab"))
+    size = len(two) - len(one)
+    assert 2 * (tree.MAX_DIRECTORY // size) < tree.MAX_BRACKETS
+
+
 @given(st.binary() | st.text().map(str.encode) | st.binary().map(lambda b: GOOD[:40] + b))
 def test_any_bytes_parse_or_are_malformed(data: bytes) -> None:
     for parse in (Directory.from_bytes, Entry.from_bytes):

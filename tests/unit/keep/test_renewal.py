@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from garrison.errors import Unavailable
 from garrison.formats.enarx_toml import Config
 from garrison.formats.identity import CertifiedIdentity
-from garrison.keep import renewal
+from garrison.keep import renewal, retries
 from garrison.keep.identity import Certified, Credentials
 from garrison.keep.net.network import Identity, Network
+from garrison.keep.retries import Away
 from garrison.testing.tls import Authority, workload
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ class Stewards:
         self._authority = authority
         self.failures = failures
         self.asked: list[WorkloadIdentity | None] = []
+        self.retry_after: float | None = None
         self.enough = threading.Event()
 
     def certify(self, workload: WorkloadIdentity | None) -> Certified:
         self.asked.append(workload)
         if len(self.asked) <= self.failures:
-            raise Unavailable("the steward is away")
+            away = Away("the steward is away")
+            away.retry_after = self.retry_after
+            raise away
         if len(self.asked) == self.failures + 2:
             self.enough.set()
         return _certified(self._authority)
@@ -84,8 +87,24 @@ def test_without_an_identity_there_is_nothing_to_renew() -> None:
         assert threading.active_count() == before
 
 
+def test_a_steward_that_asks_to_be_left_alone_is_asked_again_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be mistaken, and the certificate ends."""
+    monkeypatch.setattr(renewal, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(renewal, "LAST_RETRY", 0.02)
+    monkeypatch.setattr(renewal, "SHORTEST_DELAY", 0.01)
+    authority = Authority()
+    stewards = Stewards(authority, failures=2)
+    stewards.retry_after = 1e6
+    with renewal.renewed(
+        Watched(), cast("Credentials", stewards), _certified(authority), workload()
+    ):
+        assert stewards.enough.wait(30)
+
+
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 300.0), (0.5, 225.0), (1.0, 150.0)])
 def test_keeps_that_lost_their_steward_together_do_not_come_back_together(
     jitter: float, seconds: float
 ) -> None:
-    assert renewal.retry_delay(renewal.LAST_RETRY, jitter) == seconds
+    assert retries.retry_delay(renewal.LAST_RETRY, jitter) == seconds

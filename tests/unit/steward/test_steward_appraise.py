@@ -31,6 +31,7 @@ from garrison.steward.issuance_log import IssuanceLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from pathlib import Path
 
     from garrison.steward.issuance import Steward
@@ -75,8 +76,10 @@ endorsements = "{simulator}"
     return replace(steward, appraisers={Tee.SNP: appraiser})
 
 
-def poster(steward: Steward, log: IssuanceLog | None = None) -> Callable[..., Answer]:
-    app = application(steward, FakeRegistry(), clock=lambda: NOW, issuance_log=log)
+def poster(
+    steward: Steward, log: IssuanceLog | None = None, now: datetime = NOW
+) -> Callable[..., Answer]:
+    app = application(steward, FakeRegistry(), clock=lambda: now, issuance_log=log)
 
     async def with_query(scope: Any, receive: Any, send: Any) -> None:
         path, _, query = scope["path"].partition("?")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.unit.steward.conftest import FakeRegistry, Keep
+from tests.unit.steward.test_steward_appraise import opened, poster
 from tests.unit.steward.test_steward_http import PROBLEM, Answer, ask_app
 
 from garrison.endorsements.source import EndorsementSource
 from garrison.endorsements.supply import MustWait, Supply
+from garrison.formats import cmw
 from garrison.formats.azure import AZURE_MEDIA_TYPE, HclReport, ReportType, quote_nonce
 from garrison.formats.challenge_wire import Offer
 from garrison.formats.csr import PKCS10_MEDIA_TYPE, build_request, decode_pki_path
@@ -33,6 +36,7 @@ from garrison.service.requests import Requests
 from garrison.steward import init
 from garrison.steward.authority import SERVER_PEM
 from garrison.steward.http import application, replace_steward
+from garrison.steward.issuance_log import IssuanceLog
 from garrison.steward.setup import open_steward
 from garrison.testing.azure import FakeAzure, runtime
 from garrison.testing.azure import key as azure_key
@@ -155,6 +159,22 @@ def test_a_certificate(base: Path, name: str) -> None:
     assert found.workload.tcb_status == "InsecureSimulated"
     if measurement is not None:
         assert found.workload.measurement == measurement
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_result_for_others_names_the_tee_as_the_certificate_does(base: Path, name: str) -> None:
+    make, _, _ = CASES[name]
+    fill_cache(base / "cache", INTEL, NOW, TeeType.SGX, TeeType.TDX)
+    steward, _ = open_steward(base / "steward", base / "policy.toml", base / "steward" / SERVER_PEM)
+    data, log = bytes(range(64)), IssuanceLog(base / "issuance.log")
+    answer = poster(steward, log, NOW)(cmw.encode(make(data)), report_data=data.hex())
+    log.close()
+    tee, _, hardware = name.partition("-")
+    ((named, appraisal),) = opened(steward, answer)["submods"].items()
+    shown = appraisal["ear_attester_claims"]
+    assert (named, shown["tee"], shown.get("hardware", "")) == (tee, tee, hardware)
+    assert all(check["passed"] for check in appraisal["ear_verifier_claims"]["checks"])
+    assert json.loads((base / "issuance.log").read_text())["tee"] == tee
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ class Fields:
     def __init__(self, entries: Headers, owner: Parent | None = None) -> None:
         self.entries = entries
         self.held: Held | None = None
+        # Of the names and values, once it was asked for: one by one they are added often.
+        self._size: int | None = None
         self._owner = owner
         if owner is not None:
             owner.children += 1
@@ -87,8 +89,21 @@ class Fields:
         """
         # What they took before is given back first.
         self.held = None
-        size = sum([len(name) + len(value) for name, value in self.entries])
-        self.held = host.hold(size + _FIELD_COST * len(self.entries))
+        self.held = host.hold(self._counted() + _FIELD_COST * len(self.entries))
+
+    def check_size(self) -> None:
+        """Refuse more than one message may have.
+
+        Raises:
+            Trap: it is.
+        """
+        if self._counted() > _MAX_BYTES or len(self.entries) > _MAX_FIELDS:
+            raise Trap("the guest failed: fields of too many bytes")
+
+    def _counted(self) -> int:
+        if self._size is None:
+            self._size = sum([len(name) + len(value) for name, value in self.entries])
+        return self._size
 
     def change(self) -> None:
         """Be changed.
@@ -110,15 +125,18 @@ class Fields:
         added = [(name, bytes(value)) for value in values]
         if not all(VALUE.fullmatch(value) for _, value in added):
             raise Failed(("invalid-syntax", None))
+        self._size = self._counted() + sum([len(name) + len(value) for _, value in added])
         self.entries += added
-        size = sum([len(name) + len(value) for name, value in self.entries])
-        if size > _MAX_BYTES or len(self.entries) > _MAX_FIELDS:
-            raise Trap("the guest failed: fields of too many bytes")
+        self.check_size()
 
     def remove(self, name: str) -> None:
         """Remove all values of a field."""
         name = name.lower()
-        self.entries = [entry for entry in self.entries if entry[0].lower() != name]
+        self.replace([entry for entry in self.entries if entry[0].lower() != name])
+
+    def replace(self, entries: Headers) -> None:
+        """Be `entries`."""
+        self.entries, self._size = entries, None
 
     def taken(self) -> Headers:
         """What they are, for a message that they are given to: they are nobody else's then."""
@@ -158,8 +176,7 @@ def fields_from_list(host: Host, entries: list[tuple[str, memoryview]]) -> Field
         made.entries.append((name, bytes(value)))
     if not all(VALUE.fullmatch(value) for _, value in made.entries):
         raise Failed(("invalid-syntax", None))
-    if sum([len(name) + len(value) for name, value in made.entries]) > _MAX_BYTES:
-        raise Trap("the guest failed: fields of too many bytes")
+    made.check_size()
     made.hold(host)
     return made
 
@@ -184,7 +201,7 @@ def fields_set(host: Host, fields: Fields, name: str, values: list[memoryview]) 
     try:
         fields.add(name, values)
     except Failed:
-        fields.entries = before
+        fields.replace(before)
         raise
     fields.hold(host)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from garrison.keep.component.host import Host
-    from garrison.keep.component.wasi.filesystem import Opened
+    from garrison.keep.component.wasi.opened import Opened
     from garrison.keep.component.wasi.sockets import TcpSocket
 
 WIT = """
