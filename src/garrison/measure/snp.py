@@ -26,11 +26,17 @@ _ZEROS = bytes(DIGEST_SIZE)
 _PAGE_INFO_SIZE = 0x70
 # SNP_LAUNCH_UPDATE, PAGE_TYPE.
 _NORMAL, _VMSA, _ZERO, _UNMEASURED, _SECRETS, _CPUID = 1, 2, 3, 4, 5, 6
-# Firmware knows VMSA pages by this address: the highest page of 52 bits.
+# Where the first registers are said to lie: Linux, arch/x86/kvm/svm/sev.c, INITIAL_VMSA_GPA. GCE
+# says -1, which firmware cuts to the processor's addresses: these 48 bits on Milan, more on later.
 _VMSA_ADDRESS = 0xFFFFFFFFF000
 _FIRMWARE_HINT = "use an OVMF of the AmdSev kind (EDK II, OvmfPkg/AmdSev), often OVMF.amdsev.fd"
-# SEV_FEATURES: SNP active, nothing else, as QEMU has it.
-DEFAULT_GUEST_FEATURES = 1
+# AMD 24593, volume 2, table "VMSA Layout, Combined": SEV_FEATURES, 64 bits, of which the first is
+# set in every SNP guest. Nothing else is, as QEMU has it.
+_SNP_ACTIVE = 1
+DEFAULT_GUEST_FEATURES = _SNP_ACTIVE
+_FEATURES = 1 << 64
+# A register of 32 bits.
+_SIGNATURES = 1 << 32
 # More than any machine has, so that a slip of the finger does not compute for hours.
 MAX_VCPUS = 4096
 
@@ -71,11 +77,15 @@ class KernelHashes:
 
     @classmethod
     def of(cls, kernel: bytes, initrd: bytes, append: str) -> KernelHashes:
-        """Hash them; the command line with the zero byte that ends it."""
+        """Hash them; the command line with the zero byte that ends it.
+
+        Raises:
+            Misuse: it is no command line.
+        """
         return cls(
             hashlib.sha256(kernel).digest(),
             hashlib.sha256(initrd).digest(),
-            hashlib.sha256(append.encode() + b"\0").digest(),
+            hashlib.sha256(command_line(append) + b"\0").digest(),
         )
 
     def page(self, offset: int) -> bytes:
@@ -150,6 +160,17 @@ def launch_digest(
     """
     if not 0 < vcpus <= MAX_VCPUS:
         raise Misuse("cannot be", field="--vcpus", found=vcpus, expected=f"1 to {MAX_VCPUS}")
+    if not 0 <= signature < _SIGNATURES:
+        raise Misuse(
+            "cannot be", field="--vcpu-signature", found=signature, expected="32 bits, as 0x800f12"
+        )
+    if not 0 <= guest_features < _FEATURES or not guest_features & _SNP_ACTIVE:
+        raise Misuse(
+            "cannot be",
+            field="--guest-features",
+            found=guest_features,
+            expected="64 bits, the first of them set, as in every SNP guest",
+        )
     if not firmware.sev:
         raise Misuse(
             "this firmware cannot launch an SNP guest",
@@ -171,6 +192,23 @@ def launch_digest(
         page = _save_area(address, signature, guest_features, vmm)
         ld = _extend(ld, _VMSA, _VMSA_ADDRESS, hashlib.sha384(page).digest())
     return ld
+
+
+def command_line(text: str) -> bytes:
+    """The bytes of a kernel's command line, without the zero byte that ends it.
+
+    Raises:
+        Misuse: it has a zero byte itself, or is not UTF-8.
+    """
+    try:
+        line = text.encode()
+    except UnicodeEncodeError:  # from an argument that is not UTF-8
+        line = b"\0"
+    if b"\0" in line:
+        raise Misuse(
+            "no command line", field="--append", found=ascii(text[:40]), expected="UTF-8, no zero"
+        )
+    return line
 
 
 def firmware_digest(firmware: Firmware) -> bytes:

@@ -184,6 +184,33 @@ def test_what_cannot_be_launched_has_no_digest() -> None:
         digest(fake_firmware(hashes=0x80FFF0), kernel=True)
 
 
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ("--vcpu-signature=-1", 2),
+        ("--vcpu-signature=0x1ffffffff", 2),
+        ("--guest-features=-1", 2),
+        ("--guest-features=0", 2),
+        ("--guest-features=0x20", 2),
+        ("--guest-features=0x10000000000000001", 2),
+        ("--guest-policy=-1", 65),
+        ("--guest-policy=0", 65),
+        ("--guest-policy=0x4030000", 65),
+        ("--guest-policy=0x10000000000030000", 65),
+        ("--append=a\0b", 2),
+        ("--append=\udcff", 2),
+    ],
+)
+def test_numbers_and_lines_that_no_guest_has_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, code: int
+) -> None:
+    """Such a guest does not start: its digest would be nobody's, or an error of ours."""
+    assert main(_command(tmp_path, option)) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert option.partition("=")[0] in said.err
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 4096))
 def test_parsers_raise_malformed_alone(noise: bytes, offset: int) -> None:
