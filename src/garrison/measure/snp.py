@@ -39,6 +39,10 @@ _FEATURES = 1 << 64
 _SIGNATURES = 1 << 32
 # More than any machine has, so that a slip of the finger does not compute for hours.
 MAX_VCPUS = 4096
+# A guest's initial memory besides its firmware: OVMF has less than 1 MiB. More would take long.
+_MAX_INITIAL = 64 << 20
+# What firmware fills in itself: one page of each, or it is another layout than is measured here.
+_ONE_PAGE = (SevSection.SECRETS, SevSection.CPUID)
 
 # QEMU, target/i386/sev.c, struct PaddedSevHashTable and its GUIDs.
 _HASH_TABLE = UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
@@ -178,6 +182,7 @@ def launch_digest(
             found="no SEV metadata",
             hint=_FIRMWARE_HINT,
         )
+    _check_sections(firmware)
     ld = (
         _pages(_ZEROS, firmware.address, firmware.image)
         if firmware_digest is None
@@ -214,6 +219,19 @@ def command_line(text: str) -> bytes:
 def firmware_digest(firmware: Firmware) -> bytes:
     """The digest after the firmware's pages alone, 48 bytes."""
     return _pages(_ZEROS, firmware.address, firmware.image)
+
+
+def _check_sections(firmware: Firmware) -> None:
+    if sum(section.size for section in firmware.sev) > _MAX_INITIAL:
+        raise Misuse("its initial memory is too large", field="--ovmf", expected="64 MiB at most")
+    for section in firmware.sev:
+        if section.kind in _ONE_PAGE and section.size != PAGE_SIZE:
+            raise Misuse(
+                "cannot be launched",
+                field=f"--ovmf: section {section.kind.name.lower()}",
+                found=f"{section.size} bytes",
+                expected=f"one page, {PAGE_SIZE} bytes",
+            )
 
 
 def _extend(ld: bytes, page_type: int, address: int, contents: bytes) -> bytes:

@@ -182,6 +182,17 @@ def test_what_cannot_be_launched_has_no_digest() -> None:
         digest(fake_firmware(hashes=0x70F000), kernel=True)
     with pytest.raises(Misuse, match="leaves its page"):
         digest(fake_firmware(hashes=0x80FFF0), kernel=True)
+    # Of more than a page only the first was measured; and gigabytes would take minutes, or memory.
+    for index, name in ((1, "secrets"), (2, "cpuid")):
+        for size in (0, 0x2000):
+            sections = list(SEV_SECTIONS)
+            sections[index] = (sections[index][0], size, sections[index][2])
+            with pytest.raises(Misuse, match=f"section {name}: .*found {size} bytes"):
+                digest(fake_firmware(sev=sections))
+    for kind in (1, 0x10):
+        sections = [*SEV_SECTIONS, (0x1000000, 0x4000000, kind)]
+        with pytest.raises(Misuse, match="too large"):
+            digest(fake_firmware(sev=sections))
 
 
 @pytest.mark.parametrize(
