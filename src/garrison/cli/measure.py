@@ -200,16 +200,28 @@ _OPTIONS = {
 }
 
 
+# What only QEMU shows a guest's first registers.
+_OF_QEMU = ("vcpu_type", "vcpu_signature")
+
+
 def _check_options(ctx: click.Context, tee: str | None) -> None:
     allowed = _OPTIONS.get(tee or "", set()) | {"tee", "as_json", "as_policy", "insecure_simulate"}
+    given = {
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
     for name in ctx.params:
-        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in allowed:
-            raise Misuse(
-                "is not for this",
-                field="IMAGE" if name == "image" else "--" + name.replace("_", "-"),
-                found=f"--tee {tee}" if tee else "no --tee",
-            )
+        found = None
+        if name not in allowed:
+            found = f"--tee {tee}" if tee else "no --tee"
+        elif name in _OF_QEMU and ctx.params["vmm"] != "qemu":
+            found = f"--vmm {ctx.params['vmm']}"
+        if name in given and found is not None:
+            field = "IMAGE" if name == "image" else "--" + name.replace("_", "-")
+            raise Misuse("is not for this", field=field, found=found)
+    if given.issuperset(_OF_QEMU):
+        raise Misuse("one of them", field="--vcpu-type, --vcpu-signature", found="both")
 
 
 def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:

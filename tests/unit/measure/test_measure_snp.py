@@ -326,3 +326,20 @@ def test_the_policy_demands_the_keys_that_signed(
 )
 def test_the_command_refuses_what_does_not_go_together(options: list[str]) -> None:
     assert main(["image", "measure", *options]) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--vcpu-type=EPYC-Milan", "--vcpu-signature=0x800f12"],
+        ["--vmm=ec2", "--vcpu-type=EPYC-Milan"],
+        ["--vmm=gce", "--vcpu-signature=0x800f12"],
+    ],
+)
+def test_no_option_is_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """Who gives one would think that it counts."""
+    assert main(_command(tmp_path, *options)) == 2
+    assert "--vcpu-" in capsys.readouterr().err
+    assert main(_command(tmp_path, options[0])) == 0
