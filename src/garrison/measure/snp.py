@@ -20,6 +20,7 @@ from uuid import UUID
 
 from garrison.errors import Misuse
 from garrison.formats.ovmf import PAGE_SIZE, Firmware, SevSection
+from garrison.measure.prediction import command_line
 
 DIGEST_SIZE = 48
 _ZEROS = bytes(DIGEST_SIZE)
@@ -197,23 +198,6 @@ def launch_digest(
         page = _save_area(address, signature, guest_features, vmm)
         ld = _extend(ld, _VMSA, _VMSA_ADDRESS, hashlib.sha384(page).digest())
     return ld
-
-
-def command_line(text: str) -> bytes:
-    """The bytes of a kernel's command line, without the zero byte that ends it.
-
-    Raises:
-        Misuse: it has a zero byte itself, or is not UTF-8.
-    """
-    try:
-        line = text.encode()
-    except UnicodeEncodeError:  # from an argument that is not UTF-8
-        line = b"\0"
-    if b"\0" in line:
-        raise Misuse(
-            "no command line", field="--append", found=ascii(text[:40]), expected="UTF-8, no zero"
-        )
-    return line
 
 
 def firmware_digest(firmware: Firmware) -> bytes:

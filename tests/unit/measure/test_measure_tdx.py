@@ -164,6 +164,24 @@ def test_every_part_of_the_boot_counts() -> None:
     assert len(registers) == 6
 
 
+def test_what_is_empty_is_not_measured() -> None:
+    """EDK II hands over no options of length zero and no initrd of none; Linux measures neither."""
+    assert tdx.rtmr2("", None) == tdx.rtmr2("", b"") == bytes(48)
+    assert tdx.rtmr2("quiet", b"") == tdx.rtmr2("quiet", None)
+    # As Linux' stub is given it: 16 bits each, a zero behind, the initrd's name with it.
+    digest = hashlib.sha384("quiet initrd=initrd\0".encode("utf-16-le")).digest()
+    register = hashlib.sha384(bytes(48) + digest).digest()
+    register = hashlib.sha384(register + hashlib.sha384(b"initrd").digest()).digest()
+    assert tdx.rtmr2("quiet", b"initrd") == register
+
+
+@pytest.mark.parametrize("append", ["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a\0b", "\udcff"])
+def test_a_command_line_that_firmware_would_change_is_not_guessed(append: str) -> None:
+    """It widens each byte to 16 bits, whatever character that was a part of."""
+    with pytest.raises(Misuse, match="--append"):
+        tdx.rtmr2(append, None)
+
+
 def _command(tmp_path: Path, *more: str) -> list[str]:
     for name, data in (
         ("ovmf", fake_firmware(tdx=SECTIONS)),
