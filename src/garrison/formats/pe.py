@@ -2,8 +2,11 @@
 
 Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", section
 "Calculating the PE Image Hash"; field offsets of "PE Format". The digest leaves out the checksum,
-the directory entry of the certificate table, and that table. It refuses images whose parts leave
-the file or overlap, which firmware would refuse to load.
+the directory entry of the certificate table, and that table.
+
+It refuses images whose parts leave the file or overlap, which firmware would refuse to load; and
+those with gaps between sections or without that entry, of which firmware hashes other bytes than
+are hashed here (EDK II, OvmfPkg/Tcg/TdTcg2Dxe/MeasureBootPeCoff.c, steps 8 and 16).
 """
 
 from __future__ import annotations
@@ -46,6 +49,10 @@ def authenticode(data: bytes, algorithm: str) -> bytes:
     entry = optional + _DIRECTORIES[magic] + 8 * _CERTIFICATES
     table = optional + optional_size
     headers = _read(data, optional + _SIZE_OF_HEADERS, 4)
+    # The number of directories stands before the first.
+    directories = _read(data, optional + _DIRECTORIES[magic] - 4, 4)
+    if directories <= _CERTIFICATES:
+        raise _bad("data directories", f"{directories}, none for certificates")
     if count > _MAX_SECTIONS or not entry + 8 <= table <= headers - _SECTION_SIZE * count:
         raise _bad("headers", f"{count} sections, {headers} bytes")
     if headers > len(data):
@@ -60,7 +67,7 @@ def authenticode(data: bytes, algorithm: str) -> bytes:
         for start in range(table, table + _SECTION_SIZE * count, _SECTION_SIZE)
     ]
     for start, size in sorted(section for section in sections if section[1]):
-        if start < end or start + size > len(data):
+        if start != end or start + size > len(data):
             raise _bad("section", f"{size} bytes at {start}")
         state.update(data[start : start + size])
         end = start + size

@@ -97,6 +97,21 @@ def test_the_digest_of_a_kernel_is_another_implementation_s(image: bytes, digest
     assert authenticode(image, "sha384").hex() == digest
 
 
+def test_what_firmware_hashes_otherwise_is_refused() -> None:
+    """EDK II begins what is behind the sections at the sum of their sizes, gaps left out."""
+    image = bytearray(_pe())
+    sections = 64 + 4 + 20 + 240
+    gap = bytearray(image[:2048] + bytes(512) + image[2048:])
+    gap[sections + 40 + 20 : sections + 40 + 24] = (2560).to_bytes(4, "little")
+    with pytest.raises(Malformed, match="section; found 512 bytes at 2560"):
+        authenticode(bytes(gap), "sha384")
+    few = 64 + 4 + 20 + 108
+    assert image[few : few + 4] == (16).to_bytes(4, "little")
+    image[few : few + 4] = (4).to_bytes(4, "little")
+    with pytest.raises(Malformed, match="data directories; found 4, none for certificates"):
+        authenticode(bytes(image), "sha384")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=8), st.integers(0, 700))
 def test_wrong_kernels_are_malformed_and_nothing_else(noise: bytes, offset: int) -> None:
