@@ -28,7 +28,7 @@ _SIZE_OF_HEADERS = 60
 _DIRECTORIES = {0x10B: 96, 0x20B: 112}
 _CERTIFICATES = 4
 _SECTION_SIZE = 40
-# What a section may have in memory behind what it has in the file: variables of a program.
+# What sections may have in memory behind what they have in the file: variables of a program.
 _MAX_ZEROS = 16 << 20
 
 
@@ -94,10 +94,13 @@ def sections(data: bytes) -> dict[str, bytes]:
         raise _bad("headers", f"{count} sections")
     table = coff + _COFF_SIZE + _read(data, coff + 16, 2)
     found: dict[str, bytes] = {}
+    # Together: sections that all were the whole file would take a hundred times its size.
+    left = len(data) + _MAX_ZEROS
     for start in range(table, table + _SECTION_SIZE * count, _SECTION_SIZE):
         name = data[start : start + 8].rstrip(b"\0").decode("ascii", "replace")
         size, raw, place = (_read(data, start + offset, 4) for offset in (8, 16, 20))
-        if place + raw > len(data) or size > raw + _MAX_ZEROS:
+        left -= size
+        if place + raw > len(data) or size > raw + _MAX_ZEROS or left < 0:
             raise _bad("section", f"{name}: {size} bytes, {raw} at {place}")
         content = data[place : place + min(size, raw)]
         found.setdefault(name, content + bytes(size - len(content)))
