@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from garrison.measure.prediction import Prediction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-# Larger images do not fit below 4 GiB, where QEMU loads them.
-_MAX_IMAGE = 1 << 30
 
 
 @click.command(
@@ -286,6 +284,7 @@ def _snp(
     firmware_digest: str | None,
     signatures: Path | None,
 ) -> Prediction:
+    from garrison.image.folder import MAX_PART
     from garrison.measure import snp, snp_policy
 
     if kernel is None and (initrd is not None or append):
@@ -293,8 +292,8 @@ def _snp(
     hashes = None
     if kernel is not None:
         hashes = snp.KernelHashes.of(
-            read_file(kernel, _MAX_IMAGE),
-            b"" if initrd is None else read_file(initrd, _MAX_IMAGE),
+            read_file(kernel, MAX_PART),
+            b"" if initrd is None else read_file(initrd, MAX_PART),
             append,
         )
     digest = snp.launch_digest(
@@ -327,14 +326,15 @@ def _tdx(
     event_log: Path | None,
 ) -> Prediction:
     from garrison.formats.ccel import MAX_LOG
+    from garrison.image.folder import MAX_PART
     from garrison.measure import tdx
 
     if kernel is None and (initrd is not None or append):
         raise Misuse("missing", field="--kernel", expected="with --initrd and --append")
     return tdx.predict(
         _firmware(ovmf),
-        kernel=None if kernel is None else read_file(kernel, _MAX_IMAGE),
-        initrd=None if initrd is None else read_file(initrd, _MAX_IMAGE),
+        kernel=None if kernel is None else read_file(kernel, MAX_PART),
+        initrd=None if initrd is None else read_file(initrd, MAX_PART),
         append=append,
         event_log=None if event_log is None else read_file(event_log, MAX_LOG),
     )

@@ -31,6 +31,8 @@ SBOM = "sbom.spdx.json"
 FIRMWARE = {"snp": "ovmf.snp.fd", "tdx": "ovmf.tdx.fd"}
 _PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB, UNPACKED, *FIRMWARE.values()}
 FORMAT = 1
+#: Larger parts do not fit below 4 GiB, where QEMU loads them; ours have 54 MiB at most.
+MAX_PART = 1 << 30
 #: With a line for each package.
 _MAX_ABOUT = 1 << 20
 #: Linux, arch/x86/include/asm/setup.h, COMMAND_LINE_SIZE.
@@ -160,6 +162,14 @@ def load(folder: Path) -> Image:
     for name in parts:
         if not (folder / name).is_file():
             raise Malformed("an image without", field=str(folder), found=f"no {name}")
+        size = (folder / name).stat().st_size
+        if size > MAX_PART:
+            raise Malformed(
+                "too large for an image",
+                field=str(folder / name),
+                found=f"{size} bytes",
+                expected=f"at most {MAX_PART}",
+            )
     with (folder / COMMAND_LINE).open("rb") as file:
         line = file.read(MAX_COMMAND_LINE + 1)
     if len(line) > MAX_COMMAND_LINE or not line.isascii() or not line.decode().isprintable():
