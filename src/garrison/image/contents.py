@@ -19,6 +19,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ _FIRMWARE = {
     "tdx": "usr/share/ovmf/OVMF.inteltdx.ms.fd",
 }
 _WHEELS = "wheels"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What reading a broken one raises; a RuntimeError is one that is encrypted.
+_NO_WHEEL = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)
 _SOURCES = "sources"
 _GARRISON = "garrison"
 
@@ -375,11 +379,25 @@ def _kernel(files: dict[str, Entry]) -> bytes:
 
 def _wheel(content: bytes, name: str) -> dict[str, Entry]:
     """The files of a wheel, below a folder that no package has."""
+    files = {}
+    left = deb.MAX_UNPACKED
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [each for each in archive.namelist() if not each.endswith("/")]
-            files = {f"{_WHEELS}/{each}": Entry.file(archive.read(each)) for each in names}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            for each in archive.infolist():
+                if each.filename.endswith("/"):
+                    continue
+                left -= each.file_size
+                if left < 0 or each.compress_type not in _COMPRESSIONS:
+                    raise Malformed(
+                        "this is no wheel of ours",
+                        field=f"{name}: {each.filename}",
+                        found=f"{each.file_size} bytes, compression {each.compress_type}",
+                        expected=f"at most {deb.MAX_UNPACKED} bytes in all, deflated or stored",
+                    )
+                with archive.open(each) as file:
+                    # So many and no more, whatever its compressed data make.
+                    files[f"{_WHEELS}/{each.filename}"] = Entry.file(file.read(each.file_size))
+    except _NO_WHEEL as error:
         raise Malformed("this is no wheel", field=name, found=error) from error
     cpio.check_paths(files)
     return files

@@ -7,13 +7,14 @@ import io
 import lzma
 import struct
 import tarfile
+import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from garrison.errors import Malformed
-from garrison.image import cpio, deb, elf, modules
+from garrison.image import contents, cpio, deb, elf, modules
 from garrison.image.cpio import Entry
 
 
@@ -120,6 +121,87 @@ def test_a_package_cannot_leave_its_root(name: str) -> None:
 def test_a_package_has_no_devices() -> None:
     with pytest.raises(Malformed, match="neither file, link nor directory"):
         deb.files(_package([(_member("./dev/mem", kind=tarfile.CHRTYPE), b"")]))
+
+
+def _hard_link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    link = _member(name, kind=tarfile.LNKTYPE)
+    link.linkname = target
+    return link, b""
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [_hard_link("./a", "./gone")],
+        [_hard_link("./a", "./a")],
+        [_hard_link("./a", "./b"), _hard_link("./b", "./a")],
+        [(_member("./\udcff"), b"")],
+    ],
+    ids=["nothing", "itself", "circle", "no text"],
+)
+def test_links_that_lead_nowhere_are_malformed(
+    members: list[tuple[tarfile.TarInfo, bytes]],
+) -> None:
+    with pytest.raises(Malformed, match="no Debian package"):
+        deb.files(_package(members))
+
+
+def test_many_links_to_one_file_are_as_large_as_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [_hard_link(f"./{index}", "./a") for index in range(20)]
+    package = _package([(_member("./a"), bytes(10_000)), *links])
+    assert len(deb.files(package)) == 21
+    monkeypatch.setattr(deb, "MAX_UNPACKED", 100_000)
+    with pytest.raises(Malformed, match="files of a Debian package are too large"):
+        deb.files(package)
+
+
+@given(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255))))
+def test_any_header_gives_files_or_malformed(which: int, changes: list[tuple[int, int]]) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        members = [(_member("./a"), b"content"), _hard_link("./h", "./a"), (_member("./b"), b"b")]
+        for info, content in members:
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    data = bytearray(out.getvalue())
+    starts = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
+    start = starts[which % len(starts)]
+    for place, value in changes:
+        data[start + place] = value
+    # The header's own checksum: a sum of its bytes, with spaces in its place.
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    with contextlib.suppress(Malformed):
+        deb.files(_ar([("data.tar.xz", lzma.compress(bytes(data), preset=0))]))
+
+
+def _zip(compression: int, name: str = "a/b.py", content: bytes = b"x = 1\n" * 99) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        archive.writestr(name, content)
+    return out.getvalue()
+
+
+def test_a_wheel_has_two_compressions_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        found = contents._wheel(_zip(compression), "a.whl")
+        assert found == {"wheels/a/b.py": Entry.file(b"x = 1\n" * 99)}
+    with pytest.raises(Malformed, match="compression 14"):
+        contents._wheel(_zip(zipfile.ZIP_LZMA), "a.whl")
+    with pytest.raises(Malformed, match="plain and relative"):
+        contents._wheel(_zip(zipfile.ZIP_STORED, "../up"), "a.whl")
+    monkeypatch.setattr(deb, "MAX_UNPACKED", 500)
+    with pytest.raises(Malformed, match="594 bytes, compression 8"):
+        contents._wheel(_zip(zipfile.ZIP_DEFLATED), "a.whl")
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), min_size=1, max_size=4))
+def test_any_zip_is_a_wheel_or_malformed(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(_zip(zipfile.ZIP_DEFLATED))
+    for place, value in changes:
+        data[place % len(data)] = value
+    with contextlib.suppress(Malformed):
+        contents._wheel(bytes(data), "a.whl")
 
 
 def test_a_package_with_another_compression_is_refused() -> None:
