@@ -359,6 +359,16 @@ class Stage:
     def _unpack(self, files: dict[str, Entry], owner: str) -> None:
         for path, entry in files.items():
             place = self._path(path)
+            # Another input's link would lead out of the folder.
+            parents = list(place.parents)
+            above = parents[: parents.index(self._folder)]
+            linked = [each for each in above if each.is_symlink() or each.is_file()]
+            if linked or place.is_symlink() or place.exists():
+                raise Malformed(
+                    "an input writes where another one did",
+                    field=f"{owner}: {path}",
+                    found=(linked or [place])[0].relative_to(self._folder),
+                )
             place.parent.mkdir(parents=True, exist_ok=True)
             if stat.S_ISLNK(entry.mode):
                 place.symlink_to(entry.content.decode())

@@ -79,6 +79,8 @@ def _entries(tar: tarfile.TarFile) -> dict[str, Entry]:
     left = MAX_UNPACKED
     for member in tar:
         path = PurePosixPath(member.name)
+        if not path.parts and member.isdir():
+            continue  # the root, which each package has
         check_paths([str(path)])
         (member.name + member.linkname).encode()  # fails where the archive's bytes are no text
         if member.issym():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import lzma
 import struct
 import tarfile
 import zipfile
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,11 @@ from hypothesis import strategies as st
 from garrison.errors import Malformed
 from garrison.image import contents, cpio, deb, elf, modules
 from garrison.image.cpio import Entry
+from garrison.image.fetch import Inputs
+from garrison.image.lock import Input, Lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _read(archive: bytes) -> list[tuple[str, int, bytes]]:
@@ -101,8 +108,10 @@ def test_a_package_gives_its_files_and_links() -> None:
     link.linkname = "a.so"
     # Its owner could become root by it; an image has no such files.
     setuid = _member("./usr/bin/p", 0o4755)
+    root = _member("./", kind=tarfile.DIRTYPE)
+    library = _member("./usr/lib/a.so")
     found = deb.files(
-        _package([(_member("./usr/lib/a.so"), b"library"), (link, b""), (setuid, b"program")])
+        _package([(root, b""), (library, b"library"), (link, b""), (setuid, b"program")])
     )
     assert found == {
         "usr/lib/a.so": Entry.file(b"library"),
@@ -204,6 +213,30 @@ def test_any_zip_is_a_wheel_or_malformed(changes: list[tuple[int, int]]) -> None
         contents._wheel(bytes(data), "a.whl")
 
 
+@pytest.mark.parametrize("path", ["link", "link/profile", "usr/a", "usr/a/b"])
+def test_no_input_writes_through_another_one_s_link_or_over_its_files(
+    tmp_path: Path, path: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = _member("./link", kind=tarfile.SYMTYPE)
+    link.linkname = str(elsewhere / "profile" if path == "link" else elsewhere)
+    first = _package([(link, b""), (_member("./usr/a"), b"a")])
+    second = _package([(_member(f"./{path}"), b"b")])
+    items = [Input(str(i), "1", "p", hashlib.sha256(d).hexdigest(), len(d), "why")
+             for i, d in enumerate((first, second))]  # fmt: skip
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for item, data in zip(items, (first, second), strict=True):
+        (inputs / item.sha256).write_bytes(data)
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    with pytest.raises(Malformed, match=f"1: {path}: an input writes where another one did"):
+        contents.Stage(stage, Lock("trixie", 1, tuple(items), ()), Inputs(inputs), {})
+    assert list(elsewhere.iterdir()) == []
+    assert (stage / "usr/a").read_bytes() == b"a"
+
+
 def test_a_package_with_another_compression_is_refused() -> None:
     with pytest.raises(Malformed, match=r"without data\.tar\.xz; found debian-binary, data\.tar"):
         deb.files(_package([], "data.tar.zst"))
@@ -240,6 +273,10 @@ _KERNEL = {
     "usr/lib/modules/6/kernel/broken.ko.xz": _module("gone"),
     "usr/lib/modules/6/kernel/silent.ko.xz": Entry.file(lzma.compress(b"\x7fELF")),
     "usr/lib/modules/6/kernel/text.ko.xz": Entry.file(b"text"),
+    "usr/lib/modules/6/kernel/itself.ko.xz": _module("itself"),
+    "usr/lib/modules/6/kernel/one.ko.xz": _module("c,other"),
+    "usr/lib/modules/6/kernel/other.ko.xz": _module("one"),
+    "usr/lib/modules/6/kernel/cut.ko.xz": Entry.file(_module("").content[:-20]),
 }
 
 
@@ -254,6 +291,9 @@ def test_modules_come_after_what_they_depend_on() -> None:
         ("broken", "broken: the kernel has no such module; found no gone.ko.xz"),
         ("silent", "silent: a kernel module does not say what it depends on"),
         ("text", "text: a kernel module is no XZ file"),
+        ("itself", "itself: kernel modules in a circle; found needs itself"),
+        ("one", "other: kernel modules in a circle; found needs one"),
+        ("cut", "cut: a kernel module has no end"),
     ],
 )
 def test_a_module_that_cannot_load_is_refused(wanted: str, message: str) -> None:
