@@ -240,7 +240,8 @@ def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str
         return None, None, "", None
     # An image of an older release has none, and then --ovmf is missing.
     there = FIRMWARE[tee] in image.about["parts"]
-    return image.kernel, image.initrd, image.command_line, image.firmware(tee) if there else None
+    line = image.command_line_in(tee)
+    return image.kernel, image.initrd, line, image.firmware(tee) if there else None
 
 
 def _process(as_json: bool, as_policy: bool) -> None:
