@@ -137,6 +137,20 @@ def test_mrtd_is_what_the_specification_says() -> None:
     assert tdx.mrtd(Firmware.from_bytes(image)) == expected.digest()
 
 
+def test_the_registers_are_another_implementation_s() -> None:
+    """As dstack-mr (4a167f8; pages in one pass, the kernel as it is) computes them of these."""
+    firmware = Firmware.from_bytes(fake_firmware(pages=4, filler=b"garrison", tdx=SECTIONS))
+    found = tdx.predict(firmware, kernel=_pe(), initrd=b"initrd", append="quiet").registers
+    assert {name: value.hex() for name, value in found.items()} == {
+        "mrtd": "e93aca27d2d30831f73af39165e0ba7ede84920105d99aced7bfd682269817b0"
+        "54a6f65169a65c2b34a4590838681fc4",
+        "rtmr1": "298f5aa9b87391b596be41e83e75d33ff59217a1645a1849aef57079ab948b90"
+        "281532007cf90c780ef17c645eb1f11a",
+        "rtmr2": "bef5355395bde66256accbcc916f56ba08794dfb47f038f1064369d14bb93439"
+        "8048b82ed2d3cb7f92b02f4a20272ccc",
+    }
+
+
 @pytest.mark.vectors
 def test_the_event_log_of_a_real_boot_leads_to_the_registers_of_its_quote() -> None:
     directory = vectors("measure") / "tdx-ccel-cos113"
