@@ -197,7 +197,7 @@ class Stage:
             else:
                 self._unpack(files, item.name)
         for item in lock.wheels:
-            self._unpack(_wheel(inputs.read(item), item.path), item.name)
+            self._unpack(wheel(inputs.read(item), item.path), item.name)
         files = {f"{_SOURCES}/{path}": Entry.file(text) for path, text in sources.items()}
         self._unpack(files, _GARRISON)
 
@@ -387,8 +387,12 @@ def _kernel(files: dict[str, Entry]) -> bytes:
     return files[kernels[0]].content
 
 
-def _wheel(content: bytes, name: str) -> dict[str, Entry]:
-    """The files of a wheel, below a folder that no package has."""
+def wheel(content: bytes, name: str) -> dict[str, Entry]:
+    """The files of a wheel, below a folder that no package has.
+
+    Raises:
+        Malformed: it is none, or larger than any of ours.
+    """
     files = {}
     left = deb.MAX_UNPACKED
     try:
@@ -397,7 +401,8 @@ def _wheel(content: bytes, name: str) -> dict[str, Entry]:
                 if each.filename.endswith("/"):
                     continue
                 left -= each.file_size
-                if left < 0 or each.compress_type not in _COMPRESSIONS:
+                unnamed = not each.filename  # of which the library raises what is no error of it
+                if left < 0 or unnamed or each.compress_type not in _COMPRESSIONS:
                     raise Malformed(
                         "this is no wheel of ours",
                         field=f"{name}: {each.filename}",

@@ -193,15 +193,19 @@ def _zip(compression: int, name: str = "a/b.py", content: bytes = b"x = 1\n" * 9
 
 def test_a_wheel_has_two_compressions_and_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        found = contents._wheel(_zip(compression), "a.whl")
+        found = contents.wheel(_zip(compression), "a.whl")
         assert found == {"wheels/a/b.py": Entry.file(b"x = 1\n" * 99)}
     with pytest.raises(Malformed, match="compression 14"):
-        contents._wheel(_zip(zipfile.ZIP_LZMA), "a.whl")
+        contents.wheel(_zip(zipfile.ZIP_LZMA), "a.whl")
     with pytest.raises(Malformed, match="plain and relative"):
-        contents._wheel(_zip(zipfile.ZIP_STORED, "../up"), "a.whl")
+        contents.wheel(_zip(zipfile.ZIP_STORED, "../up"), "a.whl")
+    unnamed = bytearray(_zip(zipfile.ZIP_STORED, "Q").replace(b"Q", b"\0"))
+    unnamed[unnamed.index(b"PK\1\2") + 8] |= 1  # encrypted, says the directory at the end
+    with pytest.raises(Malformed, match="no wheel of ours"):
+        contents.wheel(bytes(unnamed), "a.whl")
     monkeypatch.setattr(deb, "MAX_UNPACKED", 500)
     with pytest.raises(Malformed, match="594 bytes, compression 8"):
-        contents._wheel(_zip(zipfile.ZIP_DEFLATED), "a.whl")
+        contents.wheel(_zip(zipfile.ZIP_DEFLATED), "a.whl")
 
 
 @given(st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), min_size=1, max_size=4))
@@ -210,7 +214,7 @@ def test_any_zip_is_a_wheel_or_malformed(changes: list[tuple[int, int]]) -> None
     for place, value in changes:
         data[place % len(data)] = value
     with contextlib.suppress(Malformed):
-        contents._wheel(bytes(data), "a.whl")
+        contents.wheel(bytes(data), "a.whl")
 
 
 @pytest.mark.parametrize("path", ["link", "link/profile", "usr/a", "usr/a/b"])
