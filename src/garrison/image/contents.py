@@ -317,7 +317,7 @@ class Stage:
         found = set()
         for line in done.stdout.decode().splitlines():
             soname, arrow, rest = line.strip().partition(" => ")
-            place = Path((rest if arrow else soname).rpartition(" (")[0])
+            place = self._folder / (rest if arrow else soname).rpartition(" (")[0]
             if soname.startswith("linux-vdso"):
                 continue
             if not place.is_relative_to(self._folder):
@@ -334,9 +334,11 @@ class Stage:
         self, *command: str | Path, given: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         loader = self._path(_LOADER)
+        # Relative, to the folder in which it runs: a colon in that folder's name would end the
+        # path, and the loader would go on with this machine's libraries.
         try:
             return subprocess.run(
-                [loader, "--inhibit-cache", "--library-path", self._path(_LIBRARIES), *command],
+                [loader, "--inhibit-cache", "--library-path", _LIBRARIES, *command],
                 check=False,
                 capture_output=True,
                 input=given,
