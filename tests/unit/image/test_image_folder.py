@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -158,6 +158,29 @@ def test_what_a_killed_build_left_is_removed(
         os.close(descriptor)
     assert not dead.exists()
     assert alive.exists()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_builds_that_begin_at_once_take_no_folder_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    """Another one comes in the moment between the folder is made and it is claimed."""
+    monkeypatch.setattr(build, "_make", lambda *_args: None)
+    opened = os.open
+    begun: list[object] = []
+
+    def interrupted(path: Any, *rest: Any, **more: Any) -> int:
+        if begun or not str(path).startswith(str(tmp_path / ".building-")):
+            return opened(path, *rest, **more)
+        begun.append(path)
+        descriptor = -1 if before else opened(path, *rest, **more)
+        build._sweep(tmp_path)
+        return opened(path, *rest, **more) if before else descriptor
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(Misuse, match="no image there"):  # nothing was made here
+        build.build(_RECIPE, tmp_path / "one", inputs=tmp_path / "inputs")
+    assert len(begun) == 1
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
