@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
+import lzma
 import random
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,7 +83,12 @@ from garrison.formats import (
 from garrison.formats.dcap_quote import TeeType
 from garrison.formats.evidence import SNP_MEDIA_TYPE, Evidence
 from garrison.formats.snp import Product
+from garrison.image import contents, cpio, deb, elf
+from garrison.image.uki import extended
 from garrison.measure import sev_keys, sgx_keys
+from garrison.measure import snp as snp_measure
+from garrison.measure import tdx as tdx_measure
+from garrison.measure.uki import pcr11
 from garrison.steward import ear, enarx_policy, issuance_log, offline_read, policy, revocation
 from garrison.steward.challenge import Challenges
 from garrison.steward.offline_endorsements import Endorsements
@@ -421,8 +430,9 @@ def _sigstruct() -> list[bytes]:
 
 
 def _image() -> list[bytes]:
-    """The least PE image: a header of 512 bytes, and no section."""
+    """The least PE image: a header of 512 bytes, 16 directories, and no section."""
     optional = (0x20B).to_bytes(2, "little").ljust(60, b"\0") + (512).to_bytes(4, "little")
+    optional = optional.ljust(108, b"\0") + (16).to_bytes(4, "little")
     coff = bytes(16) + (240).to_bytes(2, "little") + bytes(2)
     head = b"MZ".ljust(0x3C, b"\0") + b"\x40\0\0\0" + b"PE\0\0" + coff + optional
     return [head.ljust(512, b"\0")]
@@ -526,6 +536,76 @@ def _ccel() -> list[bytes]:
 
 def _pe(data: bytes) -> None:
     pe.authenticode(data, "sha256")
+
+
+def _uki(data: bytes) -> None:
+    """A stub is extended, and found in what comes of it are its sections and ours."""
+    made = extended(data, {".linux": b"kernel"})
+    pcr11(made)
+
+
+def _boots(data: bytes) -> None:
+    """What of a firmware is measured, as a guest of SNP and as a TD."""
+    firmware = ovmf.Firmware.from_bytes(data)
+    for vcpus in (1, 2):
+        with contextlib.suppress(Misuse):
+            snp_measure.launch_digest(firmware, vcpus=vcpus, signature=1, kernel=_HASHES)
+    tdx_measure.mrtd(firmware)
+
+
+_HASHES = snp_measure.KernelHashes.of(b"kernel", b"initrd", "quiet")
+
+
+def _deb(data: bytes) -> None:
+    """The archive in a package: what is around it is compressed, and leads nowhere."""
+    packed = lzma.compress(data, preset=0)
+    head = b"data.tar.xz".ljust(48) + str(len(packed)).encode().ljust(10) + b"`\n"
+    deb.files(b"!<arch>\n" + head + packed)
+
+
+def _tar() -> list[bytes]:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, target in (
+            ("./", tarfile.DIRTYPE, ""),
+            ("./usr/a", tarfile.REGTYPE, ""),
+            ("./usr/b", tarfile.LNKTYPE, "./usr/a"),
+            ("./usr/c", tarfile.SYMTYPE, "a"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    return [out.getvalue()]
+
+
+def _zip() -> list[bytes]:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.py", b"x = 1\n" * 99)
+        archive.writestr("c", b"")
+    return [out.getvalue()]
+
+
+def _stub() -> list[bytes]:
+    """A PE image with room for sections, and one of 512 bytes."""
+    head = bytearray(_image()[0].ljust(1024, b"\0"))
+    start = 0x40 + 24
+    head[0x46:0x48] = b"\x01\0"
+    for offset, value in ((32, 4096), (36, 512), (60, 1024)):
+        head[start + offset : start + offset + 4] = value.to_bytes(4, "little")
+    section = b".text\0\0\0" + b"".join(n.to_bytes(4, "little") for n in (100, 4096, 512, 1024))
+    head[start + 240 : start + 240 + len(section)] = section
+    return [bytes(head) + b"\xcc" * 512]
+
+
+def _elf() -> list[bytes]:
+    head = bytearray(b"\x7fELF\x02\x01".ljust(64, b"\0"))
+    head[32:40], head[54:58] = (64).to_bytes(8, "little"), b"\x38\0\x01\0"
+    segment = b"\x01\0\0\0\x05\0\0\0" + bytes(24) + (120).to_bytes(8, "little") + bytes(16)
+    return [bytes(head) + segment + b"tail"]
+
+
+_TD = (0, 0x1000, 0xFFFFC000, 0x1000, 0, 1), (0, 0, 0x809000, 0x2000, 2, 0)
 
 
 def _word(value: bytes) -> Callable[[], Iterable[bytes]]:
@@ -698,6 +778,17 @@ TARGETS: dict[str, Target] = {
     ),
     "ovmf": Target(only(ovmf.Firmware.from_bytes), lambda: [fake_firmware()]),
     "pe": Target(only(_pe), _image),
+    "image_cpio": Target(
+        only(cpio.unpacked),
+        lambda: [cpio.archive({"a/b": cpio.Entry.file(b"c"), "l": cpio.Entry.link("a")})],
+    ),
+    "image_deb": Target(only(_deb), _tar),
+    "image_elf": Target(only(elf.strip), _elf),
+    "image_stub": Target(only(_uki), _stub),
+    "image_wheel": Target(only(functools.partial(contents.wheel, name="wheel")), _zip),
+    "measure_firmware": Target(
+        only(_boots, Misuse), lambda: [fake_firmware(tdx=_TD), fake_firmware(tdx=_TD, pages=3)]
+    ),
     "peer_rule": Target(
         only(text(peer_rule.PeerRule.parse)), _word(b"d.test/jane/chat:1.0.0 sha256:" + b"A" * 43)
     ),

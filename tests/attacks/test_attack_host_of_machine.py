@@ -6,6 +6,7 @@ that was changed stands here for a host that boots something else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -112,7 +113,8 @@ def test_the_host_lies_about_the_time(stack: Stack, tmp_path: Path) -> None:
 class Machine:
     """A real machine whose host speaks as it likes."""
 
-    def __init__(self, image: Path) -> None:
+    def __init__(self, image: Path, tee: str | None = None, *more: str) -> None:
+        """Start it, as a machine of `tee`, with `more` for QEMU."""
         found = load(image)
         names = (*CHANNELS, "console")
         pairs = {name: socket.socketpair() for name in names}
@@ -121,14 +123,14 @@ class Machine:
             firmware=None,
             kernel=found.kernel,
             initrd=found.initrd,
-            append=found.command_line,
+            append=found.command_line_in(tee),
             memory=512,
             vcpus=1,
             console=pairs["console"][1].fileno(),
             channels=tuple((name, pairs[name][1].fileno()) for name in CHANNELS),
         )
         self.process = subprocess.Popen(
-            kvm_command(guest, kvm=False),
+            [*kvm_command(guest, kvm=False), *more],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno() for _, theirs in pairs.values()],
         )
@@ -154,6 +156,79 @@ class Machine:
             assert data, f"ended with {said!r}"
             said += data
         return said
+
+
+# The first serial port, and some memory where a guest with 512 MiB has nothing but memory.
+_PORT, _MEMORY = 0x3F8, 0x0A000000
+_FOUND = b"\nAML was here\n"
+
+
+def _acpi_table() -> bytes:
+    """A table whose program writes to the guest's memory, and says so if that worked.
+
+    ACPI 6.5, section 5.2.6 (the header) and chapter 20 (AML): encoded here by hand.
+    """
+
+    def pack(content: bytes) -> bytes:
+        """What has its length in front, which counts the length's own bytes (20.2.4)."""
+        if len(content) < 0x3F:
+            return bytes((len(content) + 1,)) + content
+        size = len(content) + 2
+        return bytes((0x40 | size & 0xF, size >> 4)) + content
+
+    def store(value: bytes, name: bytes) -> bytes:
+        return b"\x70" + value + name
+
+    written = b"\x0c" + bytes.fromhex("efbeadde")
+    program = b"".join(
+        (
+            # OperationRegion(COM1, SystemIO, _PORT, 1) and Field(COM1, ByteAcc) { THR_, 8 }
+            b"\x5b\x80COM1\x01\x0b" + _PORT.to_bytes(2, "little") + b"\x01",
+            b"\x5b\x81" + pack(b"COM1\x01THR_\x08"),
+            # OperationRegion(MEM_, SystemMemory, _MEMORY, 4) and Field(MEM_, DWordAcc) { WORD, 32 }
+            b"\x5b\x80MEM_\x00\x0c" + _MEMORY.to_bytes(4, "little") + b"\x0a\x04",
+            b"\x5b\x81" + pack(b"MEM_\x03WORD\x20"),
+            # Local0 = WORD; WORD = 0xDEADBEEF; if (WORD == 0xDEADBEEF) { say so }; WORD = Local0
+            store(b"WORD", b"\x60"),
+            store(written, b"WORD"),
+            b"\xa0"
+            + pack(
+                b"\x93WORD"
+                + written
+                + b"".join(store(bytes((0x0A, letter)), b"THR_") for letter in _FOUND)
+            ),
+            store(b"\x60", b"WORD"),
+        )
+    )
+    size = (36 + len(program)).to_bytes(4, "little")
+    head = b"SSDT" + size + b"\x02\0ATTACKATTACKER" + b"\x01\0\0\0HOST\x01\0\0\0"
+    table = bytearray(head + program)
+    table[9] = -sum(table) & 0xFF
+    return bytes(table)
+
+
+@pytest.mark.parametrize(("tee", "runs"), [(None, True), ("tdx", True), ("snp", False)])
+def test_programs_in_the_host_s_acpi_tables(
+    image: Path, tmp_path: Path, tee: str | None, *, runs: bool
+) -> None:
+    """They run where nobody measures anything, or where RTMR0 has them; and not on SNP."""
+    table = tmp_path / "table.aml"
+    table.write_bytes(_acpi_table())
+    with Machine(image, tee, "-acpitable", f"file={table}") as machine:
+        machine.until(CONTROL, b"booted")
+        machine.ends["console"].settimeout(0)
+        said = b""
+        with contextlib.suppress(BlockingIOError):
+            said = machine.ends["console"].recv(1 << 16)
+        assert (_FOUND.strip() in said) is runs, said
+
+
+def test_a_machine_without_acpi_ends_when_its_first_process_does(image: Path) -> None:
+    """The host that hangs up ends the keep; nothing is left that stands still."""
+    with Machine(image, "snp") as machine:
+        machine.until(CONTROL, b"booted")
+        machine.ends[CONTROL].close()
+        assert machine.process.wait(_SECONDS) == 0
 
 
 def test_garbage_on_the_console_and_on_the_channel_of_control(image: Path) -> None:

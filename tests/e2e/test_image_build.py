@@ -35,8 +35,11 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 def test_two_builds_are_the_same(image: Image, tmp_path: Path) -> None:
-    """Another folder, user settings, time zone, locale, hashes and a process of its own."""
-    other = tmp_path / "a longer path, with spaces" / "second"
+    """Another folder, user settings, time zone, locale, hashes and a process of its own.
+
+    A colon would part the loader's list of folders, and have this machine's libraries loaded.
+    """
+    other = tmp_path / "a longer path: with spaces" / "second"
     environment = {
         **os.environ,
         "TZ": "Pacific/Chatham",

@@ -55,8 +55,8 @@ def build(output: Path | None, inputs: Path | None, mirror: str | None, as_json:
     if as_json:
         ui.emit_json({"folder": str(image.folder), **image.about})
         return
-    sizes = image.about["sizes"]
-    ui.success(f"{image.digest}, {sum(sizes.values()) / (1 << 20):.1f} MiB")
+    size = sum((image.folder / name).stat().st_size for name in image.about["parts"])
+    ui.success(f"{image.digest}, {size / (1 << 20):.1f} MiB")
     ui.out(str(image.folder))
 
 

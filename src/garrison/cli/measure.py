@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from garrison.measure.prediction import Prediction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-# Larger images do not fit below 4 GiB, where QEMU loads them.
-_MAX_IMAGE = 1 << 30
 
 
 @click.command(
@@ -200,16 +198,28 @@ _OPTIONS = {
 }
 
 
+# What only QEMU shows a guest's first registers.
+_OF_QEMU = ("vcpu_type", "vcpu_signature")
+
+
 def _check_options(ctx: click.Context, tee: str | None) -> None:
     allowed = _OPTIONS.get(tee or "", set()) | {"tee", "as_json", "as_policy", "insecure_simulate"}
+    given = {
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
     for name in ctx.params:
-        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in allowed:
-            raise Misuse(
-                "is not for this",
-                field="IMAGE" if name == "image" else "--" + name.replace("_", "-"),
-                found=f"--tee {tee}" if tee else "no --tee",
-            )
+        found = None
+        if name not in allowed:
+            found = f"--tee {tee}" if tee else "no --tee"
+        elif name in _OF_QEMU and ctx.params["vmm"] != "qemu":
+            found = f"--vmm {ctx.params['vmm']}"
+        if name in given and found is not None:
+            field = "IMAGE" if name == "image" else "--" + name.replace("_", "-")
+            raise Misuse("is not for this", field=field, found=found)
+    if given.issuperset(_OF_QEMU):
+        raise Misuse("one of them", field="--vcpu-type, --vcpu-signature", found="both")
 
 
 def _print(prediction: Prediction, as_json: bool, as_policy: bool) -> None:
@@ -230,7 +240,8 @@ def _parts(folder: Path, tee: str | None) -> tuple[Path | None, Path | None, str
         return None, None, "", None
     # An image of an older release has none, and then --ovmf is missing.
     there = FIRMWARE[tee] in image.about["parts"]
-    return image.kernel, image.initrd, image.command_line, image.firmware(tee) if there else None
+    line = image.command_line_in(tee)
+    return image.kernel, image.initrd, line, image.firmware(tee) if there else None
 
 
 def _process(as_json: bool, as_policy: bool) -> None:
@@ -274,6 +285,7 @@ def _snp(
     firmware_digest: str | None,
     signatures: Path | None,
 ) -> Prediction:
+    from garrison.image.folder import MAX_PART
     from garrison.measure import snp, snp_policy
 
     if kernel is None and (initrd is not None or append):
@@ -281,8 +293,8 @@ def _snp(
     hashes = None
     if kernel is not None:
         hashes = snp.KernelHashes.of(
-            read_file(kernel, _MAX_IMAGE),
-            b"" if initrd is None else read_file(initrd, _MAX_IMAGE),
+            read_file(kernel, MAX_PART),
+            b"" if initrd is None else read_file(initrd, MAX_PART),
             append,
         )
     digest = snp.launch_digest(
@@ -315,14 +327,15 @@ def _tdx(
     event_log: Path | None,
 ) -> Prediction:
     from garrison.formats.ccel import MAX_LOG
+    from garrison.image.folder import MAX_PART
     from garrison.measure import tdx
 
     if kernel is None and (initrd is not None or append):
         raise Misuse("missing", field="--kernel", expected="with --initrd and --append")
     return tdx.predict(
         _firmware(ovmf),
-        kernel=None if kernel is None else read_file(kernel, _MAX_IMAGE),
-        initrd=None if initrd is None else read_file(initrd, _MAX_IMAGE),
+        kernel=None if kernel is None else read_file(kernel, MAX_PART),
+        initrd=None if initrd is None else read_file(initrd, MAX_PART),
         append=append,
         event_log=None if event_log is None else read_file(event_log, MAX_LOG),
     )

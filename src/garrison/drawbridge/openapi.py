@@ -76,6 +76,7 @@ class _Said:
         digest: whether `Content-Digest` is demanded of who puts it.
         queries: the parameters of GET.
         headers: of an answer with 200 or 206, besides those of every answer of content.
+        readers: who gets it without a user's token, as `_FOR` has it.
     """
 
     paths: tuple[str, ...]
@@ -86,7 +87,11 @@ class _Said:
     digest: bool = False
     queries: tuple[Json, ...] = ()
     headers: tuple[str, ...] = ()
+    readers: str = "all and keeps"
 
+
+# Who gets something without a token: some things are for everybody, some for nobody.
+_FOR: dict[str, list[Json]] = {"all and keeps": [{}, {"keep": []}], "all": [{}], "nobody": []}
 
 _API = "/api/v{version}"
 _REPO = f"{_API}/{{user}}/{{repo}}"
@@ -109,6 +114,7 @@ _SAID: dict[Kind, _Said] = {
             _query("last", {"type": "string"}, "Only those after this name."),
         ),
         headers=("Link",),
+        readers="all",
     ),
     "user": _Said(
         (f"{_API}/{{user}}",),
@@ -118,6 +124,7 @@ _SAID: dict[Kind, _Said] = {
         {rules.JSON_TYPE: {"oneOf": [ref("schemas", "User"), ref("schemas", "RepositoryNames")]}},
         {rules.JSON_TYPE: ref("schemas", "User")},
         queries=(_query("repositories", _FLAG, "Ask for the names of repositories instead."),),
+        readers="all",
     ),
     "repository": _Said(
         (_REPO,),
@@ -125,6 +132,7 @@ _SAID: dict[Kind, _Said] = {
         "The user alone, scope `drawbridge_repositories`.",
         {rules.JSON_TYPE: ref("schemas", "Repository")},
         {rules.JSON_TYPE: ref("schemas", "Repository")},
+        readers="nobody",
     ),
     "repository policy": _Said(
         (f"{_REPO}/_policy",),
@@ -132,6 +140,7 @@ _SAID: dict[Kind, _Said] = {
         "The user alone, scope `drawbridge_repositories`.",
         {rules.JSON_TYPE: ref("schemas", "Repository")},
         {rules.JSON_TYPE: ref("schemas", "Repository")},
+        readers="nobody",
     ),
     "repository tag query": _Said(
         (f"{_REPO}/_tag",),
@@ -218,7 +227,9 @@ _REFUSED: dict[int, tuple[str, tuple[str, ...]]] = {
     501: (f"The API is newer than {'.'.join(map(str, SERVER_VERSION))}.", ()),
     503: ("The issuer of tokens, or the service, cannot answer now.", ("Retry-After",)),
 }
-_ALWAYS = (400, 401, 404, 405, 408, 431, 500, 501, 503)
+# Whatever is asked for: no HTTP, too late, too long, or too much at once.
+_OF_ANY_REQUEST = (400, 408, 431, 503)
+_ALWAYS = (*_OF_ANY_REQUEST, 401, 404, 405, 500, 501)
 _WHEN_GOT = (412,)
 _WHEN_PUT = (409, 412, 413, 415, 422)
 _WHEN_REMOVED = (412,)
@@ -303,8 +314,7 @@ def _get(kind: Kind, said: _Said, *, head: bool) -> Json:
             *(() if head and kind != "user" else said.queries),
             *(_sent_header(name, what, {"type": "string"}) for name, what in asked.items()),
         ],
-        # Without a token too: some things are for everybody.
-        "security": [{}, {"user": []}, {"keep": []}],
+        "security": [*_FOR[said.readers], {"user": []}],
         "responses": answers | _refusals(*refused),
     }
 
@@ -377,7 +387,8 @@ def _paths() -> Json:
                         "description": "It does.",
                         "headers": _answer_headers("Content-Length"),
                     }
-                },
+                }
+                | _refusals(*_OF_ANY_REQUEST),
             }
             for method in HEALTH_METHODS
         },
@@ -399,7 +410,7 @@ def _paths() -> Json:
                         "headers": _answer_headers("Content-Digest", "ETag"),
                     },
                 }
-                | _refusals(400, 405, 408, 412, 431, 503),
+                | _refusals(*_OF_ANY_REQUEST, 405, 412),
                 "parameters": [
                     _sent_header(name, what, {"type": "string"})
                     for name, what in _CONDITIONS.items()

@@ -2,8 +2,11 @@
 
 Source: Microsoft, "Windows Authenticode Portable Executable Signature Format", section
 "Calculating the PE Image Hash"; field offsets of "PE Format". The digest leaves out the checksum,
-the directory entry of the certificate table, and that table. It refuses images whose parts leave
-the file or overlap, which firmware would refuse to load.
+the directory entry of the certificate table, and that table.
+
+It refuses images whose parts leave the file or overlap, which firmware would refuse to load; and
+those with gaps between sections or without that entry, of which firmware hashes other bytes than
+are hashed here (EDK II, OvmfPkg/Tcg/TdTcg2Dxe/MeasureBootPeCoff.c, steps 8 and 16).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ _SIZE_OF_HEADERS = 60
 _DIRECTORIES = {0x10B: 96, 0x20B: 112}
 _CERTIFICATES = 4
 _SECTION_SIZE = 40
-# What a section may have in memory behind what it has in the file: variables of a program.
+# What sections may have in memory behind what they have in the file: variables of a program.
 _MAX_ZEROS = 16 << 20
 
 
@@ -46,6 +49,10 @@ def authenticode(data: bytes, algorithm: str) -> bytes:
     entry = optional + _DIRECTORIES[magic] + 8 * _CERTIFICATES
     table = optional + optional_size
     headers = _read(data, optional + _SIZE_OF_HEADERS, 4)
+    # The number of directories stands before the first.
+    directories = _read(data, optional + _DIRECTORIES[magic] - 4, 4)
+    if directories <= _CERTIFICATES:
+        raise _bad("data directories", f"{directories}, none for certificates")
     if count > _MAX_SECTIONS or not entry + 8 <= table <= headers - _SECTION_SIZE * count:
         raise _bad("headers", f"{count} sections, {headers} bytes")
     if headers > len(data):
@@ -60,7 +67,7 @@ def authenticode(data: bytes, algorithm: str) -> bytes:
         for start in range(table, table + _SECTION_SIZE * count, _SECTION_SIZE)
     ]
     for start, size in sorted(section for section in sections if section[1]):
-        if start < end or start + size > len(data):
+        if start != end or start + size > len(data):
             raise _bad("section", f"{size} bytes at {start}")
         state.update(data[start : start + size])
         end = start + size
@@ -87,10 +94,13 @@ def sections(data: bytes) -> dict[str, bytes]:
         raise _bad("headers", f"{count} sections")
     table = coff + _COFF_SIZE + _read(data, coff + 16, 2)
     found: dict[str, bytes] = {}
+    # Together: sections that all were the whole file would take a hundred times its size.
+    left = len(data) + _MAX_ZEROS
     for start in range(table, table + _SECTION_SIZE * count, _SECTION_SIZE):
         name = data[start : start + 8].rstrip(b"\0").decode("ascii", "replace")
         size, raw, place = (_read(data, start + offset, 4) for offset in (8, 16, 20))
-        if place + raw > len(data) or size > raw + _MAX_ZEROS:
+        left -= size
+        if place + raw > len(data) or size > raw + _MAX_ZEROS or left < 0:
             raise _bad("section", f"{name}: {size} bytes, {raw} at {place}")
         content = data[place : place + min(size, raw)]
         found.setdefault(name, content + bytes(size - len(content)))

@@ -133,6 +133,23 @@ class GuestPolicy:
 
     bits: int
 
+    @classmethod
+    def from_bits(cls, bits: int, field: str) -> GuestPolicy:
+        """Read it; errors call it `field`.
+
+        Raises:
+            Malformed: the bit that must be one is not, or one is set that no table names.
+        """
+        # Of a negative number all high bits are set, so it is refused too.
+        if not bits & _POLICY_ONE or bits & ~_POLICY_KNOWN:
+            raise Malformed(
+                "wrong value",
+                field=field,
+                found=f"{bits:#x}",
+                expected="bit 17 set, and none above bit 25",
+            )
+        return cls(bits)
+
     @property
     def abi(self) -> tuple[int, int]:
         """The least version (major, minor) of the firmware ABI that may run the guest."""
@@ -271,7 +288,7 @@ class Report:
         if version not in VERSIONS:
             raise _malformed("VERSION", version, " | ".join(map(str, VERSIONS)))
         guest_svn = cursor.integer(4, "GUEST_SVN")
-        policy = _policy(cursor.integer(8, "POLICY"))
+        policy = GuestPolicy.from_bits(cursor.integer(8, "POLICY"), "SNP report: POLICY")
         family_id = cursor.take(16, "FAMILY_ID")
         image_id = cursor.take(16, "IMAGE_ID")
         vmpl = cursor.integer(4, "VMPL")
@@ -370,12 +387,6 @@ def _u(size: int, *values: int) -> bytes:
 
 def _malformed(field: str, found: object, expected: str) -> Malformed:
     return Malformed("wrong value", field=f"SNP report: {field}", found=found, expected=expected)
-
-
-def _policy(bits: int) -> GuestPolicy:
-    if not bits & _POLICY_ONE or bits & ~_POLICY_KNOWN:
-        raise _malformed("POLICY", f"{bits:#x}", "bit 17 set, and none above bit 25")
-    return GuestPolicy(bits)
 
 
 _SIGNING_KEYS = frozenset(SigningKey)

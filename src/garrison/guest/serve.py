@@ -114,7 +114,7 @@ class _Session:
         self._phase("booted")
         carry([self._control], lambda: self._request is not None or self._stopped)
         request = self._request
-        if request is None:
+        if request is None or self._signal:
             self._check_control()
             return 128 + self._signal
         self._phase("asked")

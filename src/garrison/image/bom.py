@@ -103,7 +103,8 @@ def spdx(lock: Lock, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _package(item: Input, kind: str, name: str, suite: str) -> dict[str, Any]:
-    url = f"pkg:{kind}/{name}@{quote(item.version, safe='')}"
+    # The specification's one form: a plus is encoded, also in a name, and a colon is not.
+    url = f"pkg:{kind}/{quote(name)}@{quote(item.version, safe=':')}"
     if suite:
         url += f"?arch=amd64&distro={suite}"
     return {

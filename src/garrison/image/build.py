@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +54,8 @@ COMMAND_LINE = (
 # Of LZ4's 12; what unpacks it is as fast with each.
 _LEVEL = 12
 _BUILDING = ".building-"
+# Builds that begin at once can take a folder of another, in the moment before that claims it.
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +151,38 @@ def build(
     with _named(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         _sweep(output.parent)
-        # Beside the result, so that it can take its name; gone whatever happens.
-        with (
-            tempfile.TemporaryDirectory(dir=output.parent, prefix=_BUILDING) as work,
-            _claimed(Path(work)),
-        ):
-            made = Path(work) / "image"
+        with _workplace(output.parent) as work:
+            made = work / "image"
             made.mkdir(mode=0o755)
             made.chmod(0o755)
-            _make(recipe, Inputs(kept), Path(work), made, say)
+            _make(recipe, Inputs(kept), work, made, say)
             _publish(made, output)
     return load(output)
+
+
+@contextmanager
+def _workplace(beside: Path) -> Iterator[Path]:
+    """A folder beside the result, so that it can take its name; gone whatever happens.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    attempts = _ATTEMPTS
+    while True:
+        attempts -= 1
+        with ExitStack() as stack:
+            made = tempfile.TemporaryDirectory(dir=beside, prefix=_BUILDING)
+            work = Path(stack.enter_context(made))
+            try:
+                stack.enter_context(_claimed(work))
+            except OSError:
+                if not attempts:
+                    raise
+                continue
+            # Another build may have taken it for one that was left, in the moment before.
+            if work.exists() or not attempts:
+                yield work
+                return
 
 
 def _sweep(place: Path) -> None:

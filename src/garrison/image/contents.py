@@ -19,6 +19,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ _FIRMWARE = {
     "tdx": "usr/share/ovmf/OVMF.inteltdx.ms.fd",
 }
 _WHEELS = "wheels"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What reading a broken one raises; a RuntimeError is one that is encrypted.
+_NO_WHEEL = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)
 _SOURCES = "sources"
 _GARRISON = "garrison"
 
@@ -193,7 +197,7 @@ class Stage:
             else:
                 self._unpack(files, item.name)
         for item in lock.wheels:
-            self._unpack(_wheel(inputs.read(item), item.path), item.name)
+            self._unpack(wheel(inputs.read(item), item.path), item.name)
         files = {f"{_SOURCES}/{path}": Entry.file(text) for path, text in sources.items()}
         self._unpack(files, _GARRISON)
 
@@ -313,7 +317,7 @@ class Stage:
         found = set()
         for line in done.stdout.decode().splitlines():
             soname, arrow, rest = line.strip().partition(" => ")
-            place = Path((rest if arrow else soname).rpartition(" (")[0])
+            place = self._folder / (rest if arrow else soname).rpartition(" (")[0]
             if soname.startswith("linux-vdso"):
                 continue
             if not place.is_relative_to(self._folder):
@@ -330,9 +334,11 @@ class Stage:
         self, *command: str | Path, given: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         loader = self._path(_LOADER)
+        # Relative, to the folder in which it runs: a colon in that folder's name would end the
+        # path, and the loader would go on with this machine's libraries.
         try:
             return subprocess.run(
-                [loader, "--inhibit-cache", "--library-path", self._path(_LIBRARIES), *command],
+                [loader, "--inhibit-cache", "--library-path", _LIBRARIES, *command],
                 check=False,
                 capture_output=True,
                 input=given,
@@ -355,6 +361,16 @@ class Stage:
     def _unpack(self, files: dict[str, Entry], owner: str) -> None:
         for path, entry in files.items():
             place = self._path(path)
+            # Another input's link would lead out of the folder.
+            parents = list(place.parents)
+            above = parents[: parents.index(self._folder)]
+            linked = [each for each in above if each.is_symlink() or each.is_file()]
+            if linked or place.is_symlink() or place.exists():
+                raise Malformed(
+                    "an input writes where another one did",
+                    field=f"{owner}: {path}",
+                    found=(linked or [place])[0].relative_to(self._folder),
+                )
             place.parent.mkdir(parents=True, exist_ok=True)
             if stat.S_ISLNK(entry.mode):
                 place.symlink_to(entry.content.decode())
@@ -373,13 +389,32 @@ def _kernel(files: dict[str, Entry]) -> bytes:
     return files[kernels[0]].content
 
 
-def _wheel(content: bytes, name: str) -> dict[str, Entry]:
-    """The files of a wheel, below a folder that no package has."""
+def wheel(content: bytes, name: str) -> dict[str, Entry]:
+    """The files of a wheel, below a folder that no package has.
+
+    Raises:
+        Malformed: it is none, or larger than any of ours.
+    """
+    files = {}
+    left = deb.MAX_UNPACKED
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [each for each in archive.namelist() if not each.endswith("/")]
-            files = {f"{_WHEELS}/{each}": Entry.file(archive.read(each)) for each in names}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            for each in archive.infolist():
+                if each.filename.endswith("/"):
+                    continue
+                left -= each.file_size
+                unnamed = not each.filename  # of which the library raises what is no error of it
+                if left < 0 or unnamed or each.compress_type not in _COMPRESSIONS:
+                    raise Malformed(
+                        "this is no wheel of ours",
+                        field=f"{name}: {each.filename}",
+                        found=f"{each.file_size} bytes, compression {each.compress_type}",
+                        expected=f"at most {deb.MAX_UNPACKED} bytes in all, deflated or stored",
+                    )
+                with archive.open(each) as file:
+                    # So many and no more, whatever its compressed data make.
+                    files[f"{_WHEELS}/{each.filename}"] = Entry.file(file.read(each.file_size))
+    except _NO_WHEEL as error:
         raise Malformed("this is no wheel", field=name, found=error) from error
     cpio.check_paths(files)
     return files

@@ -4,11 +4,13 @@ Format: Linux, Documentation/driver-api/early-userspace/buffer-format.rst. Rules
 gives the same bytes. Entries are sorted, their time is zero, their owner is root, their inode
 is their place in the archive, and directories that a path needs are made.
 
-It refuses paths that are not plain relative ones, and anything below what is not a directory.
+It refuses paths that are not plain relative ones, and anything below what is not a directory; and
+reads no more entries, and no longer names, than an image could have.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import stat
@@ -27,8 +29,13 @@ _ALIGNMENT = 4
 _HEADER = 6 + 13 * 8
 _HEAD = re.compile(_MAGIC + rb"[0-9A-Fa-f]{104}")
 _TRAILER = "TRAILER!!!"
+_BELOW = "it lies below what is not a directory"
 #: The format has 32 bits for a size.
 MAX_FILE = 2**32 - 1
+#: Linux, include/uapi/linux/limits.h, PATH_MAX, with the zero that ends it.
+MAX_PATH = 4096
+#: An image has some 500; each costs memory beside its content.
+MAX_ENTRIES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +99,47 @@ def unpacked(data: bytes) -> dict[str, Entry]:
         content = data[start : start + size]
         if len(content) != size or name[-1:] != b"\0":
             raise Malformed("the archive ends too early", field=f"byte {at}")
-        path = name[:-1].decode(errors="surrogateescape")
+        path = _text(name[:-1], at)
         if path == _TRAILER:
-            # Whoever writes these files somewhere must not be led elsewhere by a link among them.
-            _with_directories(tree)
+            _check_below_directories(tree)
             return tree
         check_paths([path])
         if path in tree:
             raise Malformed("twice in one archive", field=path)
+        if len(tree) == MAX_ENTRIES:
+            raise Malformed("too many entries", field=f"byte {at}", expected=f"at most {len(tree)}")
+        if stat.S_ISLNK(mode):
+            _text(content, at)
         tree[path] = Entry(mode, content)
         at = _aligned(start + size)
+
+
+def _text(name: bytes, at: int) -> str:
+    """A name, or a link's target: not empty, UTF-8, and no longer than Linux takes."""
+    if 0 < len(name) < MAX_PATH and b"\0" not in name:
+        with contextlib.suppress(UnicodeDecodeError):
+            return name.decode()
+    raise Malformed(
+        "no name of a file",
+        field=f"byte {at}",
+        found=f"{len(name)} bytes, {name[:40]!a}",
+        expected=f"UTF-8, shorter than {MAX_PATH} bytes",
+    )
+
+
+def _check_below_directories(tree: dict[str, Entry]) -> None:
+    """Check that nothing lies below what is no directory.
+
+    Whoever writes these files somewhere must not be led elsewhere by a link among them. What a
+    path needs is not written out here: of a hostile archive that would be gigabytes.
+    """
+    above = ""
+    # With a slash before all other characters, what lies below a path comes right behind it.
+    for path in sorted(tree, key=lambda each: each.replace("/", "\0")):
+        if above and path.startswith(above):
+            raise Malformed(_BELOW, field=path, found=above.removesuffix("/"))
+        if not stat.S_ISDIR(tree[path].mode):
+            above = f"{path}/"
 
 
 def _aligned(offset: int) -> int:
@@ -116,7 +154,8 @@ def check_paths(tree: Iterable[str]) -> None:
     """
     for path in tree:
         plain = PurePosixPath(path)
-        if plain.is_absolute() or ".." in plain.parts or str(plain) != path or "\0" in path:
+        wrong = plain.is_absolute() or ".." in plain.parts or not plain.parts
+        if wrong or str(plain) != path or "\0" in path:
             raise Malformed("a path in an image is plain and relative", found=repr(path))
 
 
@@ -128,7 +167,7 @@ def _with_directories(tree: dict[str, Entry]) -> dict[str, Entry]:
         for parent in list(PurePosixPath(path).parents)[:-1]:
             entry = whole.setdefault(str(parent), Entry.directory())
             if not stat.S_ISDIR(entry.mode):
-                raise Malformed("it lies below what is not a directory", field=path, found=parent)
+                raise Malformed(_BELOW, field=path, found=parent)
     return whole
 
 

@@ -22,6 +22,12 @@ _SIZE = slice(48, 58)
 _END = slice(58, 60)
 #: Against bombs: the cloud kernel with all its modules is below 200 MiB.
 MAX_UNPACKED = 1 << 30
+#: What reading a broken one raises: a KeyError for a hard link to nothing, an OverflowError for a
+#: size that no machine has, a ValueError for a name that is no text.
+_BROKEN = (
+    *(lzma.LZMAError, tarfile.TarError, EOFError),
+    *(ValueError, KeyError, OverflowError, RecursionError),
+)
 
 
 def files(package: bytes) -> dict[str, Entry]:
@@ -42,7 +48,7 @@ def files(package: bytes) -> dict[str, Entry]:
             )
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             return _entries(tar)
-    except (lzma.LZMAError, tarfile.TarError, ValueError, EOFError, RecursionError) as error:
+    except _BROKEN as error:
         raise Malformed("this is no Debian package", found=error) from error
 
 
@@ -70,15 +76,28 @@ def _member(package: bytes, wanted: str) -> bytes:
 
 def _entries(tar: tarfile.TarFile) -> dict[str, Entry]:
     result: dict[str, Entry] = {}
+    left = MAX_UNPACKED
     for member in tar:
         path = PurePosixPath(member.name)
+        if not path.parts and member.isdir():
+            continue  # the root, which each package has
         check_paths([str(path)])
+        (member.name + member.linkname).encode()  # fails where the archive's bytes are no text
         if member.issym():
             result[str(path)] = Entry.link(member.linkname)
         elif member.isfile() or member.islnk():
             content = tar.extractfile(member)
             if content is None:
                 raise Malformed("a hard link to nothing", field=member.name)
+            # Its links may be many, and a sparse file says itself how large it is.
+            left -= content.seek(0, io.SEEK_END)
+            if left < 0:
+                raise Malformed(
+                    "the files of a Debian package are too large",
+                    field=member.name,
+                    expected=f"at most {MAX_UNPACKED} bytes",
+                )
+            content.seek(0)
             result[str(path)] = Entry.file(content.read(), executable=bool(member.mode & 0o100))
         elif not member.isdir():
             raise Malformed("neither file, link nor directory", field=member.name)

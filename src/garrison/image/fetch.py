@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -41,6 +42,8 @@ _NEWEST_ONLY = (
 _CONNECT_SECONDS = 15
 _READ_SECONDS = 60
 _PIECE = 1 << 18
+# RFC 3986, section 3.2.1: what stands before the host.
+_LOGIN = re.compile("//[^/]*@")
 # All tags that the C library of the suite may have: pip does not derive the older from the newer.
 _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 #: What pip is to fetch wheels for, whatever it runs on.
@@ -158,6 +161,8 @@ def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Pro
     import urllib3.exceptions  # late: as above
 
     url = f"{mirror.rstrip('/')}/{quote(item.path)}"
+    # Errors are shown, and kept in logs: who one logs in as there is not in them.
+    shown = _LOGIN.sub("//", url, count=1)
     try:
         # A snapshot mirror answers with the place of the file.
         answer = pool.request("GET", url, preload_content=False, retries=3)
@@ -165,9 +170,9 @@ def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Pro
             if answer.status != 200:
                 if answer.status == 404:
                     raise _NotThereError(
-                        "the mirror does not give it", field=url, found=404, hint=_NEWEST_ONLY
+                        "the mirror does not give it", field=shown, found=404, hint=_NEWEST_ONLY
                     )
-                raise Unavailable("the mirror does not give it", field=url, found=answer.status)
+                raise Unavailable("the mirror does not give it", field=shown, found=answer.status)
             pieces, size = [], 0
             while size <= item.size and (piece := answer.read(_PIECE)):
                 pieces.append(piece)
@@ -176,8 +181,8 @@ def _download(pool: urllib3.PoolManager, mirror: str, item: Input, progress: Pro
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise Unavailable(
             "cannot be fetched",
-            field=url,
-            found=error,
+            field=shown,
+            found=_LOGIN.sub("//", str(error)),
             hint="building an image for the first time needs the network; --mirror names another",
         ) from error
     return b"".join(pieces)

@@ -30,7 +30,14 @@ SBOM = "sbom.spdx.json"
 #: Of a machine that is measured, by its TEE: it is measured too, and boots the other parts.
 FIRMWARE = {"snp": "ovmf.snp.fd", "tdx": "ovmf.tdx.fd"}
 _PARTS = {KERNEL, INITRD, COMMAND_LINE, STUB, UNPACKED, *FIRMWARE.values()}
+#: What the kernel is told besides, in a machine of a TEE. ACPI's tables are the host's, and there
+#: are programs in them (AML) that the kernel runs with all its rights: they read and write any
+#: memory of the guest. On SNP nothing measures them, so that there they must not run; in a TD RTMR0
+#: has them. A keep's machine needs none: it has one processor, and PCI that firmware has set up.
+_BESIDES = {"snp": "acpi=off"}
 FORMAT = 1
+#: Larger parts do not fit below 4 GiB, where QEMU loads them; ours have 54 MiB at most.
+MAX_PART = 1 << 30
 #: With a line for each package.
 _MAX_ABOUT = 1 << 20
 #: Linux, arch/x86/include/asm/setup.h, COMMAND_LINE_SIZE.
@@ -44,7 +51,7 @@ class Image:
 
     Attributes:
         folder: where it lies.
-        command_line: of its kernel.
+        command_line: of its kernel, wherever it boots; see `command_line_in`.
         digest: of the image, as `image.json` says: `sha256:` and hex.
         inputs: the digest of what it was built from, likewise.
         about: all of `image.json`.
@@ -65,6 +72,12 @@ class Image:
     def unpacked_kernel(self) -> Path:
         """The file of the kernel that boots fastest: unpacked, if it was built with that."""
         return self.folder / UNPACKED if UNPACKED in self.about["parts"] else self.kernel
+
+    def command_line_in(self, tee: str | None) -> str:
+        """Of its kernel in a machine of `tee`, which measures it; None: of one that nobody does."""
+        # In front: of a line that is too long, the kernel leaves out the end.
+        besides = _BESIDES.get(tee) if tee is not None else None
+        return self.command_line if besides is None else f"{besides} {self.command_line}"
 
     @property
     def initrd(self) -> Path:
@@ -160,6 +173,14 @@ def load(folder: Path) -> Image:
     for name in parts:
         if not (folder / name).is_file():
             raise Malformed("an image without", field=str(folder), found=f"no {name}")
+        size = (folder / name).stat().st_size
+        if size > MAX_PART:
+            raise Malformed(
+                "too large for an image",
+                field=str(folder / name),
+                found=f"{size} bytes",
+                expected=f"at most {MAX_PART}",
+            )
     with (folder / COMMAND_LINE).open("rb") as file:
         line = file.read(MAX_COMMAND_LINE + 1)
     if len(line) > MAX_COMMAND_LINE or not line.isascii() or not line.decode().isprintable():

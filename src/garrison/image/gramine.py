@@ -13,17 +13,19 @@ was never run under Gramine: see docs/limitations.md.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
+import os
 import stat
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed, Misuse
 from garrison.image import cpio
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from garrison.image.folder import Image
 
 #: What the folder holds: the files; the manifest, before `gramine-manifest` and when it is signed.
@@ -45,6 +47,7 @@ _KEEP = "from garrison.keep.__main__ import main; raise SystemExit(main())"
 _LZ4_MAGIC = 0x184C2102
 _BLOCK = 8 << 20
 _MAX_FILES = 1 << 30
+_TEMPORARY = ".garrison-"
 _HEAD = """\
 # A Garrison keep under Gramine. To make an enclave of it, in this folder:
 #   gramine-manifest {template} garrison.manifest
@@ -113,11 +116,25 @@ def export(image: Image, folder: Path) -> int:
         OSError: a part cannot be read, or the folder not be written.
     """
     tree = cpio.unpacked(_decompressed(image.initrd.read_bytes()))
+    python = tree.get(_PYTHON.lstrip("/"))
+    if python is None or not stat.S_ISREG(python.mode):
+        raise Malformed("has no such file", field=str(image.initrd), expected=_PYTHON)
+    if os.path.lexists(folder):
+        raise Misuse("is there already, and is not written over", field=str(folder))
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    # It has its name when it is whole, and not before.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_TEMPORARY) as work:
+        made = Path(work) / "made"
+        made.mkdir()
+        size = _write(tree, made)
+        made.rename(folder)
+    return size
+
+
+def _write(tree: dict[str, cpio.Entry], folder: Path) -> int:
+    """Write what of a tree is for an enclave, with its manifest, and return the files' bytes."""
     files = {}
-    try:
-        folder.mkdir()
-    except FileExistsError as error:
-        raise Misuse("is there already, and is not written over", field=str(folder)) from error
     for path, entry in tree.items():
         if not path.startswith(_USED) or path.startswith(_MACHINE):
             continue
@@ -130,8 +147,6 @@ def export(image: Image, folder: Path) -> int:
         elif stat.S_ISLNK(entry.mode):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(entry.content.decode())
-    if _PYTHON.lstrip("/") not in files:
-        raise Malformed("has no such file", field=str(image.initrd), expected=_PYTHON)
     (folder / TEMPLATE).write_text(manifest(files))
     return sum(map(len, files.values()))
 

@@ -67,8 +67,12 @@ _FEATURES = "/sys/devices/system/cpu/modalias"
 _TDX_FEATURE = ",0116,"
 # The module is for hardware that this machine does not have, or there already.
 _NOT_HERE = frozenset({errno.ENODEV, errno.EEXIST})
-# linux/reboot.h, RB_POWER_OFF of the C library.
+# linux/reboot.h, RB_POWER_OFF and RB_AUTOBOOT of the C library.
 _POWER_OFF = 0x4321FEDC
+_RESTART = 0x01234567
+# Without ACPI (`garrison.image.folder`, and in an enclave) the kernel has nothing to power off by,
+# and would stand still: a reset ends the machine there, for that is how its host starts it.
+_ACPI = "/sys/firmware/acpi"
 
 
 def main() -> NoReturn:
@@ -100,7 +104,7 @@ def main() -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             libc.tcdrain(stream.fileno())
-        libc.reboot(_POWER_OFF)
+        libc.reboot(_POWER_OFF if os.path.exists(_ACPI) else _RESTART)  # noqa: PTH110  (as below)
     sys.exit("garrison: init: the machine does not power off")
 
 

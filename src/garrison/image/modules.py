@@ -3,7 +3,8 @@
 A module says what it depends on in its section `.modinfo` (Linux, include/linux/module.h): strings
 that end with a zero, of the form `depends=a,b`. What depmod would write is not in a package.
 
-It refuses a kernel that lacks a module that is asked for, or one that such a module depends on.
+It refuses a kernel that lacks a module that is asked for, or one that such a module depends on;
+modules that depend on themselves; and those that are not whole or too large.
 """
 
 from __future__ import annotations
@@ -42,23 +43,36 @@ def ordered(files: Mapping[str, Entry], wanted: Iterable[str]) -> dict[str, byte
         if path.endswith(_SUFFIX)
     }
     result: dict[str, bytes] = {}
+    waiting: list[str] = []
 
     def add(name: str, needed_by: str) -> None:
         if name in result:
             return
+        if name in waiting:
+            raise Malformed("kernel modules in a circle", field=needed_by, found=f"needs {name}")
         if name not in packed:
             raise Malformed(
                 "the kernel has no such module", field=needed_by, found=f"no {name}{_SUFFIX}"
             )
         try:
-            content = lzma.LZMADecompressor().decompress(packed[name], max_length=_MAX_MODULE)
+            decompressor = lzma.LZMADecompressor()
+            content = decompressor.decompress(packed[name], max_length=_MAX_MODULE)
         except lzma.LZMAError as error:
             raise Malformed("a kernel module is no XZ file", field=name, found=error) from error
+        if not decompressor.eof:
+            raise Malformed(
+                "a kernel module has no end",
+                field=name,
+                found=f"{len(content)} bytes and more",
+                expected=f"at most {_MAX_MODULE}",
+            )
         found = _DEPENDS.search(content)
         if found is None:
             raise Malformed("a kernel module does not say what it depends on", field=name)
+        waiting.append(name)
         for each in filter(None, found[1].decode().split(",")):
             add(each.replace("-", "_"), name)
+        waiting.pop()
         result[name] = content
 
     for name in wanted:

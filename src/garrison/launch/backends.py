@@ -112,7 +112,9 @@ def _plan(backend: str, options: MachineOptions) -> Callable[[Place], list[str]]
         kvm = kvm_runs(qemu)
         if not kvm:
             log.info("KVM runs no guest here: the machine is emulated, and slower")
-        return lambda place: kvm_command(_guest(options, place, qemu, None), kvm=kvm)
+        simulated = options.insecure_simulated
+        tee = None if simulated is None else str(simulated.tee)
+        return lambda place: kvm_command(_guest(options, place, qemu, None, tee), kvm=kvm)
     # Late: see `garrison.cli.machine_options.run_in_machine`.
     from garrison.launch.host_checks import inspect_host, require
     from garrison.launch.predicted import VCPU_TYPE
@@ -121,9 +123,11 @@ def _plan(backend: str, options: MachineOptions) -> Callable[[Place], list[str]]
     qemu = _qemu()
     firmware = options.image.firmware(backend)
     if backend == "tdx":
-        return lambda place: tdx_command(_guest(options, place, qemu, firmware), TdxLaunch())
+        return lambda place: tdx_command(
+            _guest(options, place, qemu, firmware, backend), TdxLaunch()
+        )
     launch = SnpLaunch(vcpu_type=VCPU_TYPE, signed=_signed(options))
-    return lambda place: snp_command(_guest(options, place, qemu, firmware), launch)
+    return lambda place: snp_command(_guest(options, place, qemu, firmware, backend), launch)
 
 
 def _signed(options: MachineOptions) -> tuple[IdBlock, IdAuth] | None:
@@ -148,16 +152,19 @@ def _qemu() -> str:
     return found
 
 
-def _guest(options: MachineOptions, place: Place, qemu: str, firmware: Path | None) -> Guest:
+def _guest(
+    options: MachineOptions, place: Place, qemu: str, firmware: Path | None, tee: str | None
+) -> Guest:
+    """What boots in a machine of `tee`, or in one that is said to be; None: nobody measures it."""
     kernel = options.image.kernel
-    if firmware is None and options.insecure_simulated is None:
+    if tee is None:
         # Nobody says what is booted, so it may be what boots faster.
         kernel = options.image.unpacked_kernel
     return Guest(
         firmware=firmware,
         kernel=kernel,
         initrd=options.image.initrd,
-        append=options.image.command_line,
+        append=options.image.command_line_in(tee),
         memory=options.memory,
         vcpus=VCPUS,
         console=place.console,

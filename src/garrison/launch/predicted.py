@@ -39,7 +39,7 @@ def snp_measurement(image: Image) -> bytes:
         vcpus=VCPUS,
         signature=snp.vcpu_signature(VCPU_TYPE),
         kernel=snp.KernelHashes.of(
-            image.kernel.read_bytes(), image.initrd.read_bytes(), image.command_line
+            image.kernel.read_bytes(), image.initrd.read_bytes(), image.command_line_in("snp")
         ),
     )
 
@@ -49,7 +49,7 @@ def _tdx_registers(image: Image) -> Mapping[str, bytes]:
         Firmware.from_bytes(read_firmware(image.firmware("tdx"))),
         kernel=image.kernel.read_bytes(),
         initrd=image.initrd.read_bytes(),
-        append=image.command_line,
+        append=image.command_line_in("tdx"),
     ).registers
 
 

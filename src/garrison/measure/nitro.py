@@ -3,7 +3,11 @@
 Source: aws-nitro-enclaves-image-format, src/utils/mod.rs, `get_pcrs`, and the Nitro Enclaves user
 guide, "Cryptographic attestation". PCR0 is all of the image that runs, PCR1 kernel, command line
 and first ramdisk, PCR2 the other ramdisks, PCR8 the certificate that signed the image. Each is the
-SHA-384 of a register of zeros and the SHA-384 of the content. Metadata is in none of them.
+SHA-384 of a register of zeros and the SHA-384 of the content. Metadata is in none of them, and
+neither is where one part ends and the next begins: see docs/reference/enclaves.md.
+
+It refuses images with two kernels, command lines or signatures, or without a kernel, a command
+line or a ramdisk: what AWS would make of such is written nowhere.
 """
 
 from __future__ import annotations
@@ -26,14 +30,17 @@ if TYPE_CHECKING:
 # A certificate and a signature as lists of integers, of which each takes two bytes.
 _MAX_SIGNATURE = 64 * 1024
 _BOOT = (EifSectionKind.KERNEL, EifSectionKind.CMDLINE)
+_ONCE = (*_BOOT, EifSectionKind.SIGNATURE)
+_NEEDED = (*_BOOT, EifSectionKind.RAMDISK)
 
 
 def registers(image: Eif) -> dict[str, bytes]:
     """PCR0, PCR1, PCR2, and PCR8 if the image is signed.
 
     Raises:
-        Malformed: its signature section is not one.
+        Malformed: its signature section is not one, or it has not the sections of an image.
     """
+    _check_sections(image)
     whole, boot, application = hashlib.sha384(), hashlib.sha384(), hashlib.sha384()
     ramdisks = 0
     found = {}
@@ -56,7 +63,7 @@ def predict(image: Eif) -> Prediction:
     """Tell the registers of `image`.
 
     Raises:
-        Malformed: its signature section is not one.
+        Malformed: its signature section is not one, or it has not the sections of an image.
     """
     return prediction(registers(image))
 
@@ -71,6 +78,19 @@ def prediction(found: Mapping[str, bytes]) -> Prediction:
         'others = "any"  # what the enclave locked at run time',
     ]
     return Prediction(Tee.NITRO, found, "\n".join(lines) + "\n")
+
+
+def _check_sections(image: Eif) -> None:
+    kinds = [section.kind for section in image.sections]
+    for kind in EifSectionKind:
+        count = kinds.count(kind)
+        if (count > 1 and kind in _ONCE) or (count == 0 and kind in _NEEDED):
+            raise Malformed(
+                "cannot be",
+                field=f"EIF: sections of kind {kind.name}",
+                found=count,
+                expected="one at least" if kind is EifSectionKind.RAMDISK else "one",
+            )
 
 
 def _extended(digest: bytes) -> bytes:

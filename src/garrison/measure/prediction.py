@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from garrison.errors import Misuse
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -56,3 +58,20 @@ EVALUATION = 'minimum_tcb_evaluation = "any"  # better: the number of the latest
 def toml_list(value: bytes) -> str:
     """A list of one digest, as policies have it."""
     return f'["{value.hex()}"]'
+
+
+def command_line(text: str) -> bytes:
+    """The bytes of a kernel's command line, without the zero byte that ends it.
+
+    Raises:
+        Misuse: it has a zero byte itself, or is not UTF-8.
+    """
+    try:
+        line = text.encode()
+    except UnicodeEncodeError:  # from an argument that is not UTF-8
+        line = b"\0"
+    if b"\0" in line:
+        raise Misuse(
+            "no command line", field="--append", found=ascii(text[:40]), expected="UTF-8, no zero"
+        )
+    return line

@@ -20,19 +20,30 @@ from uuid import UUID
 
 from garrison.errors import Misuse
 from garrison.formats.ovmf import PAGE_SIZE, Firmware, SevSection
+from garrison.measure.prediction import command_line
 
 DIGEST_SIZE = 48
 _ZEROS = bytes(DIGEST_SIZE)
 _PAGE_INFO_SIZE = 0x70
 # SNP_LAUNCH_UPDATE, PAGE_TYPE.
 _NORMAL, _VMSA, _ZERO, _UNMEASURED, _SECRETS, _CPUID = 1, 2, 3, 4, 5, 6
-# Firmware knows VMSA pages by this address: the highest page of 52 bits.
+# Where the first registers are said to lie: Linux, arch/x86/kvm/svm/sev.c, INITIAL_VMSA_GPA. GCE
+# says -1, which firmware cuts to the processor's addresses: these 48 bits on Milan, more on later.
 _VMSA_ADDRESS = 0xFFFFFFFFF000
 _FIRMWARE_HINT = "use an OVMF of the AmdSev kind (EDK II, OvmfPkg/AmdSev), often OVMF.amdsev.fd"
-# SEV_FEATURES: SNP active, nothing else, as QEMU has it.
-DEFAULT_GUEST_FEATURES = 1
+# AMD 24593, volume 2, table "VMSA Layout, Combined": SEV_FEATURES, 64 bits, of which the first is
+# set in every SNP guest. Nothing else is, as QEMU has it.
+_SNP_ACTIVE = 1
+DEFAULT_GUEST_FEATURES = _SNP_ACTIVE
+_FEATURES = 1 << 64
+# A register of 32 bits.
+_SIGNATURES = 1 << 32
 # More than any machine has, so that a slip of the finger does not compute for hours.
 MAX_VCPUS = 4096
+# A guest's initial memory besides its firmware: OVMF has less than 1 MiB. More would take long.
+_MAX_INITIAL = 64 << 20
+# What firmware fills in itself: one page of each, or it is another layout than is measured here.
+_ONE_PAGE = (SevSection.SECRETS, SevSection.CPUID)
 
 # QEMU, target/i386/sev.c, struct PaddedSevHashTable and its GUIDs.
 _HASH_TABLE = UUID("9438d606-4f22-4cc9-b479-a793d411fd21")
@@ -71,11 +82,15 @@ class KernelHashes:
 
     @classmethod
     def of(cls, kernel: bytes, initrd: bytes, append: str) -> KernelHashes:
-        """Hash them; the command line with the zero byte that ends it."""
+        """Hash them; the command line with the zero byte that ends it.
+
+        Raises:
+            Misuse: it is no command line.
+        """
         return cls(
             hashlib.sha256(kernel).digest(),
             hashlib.sha256(initrd).digest(),
-            hashlib.sha256(append.encode() + b"\0").digest(),
+            hashlib.sha256(command_line(append) + b"\0").digest(),
         )
 
     def page(self, offset: int) -> bytes:
@@ -150,6 +165,17 @@ def launch_digest(
     """
     if not 0 < vcpus <= MAX_VCPUS:
         raise Misuse("cannot be", field="--vcpus", found=vcpus, expected=f"1 to {MAX_VCPUS}")
+    if not 0 <= signature < _SIGNATURES:
+        raise Misuse(
+            "cannot be", field="--vcpu-signature", found=signature, expected="32 bits, as 0x800f12"
+        )
+    if not 0 <= guest_features < _FEATURES or not guest_features & _SNP_ACTIVE:
+        raise Misuse(
+            "cannot be",
+            field="--guest-features",
+            found=guest_features,
+            expected="64 bits, the first of them set, as in every SNP guest",
+        )
     if not firmware.sev:
         raise Misuse(
             "this firmware cannot launch an SNP guest",
@@ -157,6 +183,7 @@ def launch_digest(
             found="no SEV metadata",
             hint=_FIRMWARE_HINT,
         )
+    _check_sections(firmware)
     ld = (
         _pages(_ZEROS, firmware.address, firmware.image)
         if firmware_digest is None
@@ -176,6 +203,19 @@ def launch_digest(
 def firmware_digest(firmware: Firmware) -> bytes:
     """The digest after the firmware's pages alone, 48 bytes."""
     return _pages(_ZEROS, firmware.address, firmware.image)
+
+
+def _check_sections(firmware: Firmware) -> None:
+    if sum(section.size for section in firmware.sev) > _MAX_INITIAL:
+        raise Misuse("its initial memory is too large", field="--ovmf", expected="64 MiB at most")
+    for section in firmware.sev:
+        if section.kind in _ONE_PAGE and section.size != PAGE_SIZE:
+            raise Misuse(
+                "cannot be launched",
+                field=f"--ovmf: section {section.kind.name.lower()}",
+                found=f"{section.size} bytes",
+                expected=f"one page, {PAGE_SIZE} bytes",
+            )
 
 
 def _extend(ld: bytes, page_type: int, address: int, contents: bytes) -> bytes:

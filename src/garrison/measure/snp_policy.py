@@ -26,8 +26,11 @@ def predict(
 
     A guest policy that permits debugging or migration is told in a comment: such guests have no
     secrets from their host, and a policy that admits them is written by hand.
+
+    Raises:
+        Malformed: firmware launches nothing with such a guest policy.
     """
-    policy = GuestPolicy(guest_policy)
+    policy = GuestPolicy.from_bits(guest_policy, "--guest-policy")
     lines = [
         "[snp]",
         f"measurements = {toml_list(digest)}",

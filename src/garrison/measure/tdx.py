@@ -4,12 +4,16 @@ MRTD (Intel document 344425, "TDX Module Base Architecture Specification", chapt
 Attestation"): every page that the host adds, in the order of the firmware's TDVF descriptor, page
 by page as Linux' KVM does it, and the content of those that the descriptor wants measured.
 
-RTMR1 and RTMR2 are what the firmware measures of kernel, command line and initrd when QEMU hands
-them over (`-kernel`), for EDK II from 2025.05 and QEMU from 10.1, which hand over the kernel's file
-as it is; QEMU changes its header for older ones, and RTMR1 differs. RTMR0 has the memory map, the
-ACPI tables and the boot variables that the host makes up: it cannot be known from the image, and is
-taken from the event log of a guest that was looked at (`garrison.formats.ccel`). RTMR3 is the
-guest's own.
+RTMR1 and RTMR2 are what is measured of kernel, command line and initrd when QEMU hands them over
+(`-kernel`). RTMR1 is the firmware's: EDK II from 2025.05 with QEMU from 10.1, which hand over the
+kernel's file as it is; QEMU changes its header for older ones, and RTMR1 differs. RTMR2 is the
+kernel's EFI stub's: see EDK II, OvmfPkg/Library/GenericQemuLoadImageLib, for what it is given, and
+Linux, drivers/firmware/efi/libstub/efi-stub-helper.c, for what it does with that. A kernel before
+6.9 measures nothing in a TD: RTMR2 of such is zeros, whatever is booted.
+
+RTMR0 has the memory map, the ACPI tables and the boot variables that the host makes up: it cannot
+be known from the image, and is taken from the event log of a guest that was looked at
+(`garrison.formats.ccel`). RTMR3 is the guest's own.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from garrison.formats.ccel import extend, read_log, replay
 from garrison.formats.evidence import Tee
 from garrison.formats.ovmf import PAGE_SIZE, Firmware
 from garrison.formats.pe import authenticode, sections
-from garrison.measure.prediction import EVALUATION, Prediction, toml_list
+from garrison.measure.prediction import EVALUATION, Prediction, command_line, toml_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,7 +44,10 @@ _ACTIONS = (
 )
 # What a unified kernel image has its kernel in.
 _UNIFIED = ".linux"
-_RTMR1_NOTE = "for EDK II from 2025.05 and QEMU from 10.1"
+_NOTES = {
+    "rtmr1": "for EDK II from 2025.05 and QEMU from 10.1",
+    "rtmr2": "for Linux from 6.9",
+}
 _START = b"Calling EFI Application from Boot Option"
 
 
@@ -87,12 +94,29 @@ def rtmr1(kernel: bytes) -> bytes:
 
 
 def rtmr2(append: str, initrd: bytes | None) -> bytes:
-    """RTMR2: the command line and the initrd, as the kernel's EFI stub measures them."""
-    line = append if initrd is None else f"{append} initrd=initrd"
-    digests = [hashlib.sha384(line.encode("utf-16-le") + bytes(2)).digest()]
-    if initrd is not None:
-        digests.append(hashlib.sha384(initrd).digest())
-    return _folded(digests)
+    """RTMR2: the command line and the initrd, as the kernel's EFI stub measures them.
+
+    What is empty is not handed over, and not measured.
+
+    Raises:
+        Misuse: the command line is none, or not ASCII, of which firmware makes something else.
+    """
+    line = command_line(append)
+    if not line.isascii():
+        raise Misuse(
+            "RTMR2 cannot be predicted",
+            field="--append",
+            found=ascii(append[:40]),
+            expected="ASCII",
+        )
+    measured = []
+    if initrd:
+        line += b" initrd=initrd"
+    if line:
+        measured.append((line + b"\0").decode().encode("utf-16-le"))
+    if initrd:
+        measured.append(initrd)
+    return _folded(hashlib.sha384(each).digest() for each in measured)
 
 
 def predict(
@@ -128,7 +152,7 @@ def predict(
         unknown["rtmr1"] = unknown["rtmr2"] = "what boots is not given; give --kernel"
     else:
         registers |= {"rtmr1": rtmr1(kernel), "rtmr2": rtmr2(append, initrd)}
-    return prediction(registers, unknown, {"rtmr1": _RTMR1_NOTE} if kernel is not None else {})
+    return prediction(registers, unknown, _NOTES if kernel is not None else {})
 
 
 def prediction(

@@ -88,3 +88,31 @@ def test_every_header_of_an_answer_is_stated(drawbridge: MemoryDrawbridge, path:
                 stated = DOCUMENT["components"]["responses"][str(answer.status)]
             known = {name.lower() for name in stated.get("headers", ())}
             assert set(answer.headers) - {"content-type", "content-length"} <= known
+
+
+def test_what_is_said_to_need_a_token_needs_one_and_the_rest_does_not(
+    drawbridge: MemoryDrawbridge,
+) -> None:
+    """Of a public repository; of what is for everybody somewhere, a user's names are."""
+    needed = {}
+    for path, item in DOCUMENT["paths"].items():
+        place = path.format_map(NAMES)
+        if path.endswith("}/"):
+            place += "?q="
+        elif path.endswith("{user}"):
+            place += "?repositories"
+        for verb in VERBS & set(item):
+            security = item[verb].get("security", [{}])
+            needed[verb, path] = {} not in security
+            headers = {"content-length": "0", "content-type": "application/json"}
+            headers["content-digest"] = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
+            status = drawbridge.request(verb.upper(), place, headers=headers).status
+            assert (status == 401) == needed[verb, path], (verb, path, status)
+    assert set(needed.values()) == {True, False}
+
+
+def test_every_path_has_the_refusals_of_any_request() -> None:
+    """Those that are given before anybody looks where a request goes."""
+    for item in DOCUMENT["paths"].values():
+        for verb in VERBS & set(item):
+            assert {"400", "408", "431", "503"} <= set(item[verb]["responses"])

@@ -198,6 +198,20 @@ def test_a_signal_before_the_request_ends_the_keep() -> None:
         assert keep.ended()[0] == 130
 
 
+def test_a_signal_that_comes_with_the_request_ends_the_keep() -> None:
+    """Both can be read at once: the host sends it as soon as it is told that the keep booted."""
+    with Played() as keep:
+        frames = (
+            Frame(Kind.FILE, File("main.wasm", wat2wasm(_CAT)).to_bytes()),
+            Frame(Kind.FILE, File("Enarx.toml", HOST_STDIO).to_bytes()),
+            Frame(Kind.REQUEST, REQUEST),
+            Frame(Kind.SIGNAL, bytes((signal.SIGINT,))),
+        )
+        keep.sockets[CONTROL].sendall(b"".join(frame.to_bytes() for frame in frames))
+        assert keep.exit_code() == 130
+        assert keep.ended()[0] == 130
+
+
 def test_a_workload_that_fails_tells_why_on_standard_error() -> None:
     with Played() as keep:
         keep.send(CONTROL, Kind.FILE, File("main.wasm", b"no module").to_bytes())

@@ -6,10 +6,11 @@ import errno
 import fcntl
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison.cli.main import main
 from garrison.errors import Malformed, Misuse, Unverified
 from garrison.image import build, folder, init
 from garrison.image.build import Recipe
@@ -45,6 +46,27 @@ def test_a_changed_part_is_found(tmp_path: Path, name: str) -> None:
     (place / name).write_bytes(name.upper().encode())
     with pytest.raises(Unverified, match=f"{name}: is not what was built"):
         folder.load(place).check()
+
+
+@pytest.mark.parametrize("name", ["vmlinuz", "initrd"])
+def test_a_part_of_any_size_is_not_read(tmp_path: Path, name: str) -> None:
+    """A file with holes takes no disk, and all memory of who reads it."""
+    place = _image(tmp_path / "image")
+    with (place / name).open("r+b") as file:
+        file.truncate(folder.MAX_PART)
+        folder.load(place)
+        file.truncate(folder.MAX_PART + 1)
+    with pytest.raises(Malformed, match=f"{name}: too large for an image"):
+        folder.load(place)
+
+
+def test_the_command_needs_no_more_of_an_image_than_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that lies there with the right inputs, by whomever, is not built again."""
+    place = _image(tmp_path / "image", Recipe.of_this_release().digest)
+    assert main(["image", "build", "--output", str(place)]) == 0
+    assert "sha256:00, 0.0 MiB" in capsys.readouterr().err
 
 
 def test_a_folder_without_an_image_says_how_to_make_one(tmp_path: Path) -> None:
@@ -136,6 +158,29 @@ def test_what_a_killed_build_left_is_removed(
         os.close(descriptor)
     assert not dead.exists()
     assert alive.exists()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_builds_that_begin_at_once_take_no_folder_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    """Another one comes in the moment between the folder is made and it is claimed."""
+    monkeypatch.setattr(build, "_make", lambda *_args: None)
+    opened = os.open
+    begun: list[object] = []
+
+    def interrupted(path: Any, *rest: Any, **more: Any) -> int:
+        if begun or not str(path).startswith(str(tmp_path / ".building-")):
+            return opened(path, *rest, **more)
+        begun.append(path)
+        descriptor = -1 if before else opened(path, *rest, **more)
+        build._sweep(tmp_path)
+        return opened(path, *rest, **more) if before else descriptor
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(Misuse, match="no image there"):  # nothing was made here
+        build.build(_RECIPE, tmp_path / "one", inputs=tmp_path / "inputs")
+    assert len(begun) == 1
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

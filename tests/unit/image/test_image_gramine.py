@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import io
+import os
 import tomllib
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,6 +125,70 @@ def test_any_byte_changed_gives_an_archive_or_malformed(place: int, value: int) 
     except Malformed:
         return
     cpio.check_paths(read)
+
+
+def _archive(entries: list[tuple[str, Entry]]) -> bytes:
+    """What `cpio.archive` refuses to write, too."""
+    out = io.BytesIO()
+    for path, entry in [*entries, ("TRAILER!!!", Entry(0))]:
+        cpio._write(out, path, entry, 1)
+    return out.getvalue()
+
+
+def test_an_archive_takes_no_more_memory_than_its_size(tmp_path: Path) -> None:
+    """All that a deep path needs is as long as the square of it."""
+    longest = "a/" * (cpio.MAX_PATH // 2 - 1) + "b"
+    assert longest in cpio.unpacked(_archive([(longest, Entry.file(b""))]))
+    with pytest.raises(Malformed, match="no name of a file; found 4096 bytes"):
+        cpio.unpacked(_archive([(f"c{longest}", Entry.file(b""))]))
+    many = [(f"{index:05}/{longest[10:]}", Entry.file(b"")) for index in range(2000)]
+    tracemalloc.start()
+    try:
+        assert len(cpio.unpacked(_archive(many))) == 2000
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(Malformed, match="too many entries"):
+        cpio.unpacked(_archive([(f"{i}", Entry(0)) for i in range(cpio.MAX_ENTRIES + 1)]))
+
+
+@pytest.mark.parametrize("target", [b"", b"a\0b", b"\xff", b"a" * 5000])
+def test_a_link_leads_to_a_name_or_is_refused(tmp_path: Path, target: bytes) -> None:
+    tree = {**TREE, "usr/link": Entry(Entry.link("x").mode, target)}
+    with pytest.raises(Malformed, match="no name of a file"):
+        gramine.export(image(tmp_path / "image", tree), tmp_path / "sgx")
+
+
+def test_what_lies_below_a_link_is_found_among_its_neighbours() -> None:
+    tree = [("a", Entry.link("/")), ("a-b", Entry.file(b"")), ("a/b", Entry.file(b""))]
+    with pytest.raises(Malformed, match=r"a/b: it lies below .*found a$"):
+        cpio.unpacked(_archive(tree))
+    tree[2] = ("a!/b", Entry.file(b""))
+    assert len(cpio.unpacked(_archive(tree))) == 3
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a folder would be in the way of the next try."""
+    made = image(tmp_path / "image")
+    with pytest.raises(Malformed, match="has no such file"):
+        gramine.export(image(tmp_path / "empty", {"usr/a": Entry.file(b"")}), tmp_path / "sgx")
+
+    def full(_files: dict[str, bytes]) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gramine, "manifest", full)
+    with pytest.raises(OSError, match="No space"):
+        gramine.export(made, tmp_path / "sgx")
+    monkeypatch.undo()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "image"]
+    before = os.umask(0o027)
+    try:
+        gramine.export(made, tmp_path / "sgx")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "sgx").stat().st_mode & 0o777 == 0o750
+    with pytest.raises(OSError, match="nowhere"):
+        gramine.export(made, tmp_path / "nowhere" / "sgx")
 
 
 def test_a_link_in_an_image_leads_nothing_out_of_the_folder(tmp_path: Path) -> None:

@@ -149,6 +149,15 @@ def test_what_a_mirror_no_longer_has_is_named(tmp_path: Path) -> None:
     assert "snapshot" in str(refused.value.hint)
 
 
+def test_a_login_in_the_name_of_a_mirror_is_told_to_nobody(tmp_path: Path) -> None:
+    with _mirror({}) as url:
+        named = url.replace("//", "//jane:s3cret@")
+        for place in (named, named.replace("http:", "https:"), "https://jane:s3cret@h:99999"):
+            with pytest.raises(Unavailable) as refused:
+                Inputs(tmp_path).fetch(_LOCK, place, lambda _count: None)
+            assert "s3cret" not in str(refused.value)
+
+
 def test_what_debians_mirror_no_longer_has_comes_from_its_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

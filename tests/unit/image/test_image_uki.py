@@ -32,6 +32,7 @@ def _stub(*, headers: int = 1024, magic: int = 0x20B, alignment: int = 4096) -> 
     struct.pack_into("<H", data, _PE + 24, magic)
     struct.pack_into("<II", data, _PE + 24 + 32, alignment, 512)
     struct.pack_into("<II", data, _PE + 24 + 56, 0x2000, headers)
+    struct.pack_into("<I", data, _PE + 24 + 108, 16)
     struct.pack_into("<8sIIII", data, _TABLE, b".text", 100, 0x1000, 512, headers)
     data[headers:] = b"\xcc" * 512
     return bytes(data)

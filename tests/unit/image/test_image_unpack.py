@@ -104,7 +104,12 @@ def test_what_is_reported_is_what_boots(
     (tmp_path / "image.json").write_text(json.dumps(about))
     simulator: Attester | None = _Simulator() if simulated else None  # type: ignore[assignment]
     options = MachineOptions(folder.load(tmp_path), insecure_simulated=simulator)
-    guest = backends._guest(options, Place((), 3, 4), "qemu", None)
+    tee = "snp" if simulated else None
+    guest = backends._guest(options, Place((), 3, 4), "qemu", None, tee)
     assert guest.kernel == tmp_path / booted
-    confidential = backends._guest(options, Place((), 3, 4), "qemu", tmp_path / "firmware")
-    assert confidential.kernel == tmp_path / "vmlinuz"
+    assert guest.append == ("acpi=off cmdline" if simulated else "cmdline")
+    for backend, line in (("snp", "acpi=off cmdline"), ("tdx", "cmdline")):
+        firmware = tmp_path / "firmware"
+        confidential = backends._guest(options, Place((), 3, 4), "qemu", firmware, backend)
+        assert confidential.kernel == tmp_path / "vmlinuz"
+        assert confidential.append == line

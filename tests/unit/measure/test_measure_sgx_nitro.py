@@ -108,9 +108,34 @@ def test_the_signing_certificate_is_in_pcr8() -> None:
     ids=["empty", "no CBOR", "none", "no certificate", "no PEM", "no octet", "text"],
 )  # fmt: skip
 def test_a_wrong_signature_section_is_malformed(section: bytes) -> None:
-    wrong = Eif((EifSection(EifSectionKind.SIGNATURE, section),))
-    with pytest.raises(Malformed):
+    wrong = Eif((*IMAGE.sections, EifSection(EifSectionKind.SIGNATURE, section)))
+    with pytest.raises(Malformed, match="signature section"):
         nitro.registers(wrong)
+
+
+def test_an_image_that_could_be_read_in_two_ways_has_no_registers() -> None:
+    pem = Authority("signer").root.public_bytes(Encoding.PEM)
+    section = encode([{"signing_certificate": pem, "signature": b""}])
+    signature = EifSection(EifSectionKind.SIGNATURE, section)
+    kernel, line, *rest = IMAGE.sections
+    for sections, said in (
+        ((kernel, kernel, line, *rest), "KERNEL: .*found 2"),
+        ((line, *rest), "KERNEL: .*found 0"),
+        ((kernel, *rest), "CMDLINE: .*found 0"),
+        ((kernel, line, line, *rest), "CMDLINE: .*found 2"),
+        ((kernel, line), "RAMDISK: .*found 0"),
+        ((*IMAGE.sections, signature, signature), "SIGNATURE: .*found 2"),
+    ):
+        with pytest.raises(Malformed, match=said):
+            nitro.registers(Eif(sections))
+    assert "PCR8" in nitro.registers(Eif((*IMAGE.sections, signature)))
+
+
+def test_registers_do_not_say_where_a_part_ends() -> None:
+    """AWS's, not ours: so nothing may depend on how an enclave's command line begins."""
+    kernel, line, *rest = IMAGE.sections
+    moved = Eif((replace(kernel, data=kernel.data + line.data), replace(line, data=b""), *rest))
+    assert nitro.registers(moved) == nitro.registers(IMAGE)
 
 
 def test_an_image_is_read_as_it_was_written() -> None:

@@ -131,6 +131,32 @@ def test_the_second_implementation_agrees(
     )
 
 
+@pytest.mark.parametrize(
+    ("vcpus", "digest"),
+    [
+        (
+            1,
+            (
+                "c44badecc6c5fe8e586dbc37cc908fa3422b039e5aad72851af5135c2fcbfa5e"
+                "e7269e9334ba25972b8ab09d530964a0"
+            ),
+        ),
+        (
+            3,
+            (
+                "47abe8e93c15fdc44c7eaaa5acfa4def5ee77be94e7210eb05065c391935e295"
+                "13c6fc2f00528e9cbe52a244c0980db8"
+            ),
+        ),
+    ],
+)
+def test_google_s_own_tool_agrees_on_milan(vcpus: int, digest: str) -> None:
+    """As gce-tcb-verifier (74582c0) computes it; on Genoa it has the registers elsewhere."""
+    firmware = Firmware.from_bytes(fake_firmware(sev=SEV_SECTIONS[:3]))
+    found = snp.launch_digest(firmware, vcpus=vcpus, signature=0, kernel=None, vmm=snp.Vmm.GCE)
+    assert found.hex() == digest
+
+
 def test_every_input_counts() -> None:
     """One thing changed at a time: no two digests are the same."""
     usual: dict[str, Any] = {"vcpus": 2, "signature": _EPYC, "kernel": (b"k", b"i", "a")}
@@ -182,6 +208,44 @@ def test_what_cannot_be_launched_has_no_digest() -> None:
         digest(fake_firmware(hashes=0x70F000), kernel=True)
     with pytest.raises(Misuse, match="leaves its page"):
         digest(fake_firmware(hashes=0x80FFF0), kernel=True)
+    # Of more than a page only the first was measured; and gigabytes would take minutes, or memory.
+    for index, name in ((1, "secrets"), (2, "cpuid")):
+        for size in (0, 0x2000):
+            sections = list(SEV_SECTIONS)
+            sections[index] = (sections[index][0], size, sections[index][2])
+            with pytest.raises(Misuse, match=f"section {name}: .*found {size} bytes"):
+                digest(fake_firmware(sev=sections))
+    for kind in (1, 0x10):
+        sections = [*SEV_SECTIONS, (0x1000000, 0x4000000, kind)]
+        with pytest.raises(Misuse, match="too large"):
+            digest(fake_firmware(sev=sections))
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ("--vcpu-signature=-1", 2),
+        ("--vcpu-signature=0x1ffffffff", 2),
+        ("--guest-features=-1", 2),
+        ("--guest-features=0", 2),
+        ("--guest-features=0x20", 2),
+        ("--guest-features=0x10000000000000001", 2),
+        ("--guest-policy=-1", 65),
+        ("--guest-policy=0", 65),
+        ("--guest-policy=0x4030000", 65),
+        ("--guest-policy=0x10000000000030000", 65),
+        ("--append=a\0b", 2),
+        ("--append=\udcff", 2),
+    ],
+)
+def test_numbers_and_lines_that_no_guest_has_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, code: int
+) -> None:
+    """Such a guest does not start: its digest would be nobody's, or an error of ours."""
+    assert main(_command(tmp_path, option)) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert option.partition("=")[0] in said.err
 
 
 @settings(max_examples=150, deadline=None)
@@ -288,3 +352,20 @@ def test_the_policy_demands_the_keys_that_signed(
 )
 def test_the_command_refuses_what_does_not_go_together(options: list[str]) -> None:
     assert main(["image", "measure", *options]) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--vcpu-type=EPYC-Milan", "--vcpu-signature=0x800f12"],
+        ["--vmm=ec2", "--vcpu-type=EPYC-Milan"],
+        ["--vmm=gce", "--vcpu-signature=0x800f12"],
+    ],
+)
+def test_no_option_is_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """Who gives one would think that it counts."""
+    assert main(_command(tmp_path, *options)) == 2
+    assert "--vcpu-" in capsys.readouterr().err
+    assert main(_command(tmp_path, options[0])) == 0

@@ -97,6 +97,21 @@ def test_the_digest_of_a_kernel_is_another_implementation_s(image: bytes, digest
     assert authenticode(image, "sha384").hex() == digest
 
 
+def test_what_firmware_hashes_otherwise_is_refused() -> None:
+    """EDK II begins what is behind the sections at the sum of their sizes, gaps left out."""
+    image = bytearray(_pe())
+    sections = 64 + 4 + 20 + 240
+    gap = bytearray(image[:2048] + bytes(512) + image[2048:])
+    gap[sections + 40 + 20 : sections + 40 + 24] = (2560).to_bytes(4, "little")
+    with pytest.raises(Malformed, match="section; found 512 bytes at 2560"):
+        authenticode(bytes(gap), "sha384")
+    few = 64 + 4 + 20 + 108
+    assert image[few : few + 4] == (16).to_bytes(4, "little")
+    image[few : few + 4] = (4).to_bytes(4, "little")
+    with pytest.raises(Malformed, match="data directories; found 4, none for certificates"):
+        authenticode(bytes(image), "sha384")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=8), st.integers(0, 700))
 def test_wrong_kernels_are_malformed_and_nothing_else(noise: bytes, offset: int) -> None:
@@ -120,6 +135,20 @@ def test_mrtd_is_what_the_specification_says() -> None:
     for address in (0xFFFFC000, 0x809000, 0x80A000):
         expected.update(b"MEM.PAGE.ADD" + bytes(4) + address.to_bytes(8, "little") + bytes(104))
     assert tdx.mrtd(Firmware.from_bytes(image)) == expected.digest()
+
+
+def test_the_registers_are_another_implementation_s() -> None:
+    """As dstack-mr (4a167f8; pages in one pass, the kernel as it is) computes them of these."""
+    firmware = Firmware.from_bytes(fake_firmware(pages=4, filler=b"garrison", tdx=SECTIONS))
+    found = tdx.predict(firmware, kernel=_pe(), initrd=b"initrd", append="quiet").registers
+    assert {name: value.hex() for name, value in found.items()} == {
+        "mrtd": "e93aca27d2d30831f73af39165e0ba7ede84920105d99aced7bfd682269817b0"
+        "54a6f65169a65c2b34a4590838681fc4",
+        "rtmr1": "298f5aa9b87391b596be41e83e75d33ff59217a1645a1849aef57079ab948b90"
+        "281532007cf90c780ef17c645eb1f11a",
+        "rtmr2": "bef5355395bde66256accbcc916f56ba08794dfb47f038f1064369d14bb93439"
+        "8048b82ed2d3cb7f92b02f4a20272ccc",
+    }
 
 
 @pytest.mark.vectors
@@ -162,6 +191,24 @@ def test_every_part_of_the_boot_counts() -> None:
         tdx.rtmr2("quiet", None),
     }
     assert len(registers) == 6
+
+
+def test_what_is_empty_is_not_measured() -> None:
+    """EDK II hands over no options of length zero and no initrd of none; Linux measures neither."""
+    assert tdx.rtmr2("", None) == tdx.rtmr2("", b"") == bytes(48)
+    assert tdx.rtmr2("quiet", b"") == tdx.rtmr2("quiet", None)
+    # As Linux' stub is given it: 16 bits each, a zero behind, the initrd's name with it.
+    digest = hashlib.sha384("quiet initrd=initrd\0".encode("utf-16-le")).digest()
+    register = hashlib.sha384(bytes(48) + digest).digest()
+    register = hashlib.sha384(register + hashlib.sha384(b"initrd").digest()).digest()
+    assert tdx.rtmr2("quiet", b"initrd") == register
+
+
+@pytest.mark.parametrize("append", ["caf\N{LATIN SMALL LETTER E WITH ACUTE}", "a\0b", "\udcff"])
+def test_a_command_line_that_firmware_would_change_is_not_guessed(append: str) -> None:
+    """It widens each byte to 16 bits, whatever character that was a part of."""
+    with pytest.raises(Misuse, match="--append"):
+        tdx.rtmr2(append, None)
 
 
 def _command(tmp_path: Path, *more: str) -> list[str]:

@@ -47,6 +47,20 @@ def test_a_section_is_as_long_as_in_memory() -> None:
     assert sections(image)[".cmdline"] == b"quiet"
 
 
+def test_sections_are_not_the_same_bytes_many_times() -> None:
+    """A gigabyte that each of 96 sections is would take a hundred."""
+    image = bytearray(extended(_stub(headers=8192), {".linux": b"k" * (1 << 20)}))
+    entry = bytes(image[0x40 + 24 + 240 + 40 :][:40])
+    for index in range(2, 96):
+        start = 0x40 + 24 + 240 + 40 * index
+        image[start : start + 40] = b".%07d" % index + entry[8:]
+    image[0x40 + 6] = 10
+    assert len(sections(bytes(image))) == 10
+    image[0x40 + 6] = 96
+    with pytest.raises(Malformed, match="section"):
+        sections(bytes(image))
+
+
 @given(st.binary(max_size=400), st.integers(0, 1500))
 def test_anything_else_is_malformed_or_has_sections(noise: bytes, place: int) -> None:
     image = bytearray(_stub())
