@@ -125,7 +125,6 @@ def appraise(
     """
     report, platform = verified.value.report, verified.value.platform
     registers = {key: getattr(report, key) or bytes(REGISTER_SIZE) for key in _REGISTERS}
-    bits = TdAttributes(report.td_attributes)
     checks = (
         bound("report data", report.report_data, expected_report_data),
         *(
@@ -140,7 +139,7 @@ def appraise(
         *(
             flag(
                 f"TD attributes: {bit.name}",
-                found=bit in bits,
+                found=bool(report.td_attributes & bit.value),
                 wanted=wanted,
                 remedy=f"launch with what the policy admits of {bit.name}, or change that",
             )

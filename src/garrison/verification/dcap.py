@@ -30,7 +30,7 @@ from garrison.verification.dcap_chain import (
 )
 from garrison.verification.dcap_tcb import evaluate, platform_of
 from garrison.verification.verified import Verified, mint
-from garrison.verification.x509 import REMEMBERED, check_validity
+from garrison.verification.x509 import PLATFORMS, REMEMBERED, check_validity
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -189,20 +189,14 @@ def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> Verified[Qu
     # 2. Root. 3. PCK certificate.
     pck_chain = check_pck_chain(signature.certification, roots, now, "PCK chain")
     pck = pck_chain.pck
-    # 4. Report of the quoting enclave.
-    check_der_signature(
-        pck.certificate, der_signature(signature.qe_signature), signature.qe_report, "QE report"
+    # 4. Report of the quoting enclave. 5. Attestation key.
+    qe_report = _certified(
+        pck.certificate,
+        signature.qe_report,
+        signature.qe_signature,
+        signature.attestation_key,
+        signature.qe_auth_data,
     )
-    # 5. Attestation key.
-    qe_report = read_qe_report(signature.qe_report)
-    bound = hashlib.sha256(signature.attestation_key + signature.qe_auth_data).digest()
-    if qe_report.report_data != bound.ljust(64, b"\0"):
-        raise Unverified(
-            "bound to another attestation key",
-            field="QE report: REPORTDATA",
-            found=qe_report.report_data.hex(),
-            expected=bound.hex(),
-        )
     # 6. Quote.
     _check_quote_signature(parsed)
     return mint(
@@ -210,7 +204,29 @@ def verify_quote_chain(quote: bytes, roots: Roots, now: datetime) -> Verified[Qu
     )
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(PLATFORMS)
+def _certified(
+    pck: x509.Certificate,
+    qe_report: bytes,
+    qe_signature: bytes,
+    attestation_key: bytes,
+    qe_auth_data: bytes,
+) -> SgxReport:
+    """Steps 4 and 5: the same for all quotes by an attestation key."""
+    check_der_signature(pck, der_signature(qe_signature), qe_report, "QE report")
+    found = read_qe_report(qe_report)
+    bound = hashlib.sha256(attestation_key + qe_auth_data).digest()
+    if found.report_data != bound.ljust(64, b"\0"):
+        raise Unverified(
+            "bound to another attestation key",
+            field="QE report: REPORTDATA",
+            found=found.report_data.hex(),
+            expected=bound.hex(),
+        )
+    return found
+
+
+@lru_cache(PLATFORMS)
 def _verdict(
     genuine: _Genuine, pck: x509.Certificate, qe_report: bytes, platform: TdPlatform | None
 ) -> TcbVerdict:

@@ -21,7 +21,13 @@ from garrison import ecdsa
 from garrison.errors import Unverified
 from garrison.formats.sgx_certificate import PckCertificate, load_chain
 from garrison.formats.snp_certificate import common_name
-from garrison.verification.x509 import REMEMBERED, check_ca, check_link, check_validity
+from garrison.verification.x509 import (
+    PLATFORMS,
+    REMEMBERED,
+    check_ca,
+    check_link,
+    check_validity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +42,7 @@ _TCB_SIGNING = "Intel SGX TCB Signing"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PckChain:
-    """The chain of a PCK, of which all but the leaf's own signature, and the time, is checked."""
+    """The chain of a PCK, whose every signature is good; at whatever time."""
 
     root: x509.Certificate
     anchor: Anchor
@@ -58,17 +64,15 @@ def check_pck_chain(pem: bytes, roots: Roots, now: datetime, field: str) -> PckC
         Unverified: the chain is not genuine, or not of this time.
     """
     chain = _pck_chain(pem, roots, field)
-    leaf = chain.pck.certificate
-    check_der_signature(chain.issuer, leaf.signature, leaf.tbs_certificate_bytes, "PCK certificate")
     check_validity(chain.root, now, f"{field}: root")
     check_validity(chain.issuer, now, f"{field}: intermediate")
-    check_validity(leaf, now, "PCK certificate")
+    check_validity(chain.pck.certificate, now, "PCK certificate")
     return chain
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(PLATFORMS)
 def _pck_chain(pem: bytes, roots: Roots, field: str) -> PckChain:
-    """The chain, and what of it depends neither on the time nor on the leaf's signature."""
+    """The chain, and what of it does not depend on the time."""
     certificates = load_chain(pem, field)
     found = [each for each in certificates if each.subject == each.issuer]
     if len(found) != 1:
@@ -81,8 +85,7 @@ def _pck_chain(pem: bytes, roots: Roots, field: str) -> PckChain:
     leaf = _named(certificates, (_PCK,), f"{field}: leaf")
     check_issuer(issuer, root, f"{field}: intermediate")
     check_ca(issuer, f"{field}: intermediate")
-    check_link(leaf, issuer, "PCK certificate")
-    _check_algorithm(leaf.signature_algorithm_oid, "PCK certificate")
+    check_issued(leaf, issuer, "PCK certificate")
     _check_signer(leaf, "PCK certificate")
     return PckChain(root, anchor, issuer, PckCertificate.from_certificate(leaf))
 

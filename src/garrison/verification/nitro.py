@@ -21,7 +21,13 @@ from garrison.formats.nitro import NitroDocument
 from garrison.formats.snp_certificate import load_certificate
 from garrison.verification.cose import der_signature
 from garrison.verification.verified import Verified, mint
-from garrison.verification.x509 import REMEMBERED, check_ca, check_link, check_validity
+from garrison.verification.x509 import (
+    PLATFORMS,
+    REMEMBERED,
+    check_ca,
+    check_link,
+    check_validity,
+)
 
 if TYPE_CHECKING:
     from garrison.verification.roots import Anchor, Roots
@@ -73,14 +79,12 @@ def verify(document: bytes, roots: Roots, now: datetime) -> Verified[NitroClaims
     # 1. Form. 2. Root. 3. Chain: what of the issuers does not depend on the time; then the time.
     parsed = NitroDocument.from_bytes(document)
     issuers = _issuers(parsed.cabundle, roots)
-    leaf = load_certificate(parsed.certificate, _LEAF)
+    leaf = _leaf(parsed.certificate, issuers.certificates[-1])
     timestamp = datetime.fromtimestamp(parsed.timestamp / 1000, UTC)
     hint = f"a document is good for hours; verify a stored one at its time, {timestamp:%FT%TZ}"
     for index, certificate in enumerate(issuers.certificates):
         check_validity(certificate, now, _name(index), hint)
-    _check_issued(leaf, issuers.certificates[-1], _LEAF)
     check_validity(leaf, now, _LEAF, hint)
-    _check_leaf(leaf)
     # 4. Timestamp.
     check_validity(leaf, timestamp.replace(microsecond=0), "Nitro document: timestamp")
     # 5. Signature.
@@ -172,14 +176,18 @@ def _check_path_length(certificate: x509.Certificate, below: int, field: str) ->
         )
 
 
-def _check_leaf(leaf: x509.Certificate) -> None:
-    """Refuse an issuer's certificate in the place of an enclave's."""
+@lru_cache(PLATFORMS)
+def _leaf(der: bytes, issuer: x509.Certificate) -> x509.Certificate:
+    """Step 3 of `verify`, of the leaf, but for the time: all documents of an enclave have one."""
+    leaf = load_certificate(der, _LEAF)
+    _check_issued(leaf, issuer, _LEAF)
     try:
         constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         # RFC 5280, section 4.2.1.9: without the extension it is none.
-        return
+        return leaf
     if constraints.ca:
         raise Unverified(
             "a certificate authority's", field=_LEAF, found="CA True", expected="an enclave's"
         )
+    return leaf

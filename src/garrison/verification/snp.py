@@ -24,13 +24,12 @@ from garrison.formats.snp_certificate import (
 )
 from garrison.verification.verified import Verified, mint
 from garrison.verification.x509 import (
+    PLATFORMS,
     REMEMBERED,
     check_ca,
     check_crl,
     check_crl_window,
-    check_form,
     check_issued,
-    check_signature,
     check_validity,
 )
 
@@ -171,8 +170,7 @@ def verify_chain(endorsements: SnpEndorsements, roots: Roots, now: datetime) -> 
         check_crl_window(found.crl, now, "ARK revocation list")
     check_validity(found.issuer, now, "ASK certificate")
     # 5. Leaf. The list is the ARK's, who issued no leaf: there is nothing in it to look up.
-    _check_form(vek.certificate, found.issuer)
-    check_signature(vek.certificate, found.issuer, "VEK certificate")
+    _check_leaf(vek.certificate, found.issuer)
     check_validity(vek.certificate, now, "VEK certificate")
     # 8. Product of the issuers.
     _check_name(found.issuer_name, f"{_ISSUERS[vek.kind]}-{vek.product}", "ASK certificate subject")
@@ -224,10 +222,10 @@ def _issuers(issuer_der: bytes, root: bytes, crl_der: bytes | None, roots: Roots
     )
 
 
-@lru_cache(REMEMBERED)
-def _check_form(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Step 5 of `verify`, but for signature and time: the same for all reports of a chip."""
-    check_form(certificate, issuer, "VEK certificate")
+@lru_cache(PLATFORMS)
+def _check_leaf(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Step 5 of `verify`, but for the time: the same for all reports of a chip."""
+    check_issued(certificate, issuer, "VEK certificate")
 
 
 def _check_not_revoked(certificate: x509.Certificate, crl: x509.CertificateRevocationList) -> None:

@@ -6,9 +6,10 @@ AMD's no positive serial number. Each rule here is one that the vendor's certifi
 What is not checked, and why: name constraints and policies, which no such chain has; key
 identifiers, which say nothing that the signature does not say.
 
-What of issuers, and of a vendor's list, does not depend on the time, each verifier finds once, and
-remembers by the content of all that it is of: `REMEMBERED` of each kind of answer, good ones
-alone. The signatures of leaves are not: they are as many as chips, and anybody may send some.
+What does not depend on the time each verifier finds once, and remembers by the content of all that
+it is of, good answers alone: of issuers and vendors' lists `REMEMBERED` of each kind, and of what
+certifies a platform's key, which is the same in all evidence of the platform, `PLATFORMS`. Times,
+and what is revoked, are looked at again each time, and so is every signature of what is new.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _SHA384 = hashes.SHA384()
 _PSS = padding.PSS(padding.MGF1(_SHA384), _SALT)
 # Issuers and lists of all vendors are some dozens.
 REMEMBERED = 128
+# Platforms are more: of as many, those whose evidence came last. Some 16 kB each.
+PLATFORMS = 512
 # RFC 5280, section 4.2: what is critical must be understood. These are, by `check_ca`.
 _KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
@@ -118,29 +121,10 @@ def check_issued(certificate: x509.Certificate, issuer: x509.Certificate, field:
         Unverified: the names, the algorithm or the signature are wrong, or it has a critical
             extension that is not understood here.
     """
-    check_form(certificate, issuer, field)
-    check_signature(certificate, issuer, field)
-
-
-def check_form(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    """All of `check_issued` but the signature itself.
-
-    Raises:
-        Unverified: as there.
-    """
     check_link(certificate, issuer, field)
     parameters = certificate.signature_algorithm_parameters
     _check_algorithm(certificate.signature_algorithm_oid, parameters, field)
     _check_hash(certificate, field)
-    _ca_key(issuer, field)
-
-
-def check_signature(certificate: x509.Certificate, issuer: x509.Certificate, field: str) -> None:
-    """The signature of `check_issued`, of a certificate whose form was checked.
-
-    Raises:
-        Unverified: it is wrong.
-    """
     _check_signature(issuer, certificate.signature, certificate.tbs_certificate_bytes, field)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison import ecdsa
 from garrison.errors import Unverified
-from garrison.formats.dcap_quote import TeeType
+from garrison.formats.dcap_quote import Quote, TeeType
 from garrison.formats.snp import Product, SigningKey
 from garrison.testing import nitro as fake_nitro
 from garrison.testing import snp as fake_snp
@@ -66,7 +68,53 @@ def test_who_is_revoked_later_is_refused(roots: Roots, issuer: str, serial: int)
     verify(QUOTE, COLLATERAL, roots, NOW)
 
 
-def test_a_leaf_is_verified_each_time(roots: Roots) -> None:
+def test_what_certifies_a_platforms_key_is_verified_once(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = []
+    is_signed = ecdsa.is_signed
+
+    def noted(point: bytes, signature: bytes, data: bytes, algorithm: str) -> bool:
+        verified.append(len(data))
+        return is_signed(point, signature, data, algorithm)
+
+    monkeypatch.setattr(ecdsa, "is_signed", noted)
+    first, second = (
+        Quote.from_bytes(FakeQuoter(INTEL).quote(sgx_report(report_data=data), 3))
+        for data in (bytes(64), b"another".ljust(64))
+    )
+    # Both are by the fake enclave's one key; so the second may have the first's certification.
+    certified = replace(first.signature, signature=second.signature.signature)
+    verify_quote_chain(first.to_bytes(), roots, NOW)
+    known = len(verified)
+    verify_quote_chain(replace(second, signature=certified).to_bytes(), roots, NOW)
+    # A quote's header and body.
+    assert verified[known - 2 :] == [384, 432, 432]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attestation_key": b"\x11" * 64},
+        {"qe_report": FakeQuoter(INTEL, {"isv_svn": 77})},
+        {"qe_signature": b"\x11" * 64},
+        {"qe_auth_data": b"other"},
+    ],
+)
+def test_what_differs_in_one_part_is_not_taken_for_what_is_known(
+    roots: Roots, change: dict[str, Any]
+) -> None:
+    known = Quote.from_bytes(QUOTE)
+    if "qe_report" in change:
+        other = Quote.from_bytes(change["qe_report"].quote(sgx_report(), 3))
+        change = {"qe_report": other.signature.qe_report}
+    mixed = replace(known, signature=replace(known.signature, **change)).to_bytes()
+    for _ in range(2):
+        with pytest.raises(Unverified, match="QE report"):
+            verify_quote_chain(mixed, roots, NOW)
+
+
+def test_a_forged_leaf_is_refused_each_time(roots: Roots) -> None:
     forged = INTEL.certificate("pck", signed_by="somebody").public_bytes(Encoding.PEM)
     quote = FakeQuoter(INTEL).quote(sgx_report(), 3, forged + INTEL.pem("ca", "root"))
     for _ in range(2):
