@@ -68,6 +68,9 @@ from garrison.verification.x509 import PLATFORMS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from garrison.formats.sgx_report import SgxReport
+    from garrison.formats.tdx_report import TdReport
+
 NOW = datetime.now(UTC).replace(microsecond=0)
 KEEPS = 24
 # More than are remembered of any kind (`garrison.verification.x509.PLATFORMS`).
@@ -111,32 +114,45 @@ cache = "cache"
 )
 
 
+# Each platform has a certificate of its own, and all have the same issuers.
+_AMD = PLATFORM.evidence().certificates[1:]
+_INTEL = INTEL.pem("ca", "root") + b"\0"
+_AWS = NITRO.chain()[:-1]
+
+
 def snp(report_data: bytes) -> Evidence:
     """An SNP report, with its chain."""
-    return Evidence(SNP_MEDIA_TYPE, PLATFORM.evidence(report_data=report_data).to_bytes())
+    made = PLATFORM.evidence(report_data=report_data)
+    chained = SnpEvidence(made.report, (made.certificates[0], *_AMD))
+    return Evidence(SNP_MEDIA_TYPE, chained.to_bytes())
+
+
+def _quote(body: SgxReport | TdReport, version: int) -> bytes:
+    return FakeQuoter(INTEL).quote(body, version, INTEL.pem("pck") + _INTEL)
 
 
 def sgx(report_data: bytes) -> Evidence:
     """A quote of an enclave."""
-    return Evidence(SGX_MEDIA_TYPE, FakeQuoter(INTEL).quote(sgx_report(report_data=report_data), 3))
+    return Evidence(SGX_MEDIA_TYPE, _quote(sgx_report(report_data=report_data), 3))
 
 
 def tdx(report_data: bytes) -> Evidence:
     """A quote of a TD."""
-    return Evidence(TDX_MEDIA_TYPE, FakeQuoter(INTEL).quote(td_report(report_data=report_data), 4))
+    return Evidence(TDX_MEDIA_TYPE, _quote(td_report(report_data=report_data), 4))
 
 
 def nitro(report_data: bytes) -> Evidence:
     """A Nitro document."""
-    return Evidence(NITRO_MEDIA_TYPE, NITRO.document(user_data=report_data))
+    document = NITRO.document([*_AWS, NITRO.chain()[-1]], user_data=report_data)
+    return Evidence(NITRO_MEDIA_TYPE, document)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A TEE: its evidence, the key that its keeps have, and what cannot be saved of its signatures.
 
-    `verified` counts verifications by P-256, P-384 and RSA-4096, and `again` those of a platform that
-    is known; one P-384 signature is for the certificate. Of SNP: request, report, VCEK. Of quotes:
+    `verified` counts verifications by P-256, P-384 and RSA-4096; `again` those of a platform that
+    is known. One P-384 signature is for the certificate. Of SNP: request, report, VCEK. Of quotes:
     request, quote, QE report, PCK. Of Nitro: request, document, the enclave's certificate.
     """
 

@@ -1,7 +1,8 @@
 """Verification alone, beside others of the same evidence: dcap-qvl (Rust) and go-sev-guest (Go).
 
 All trust the simulated vendor. Ours has read the vendor's certificates and collateral before, as a
-service has; the others are called as their users call them.
+service has; the others are called as their users call them. What certifies the platform's key ours
+verifies anew each time; in a column of its own it remembers that, as of all platforms that it knows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from garrison.formats.dcap_collateral import DcapCollateral, Signed
 from garrison.formats.dcap_quote import TeeType
 from garrison.testing.dcap import FakeIntel, FakeQuoter, sgx_report, td_report
-from garrison.verification import dcap, snp
+from garrison.verification import dcap, dcap_chain, snp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +112,10 @@ def _go_sev_guest(platform: FakePlatform) -> float:
 
 def compare(platform: FakePlatform, intel: FakeIntel, now: datetime) -> None:
     """Measure, and print a table."""
-    print("\n| verification alone | garrison µs | the other µs | ratio |\n|---|---|---|---|")
+    print(
+        "\n| verification alone | garrison µs | the other µs | ratio | of a known platform µs |\n"
+        "|---|---|---|---|---|"
+    )
     rows: list[tuple[str, Callable[[], object], Callable[[], float]]] = []
     for name, tee, body, version in (
         ("SGX quote, dcap-qvl", TeeType.SGX, sgx_report(), 3),
@@ -134,10 +139,20 @@ def compare(platform: FakePlatform, intel: FakeIntel, now: datetime) -> None:
         )
     )
     for name, ours, theirs in rows:
-        mine = _each(ours)
+        known = _each(ours)
+        mine = _each(partial(_anew, ours))
         try:
             other = theirs()
         except peers.MissingPeerError as missing:
-            print(f"| {name} | {mine:,.0f} | left out: {missing} | |")
+            print(f"| {name} | {mine:,.0f} | left out: {missing} | | {known:,.0f} |")
             continue
-        print(f"| {name} | {mine:,.0f} | {other:,.0f} | {other / mine:.2f} |", flush=True)
+        print(
+            f"| {name} | {mine:,.0f} | {other:,.0f} | {other / mine:.2f} | {known:,.0f} |",
+            flush=True,
+        )
+
+
+def _anew(work: Callable[[], object]) -> None:
+    for remembered in (dcap_chain._pck_chain, dcap._certified, snp._check_leaf):  # noqa: SLF001
+        remembered.cache_clear()
+    work()
