@@ -2,7 +2,7 @@
 
 All trust the simulated vendor. Ours has read the vendor's certificates and collateral before, as a
 service has; the others are called as their users call them. What certifies the platform's key ours
-verifies anew each time; in a column of its own it remembers that, as of all platforms that it knows.
+verifies anew each time; in a column of its own it remembers that, as of platforms that it knows.
 """
 
 from __future__ import annotations
