@@ -149,6 +149,9 @@ class Placing(asyncio.BufferedProtocol):
             # One that has ended has no use for another.
             if not transport.is_closing():
                 transport.set_protocol(connection)  # type: ignore[arg-type]  # it is one
+            if not self._left:
+                # What comes now is another request, or the connection's end.
+                flow.resume_reading()
         return done
 
     def get_buffer(self, _sizehint: int) -> memoryview:
