@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     Job = Callable[[], None]
 
-# It takes a thread some milliseconds, so that there are few changes of threads.
-BLOCK = 1 << 20
+# Short, for each upload has some; but a job of it takes up to a millisecond, a change of threads
+# some microseconds.
+BLOCK = 1 << 19
 # One is filled, and the others keep the threads busy however unevenly it is.
 BLOCKS = 4
 
