@@ -1,8 +1,8 @@
 """What a store in a folder does by itself, since it is much faster than by the library.
 
-Names that were read lately are kept in memory; content is read in large pieces, and an upload
-becomes content by a link, without a second copy. The files are the library's, and it does the
-rest: listing, creating names, copying and removing.
+Names that were read lately are kept in memory; content is read without threads where the kernel has
+it in memory, and an upload becomes content by a link, without a second copy. The files are the
+library's, and it does the rest: listing, creating names, copying and removing.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import errno
 import os
 import secrets
 from collections import OrderedDict
-from contextlib import aclosing
 from typing import IO, TYPE_CHECKING
 
 from garrison.drawbridge.named import damaged, failed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from garrison.drawbridge.named import Named
@@ -28,8 +27,9 @@ _MOST_KEPT = 4096
 _LONGEST_KEPT = 4096
 # By what a file that was read is known to be the same still: inode, size, and both times.
 Mark = tuple[int, int, int, int]
-_PIECE = 1 << 20
-_SHORT = 64 * 1024
+# Read at once. It is encrypted and sent while the processor has it near; and the kernel, which sees
+# that a file is read from end to end, reads ahead of it.
+_PIECE = 256 * 1024
 # What `preadv2` answers where a file system, or the kernel, cannot tell what it has in memory.
 _NO_NOWAIT = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -141,48 +141,21 @@ class Folder:
 
 
 async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
-    read = _in_turn if end - start <= _SHORT else _ahead
-    async with aclosing(read(file, start, end)) as pieces:
-        async for piece in pieces:
-            if not piece:
-                raise damaged(f"{key}: it became shorter")
-            yield piece
-
-
-async def _in_turn(file: _Open, start: int, end: int) -> AsyncGenerator[bytes | memoryview]:
-    """What is short: most often the kernel has it in memory."""
     while start < end:
+        wanted = min(_PIECE, end - start)
         try:
-            piece: bytes | memoryview | None = _read_at_once(file.descriptor, end - start, start)
+            piece: bytes | memoryview | None = _read_at_once(file.descriptor, wanted, start)
             if piece is None:
-                piece = await asyncio.to_thread(_read, file, end - start, start)
+                piece = await asyncio.to_thread(_read, file, wanted, start)
         except OSError as error:
             raise failed(error) from error
+        if not piece:
+            raise damaged(f"{key}: it became shorter")
         start += len(piece)
         yield piece
-
-
-async def _ahead(file: _Open, start: int, end: int) -> AsyncGenerator[bytes | memoryview]:
-    """What is long: each piece is read while the one before is encrypted and sent."""
-    loop = asyncio.get_running_loop()
-
-    def begin(start: int) -> asyncio.Future[bytes]:
-        return loop.run_in_executor(None, _read, file, min(_PIECE, end - start), start)
-
-    under_way = begin(start)
-    try:
-        while start < end:
-            try:
-                piece = await under_way
-            except OSError as error:
-                raise failed(error) from error
-            start += len(piece)
-            if piece and start < end:
-                under_way = begin(start)
-            yield piece
-    finally:
-        # The client may have gone away; what is read meanwhile, and its error, is nobody's.
-        under_way.cancel()
+        if start < end:
+            # Perhaps neither reading nor sending had to wait, and others have their turn too.
+            await asyncio.sleep(0)
 
 
 def _read(file: _Open, wanted: int, start: int) -> bytes:

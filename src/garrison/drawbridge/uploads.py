@@ -14,27 +14,25 @@ import os
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Self
 
+from garrison.drawbridge.belt import Belt
 from garrison.drawbridge.named import failed
 from garrison.drawbridge.rules import check_digest, check_length
 from garrison.drawbridge.store import SPOOL
 from garrison.errors import Malformed
 from garrison.formats.content_digest import ALGORITHMS, ContentDigest, ContentHasher
 from garrison.formats.tree import Entry, check_media_type
+from garrison.service.bodies import Body
 from garrison.service.problem import TooLarge
 from garrison.service.requests import header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
     from pathlib import Path
     from types import TracebackType
 
     from starlette.requests import Request
-
-# What goes to the threads at once, and at most twice as much is in memory for each upload: it
-# takes them a millisecond or two.
-_BLOCK = 1 << 20
 
 # What file systems say that have no files without names: open(2).
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT}
@@ -171,50 +169,51 @@ def _temporary(length: int, spool: Path | None) -> IO[bytes]:
 async def _digest(
     request: Request, expected: int, file: IO[bytes], hasher: ContentHasher
 ) -> tuple[int, ContentDigest]:
-    """Digest a body, and write it to `file`: in threads, while more of it is received."""
-    # As they came: to put them together would copy all once more.
-    block: list[bytes] = []
-    size = length = 0
-    under_way: asyncio.Future[Any] | None = None
-    try:
-        async for piece in request.stream():
-            length += len(piece)
-            if length > expected:
-                # The rest is read, and counted, so that the client sees the answer.
-                continue
-            block.append(piece)
-            size += len(piece)
-            if size >= _BLOCK:
-                if under_way is not None:
-                    await under_way
-                under_way = _in_threads(hasher, file, block)
-                block, size = [], 0
-    finally:
-        if under_way is not None:
-            # The threads must have left the file before it is closed.
-            await asyncio.wait([under_way])
-    if under_way is not None:
-        under_way.result()
+    """Digest a body, and write it to `file`."""
+    if expected <= SPOOL:
+        length = await _short(request, expected, file, hasher)
+    else:
+        length = await _long(request, expected, file, hasher)
     check_length(expected, length)
-    file.writelines(block)
-    _run(hasher.jobs(block))
     return length, hasher.digest()
 
 
-def _in_threads(
-    hasher: ContentHasher, file: IO[bytes], block: Sequence[bytes]
-) -> asyncio.Future[Any]:
-    """Digest and write `block`, in two threads."""
-    jobs = hasher.jobs(block)
-    # A long one and a short one each, so that both threads end together.
-    write = partial(file.writelines, block)
-    shares: tuple[list[Callable[[], None]], ...] = (jobs[::3], [write, *jobs[1:3]])
-    return asyncio.gather(*(asyncio.to_thread(_run, share) for share in shares))
+async def _short(request: Request, expected: int, file: IO[bytes], hasher: ContentHasher) -> int:
+    """See `_digest`; threads would cost more than they save."""
+    length = 0
+    async for piece in request.stream():
+        length += len(piece)
+        # More is read, and counted, so that the client sees the answer.
+        if length <= expected:
+            hasher.update(piece)
+            file.write(piece)
+    return length
 
 
-def _run(jobs: Sequence[Callable[[], None]]) -> None:
-    for job in jobs:
-        job()
+async def _long(request: Request, expected: int, file: IO[bytes], hasher: ContentHasher) -> int:
+    """See `_digest`; in threads, while more is received."""
+
+    def jobs(block: memoryview) -> list[Callable[[], None]]:
+        return [*hasher.jobs([block]), partial(_write, file, block)]
+
+    body, belt, length = Body(request), Belt(jobs), 0
+    try:
+        is_whole = False
+        while not is_whole:
+            place = await belt.place()
+            size = await body.into(place)
+            is_whole = size < len(place)
+            length += size
+            # As above.
+            if size and length <= expected:
+                belt.send(place, size)
+    finally:
+        await belt.end()
+    return length
+
+
+def _write(file: IO[bytes], block: memoryview) -> None:
+    file.write(block)
 
 
 def _close(file: IO[bytes]) -> None:

@@ -153,7 +153,7 @@ class ContentHasher:
         for value in self._hashes.values():
             value.update(piece)
 
-    def jobs(self, pieces: Sequence[bytes]) -> list[Callable[[], None]]:
+    def jobs(self, pieces: Sequence[bytes | memoryview]) -> list[Callable[[], None]]:
         """Take the next pieces by calling all of these, in any order or in threads at once.
 
         There is one for each algorithm; the longest come first.
@@ -170,6 +170,6 @@ class ContentHasher:
         return ContentDigest({name: value.digest() for name, value in self._hashes.items()})
 
 
-def _update(value: hashlib._Hash, pieces: Sequence[bytes]) -> None:
+def _update(value: hashlib._Hash, pieces: Sequence[bytes | memoryview]) -> None:
     for piece in pieces:
         value.update(piece)

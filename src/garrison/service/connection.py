@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from garrison.errors import GarrisonError, Malformed, Unavailable
 from garrison.service import metrics, tracing
+from garrison.service.bodies import RECEIVE_INTO, Placing
 from garrison.service.known import is_plain
 from garrison.service.problem import HeadTooLarge, TooSlow, problem
 from garrison.service.prompt import is_plain_post, post_to
@@ -144,6 +145,8 @@ class Connection(HttpToolsProtocol):
         self._held: bytearray | None = None
         self._was_prompt = False
         self._joined: _Joined | None = None
+        # Of a body that is longer than a piece.
+        self._placing: Placing | None = None
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
@@ -184,7 +187,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         self._on_lost()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse `data`; what the parser keeps of it is bounded."""
         size = _BODY_PIECE if self._body_began else self._limits.head_bytes
         for start in range(0, len(data), size):
@@ -193,7 +196,7 @@ class Connection(HttpToolsProtocol):
             piece = data[start : start + size]
             self._pending_bytes += len(piece)
             self._was_prompt = False
-            super().data_received(piece)
+            super().data_received(piece)  # type: ignore[arg-type]  # the parser takes both
             if self._held is not None:
                 # The rest is still on its way, however long that takes.
                 self._take_the_long_way({})
@@ -216,6 +219,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._head_fields = self._pending_bytes = 0
         self._in_head = True
         self._body_began = self._was_known = False
+        self._placing = None
         self._set_deadline(self._limits.head_seconds)
         super().on_message_begin()
 
@@ -247,6 +251,10 @@ class Connection(HttpToolsProtocol):
 
     def _begin_cycle(self) -> None:
         """Hand the request, whose head is complete, to the application."""
+        length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+        if length > _BODY_PIECE:
+            self._placing = Placing(self, length)
+            self.scope["state"][RECEIVE_INTO] = self._placing.into
         super().on_headers_complete()
         self._joined = _Joined(self.transport, self.loop)
         self.cycle.transport = self._joined  # type: ignore[assignment]  # what a cycle uses of one
@@ -265,6 +273,11 @@ class Connection(HttpToolsProtocol):
         if self._held is not None:
             self._held += body
             return
+        if self._placing is not None:
+            self._placing.count(len(body))
+            if self._placing.is_on:
+                # It is where the application wants it.
+                return
         if self.cycle.response_complete:
             return
         # The base pauses a body at a quarter of this, and takes four times as many turns for it.

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from garrison.errors import Unavailable
 from garrison.service import log, metrics, tracing
+from garrison.service.bodies import RECEIVE_INTO
 from garrison.service.limits import DEFAULTS, Limits
 from garrison.service.problem import TooLarge, TooSlow, problem
 
@@ -171,6 +172,23 @@ class Requests:
             exchange.received += len(message.get("body", b""))
             exchange.body_arrived = not message.get("more_body", False)
             return message
+
+        receive_into = scope["state"].get(RECEIVE_INTO)
+        if receive_into is not None:
+
+            async def receive_into_in_time(place: memoryview) -> int:
+                pause, loop = self._limits.pause_seconds, asyncio.get_running_loop()
+                try:
+                    async with asyncio.timeout(pause) as until:
+                        count: int = await receive_into(
+                            place, lambda: until.reschedule(loop.time() + pause)
+                        )
+                except TimeoutError:
+                    raise _stopped(pause) from None
+                exchange.received += count
+                return count
+
+            scope["state"][RECEIVE_INTO] = receive_into_in_time
 
         clock = asyncio.timeout(self._limits.request_seconds)
         try:

@@ -26,6 +26,7 @@ from garrison.testing.drawbridge import MemoryDrawbridge, served
 
 if TYPE_CHECKING:
     import io
+    from collections.abc import Callable
 
 DATA = os.urandom(2 * SPOOL + 17)
 KEY = content_key(hashlib.sha256(DATA).digest())
@@ -77,9 +78,11 @@ def test_what_is_not_in_memory_is_read_in_a_thread(
     assert _read(store, (0, 60_000)) == DATA[:60_000]
     assert asked == [0, 1000]
     assert _read(store, (7, 10_000)) == DATA[7:10_000]
-    # What is long is not tried.
+    del asked[:]
     assert _read(store) == DATA
-    assert asked == [0, 1000, 7]
+    # What is long comes in pieces, and each is tried.
+    assert (asked[0], asked[1]) == (0, 1000)
+    assert all(0 < asked[i + 1] - asked[i] <= 1 << 18 for i in range(2, len(asked) - 1))
 
 
 def test_a_disk_that_fails_is_a_failure_of_the_store(
@@ -87,22 +90,35 @@ def test_a_disk_that_fails_is_a_failure_of_the_store(
 ) -> None:
     _put(store, _unnamed(Path(store.spool or "")))
 
-    def broken(*_: object) -> int:
-        raise OSError(errno.EIO, "broken")
+    def failing(number: int) -> Callable[..., int]:
+        def fail(*_: object) -> int:
+            raise OSError(number, "broken")
 
-    for name in ("preadv", "pread"):
-        monkeypatch.setattr(os, name, broken)
-        with pytest.raises(StorageFailure):
-            _read(store, (0, 100) if name == "preadv" else None)
+        return fail
+
+    for part in ((0, 100), None):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "preadv", failing(errno.EIO))
+            with pytest.raises(StorageFailure):
+                _read(store, part)
+            # And in a thread.
+            patched.setattr(os, "preadv", failing(errno.EAGAIN))
+            assert _read(store, part) == (DATA[:100] if part else DATA)
+            patched.setattr(os, "pread", failing(errno.EIO))
+            with pytest.raises(StorageFailure):
+                _read(store, part)
 
 
 def test_a_reader_that_leaves_in_the_middle(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read ahead then fails to nobody's notice, and the file is closed."""
+    """What a thread reads then fails to nobody's notice, and the file is closed."""
     _put(store, _unnamed(Path(store.spool or "")))
     started, may_fail = threading.Event(), threading.Event()
     real = os.pread
+
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EAGAIN, "not now")
 
     def pread(descriptor: int, wanted: int, start: int) -> bytes:
         if not start:
@@ -113,6 +129,7 @@ def test_a_reader_that_leaves_in_the_middle(
         assert os.fstat(descriptor).st_size == len(DATA)
         raise OSError(errno.EIO, "broken")
 
+    monkeypatch.setattr(os, "preadv", preadv)
     monkeypatch.setattr(os, "pread", pread)
     complaints: list[dict[str, object]] = []
 
@@ -120,11 +137,13 @@ def test_a_reader_that_leaves_in_the_middle(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: complaints.append(context))
         pieces = await store.content(KEY, len(DATA))
-        async for piece in pieces:
-            assert bytes(piece) == DATA[: len(piece)]
-            break
+        piece = await anext(pieces)
+        assert bytes(piece) == DATA[: len(piece)]
+        reader = asyncio.ensure_future(anext(pieces))
         await asyncio.to_thread(started.wait, 60)
-        await pieces.aclose()  # type: ignore[attr-defined]  # it is a generator
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
         may_fail.set()
         await loop.shutdown_default_executor()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from _typeshed import ReadableBuffer
+
     from garrison.formats.slug import Slug
 
 API = "/api/v0.1.0"
@@ -217,7 +219,7 @@ def test_no_room_for_an_upload(
     drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.BytesIO):
-        def writelines(self, _: object) -> None:
+        def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
 
     def full(*_: object) -> Full:
@@ -228,6 +230,54 @@ def test_no_room_for_an_upload(
         answer = drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m")
         assert (answer.status, answer.text) == (500, "Storage backend failure")
     assert drawbridge.put(f"{API}/mallory", b'{"subject":"m"}', user="m").status == 201
+
+
+@pytest.mark.parametrize("failing", [1, 3, 9])
+def test_no_room_for_the_rest_of_an_upload(
+    drawbridge: MemoryDrawbridge, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    content = b"\0asm" * (9 << 18)
+    package = Package({"main.wasm": content})
+    drawbridge.put(TAG, package.entry.to_bytes(), ENTRY_TYPE)
+    drawbridge.put(f"{TAG}/tree", package.nodes()[""][1], DIRECTORY_TYPE)
+    closed_after: list[int] = []
+
+    class Full(io.BytesIO):
+        written = 0
+
+        def write(self, data: ReadableBuffer) -> int:
+            Full.written += 1
+            if Full.written >= failing:
+                raise OSError(errno.ENOSPC, "No space left on device", "/var/tmp/secret")
+            return super().write(data)
+
+        def close(self) -> None:
+            closed_after.append(Full.written)
+            super().close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "_temporary", lambda *_: Full())
+        answer = drawbridge.put(WASM, content, "application/wasm")
+        assert (answer.status, answer.text) == (500, "Storage backend failure")
+        # No thread is at the file when it is closed.
+        assert closed_after[0] == Full.written
+    assert drawbridge.request("GET", WASM).status == 404
+    assert drawbridge.put(WASM, content, "application/wasm").status == 201
+    assert drawbridge.request("GET", WASM).body == content
+
+
+def test_a_long_upload_whose_end_is_another_leaves_nothing(drawbridge: MemoryDrawbridge) -> None:
+    content = bytes(5 << 20)
+    package = Package({"main.wasm": content})
+    drawbridge.put(TAG, package.entry.to_bytes(), ENTRY_TYPE)
+    drawbridge.put(f"{TAG}/tree", package.nodes()[""][1], DIRECTORY_TYPE)
+    for other in (content[:-1] + b"x", content[:-1], content + b"x"):
+        answer = drawbridge.request(
+            "PUT", WASM, body=[other], headers=headers(content, "application/wasm"), user="jane"
+        )
+        assert answer.status == 400
+        assert drawbridge.request("GET", WASM).status == 404
+    assert drawbridge.put(WASM, content, "application/wasm").status == 201
 
 
 def test_a_store_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 # `/` tells who asks, `/large` says so and reads 10 bytes at most, `/broken` fails,
 # `/slow` says so and takes as long as it is told, `/prompt` answers at once unless its body says
-# that it must wait. It is not ready while the file `trouble` exists.
+# that it must wait, `/placed` reads a body into a place over and over, or `once`, and tells of it.
+# It is not ready while the file `trouble` exists.
 APP = """
-import asyncio, contextlib, json, os, signal, sys
+import asyncio, contextlib, hashlib, json, os, signal, sys
 from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from garrison.errors import GarrisonError, Unavailable
+from garrison.service.bodies import Body
 from garrison.service.problem import problem
 from garrison.service.limits import Limits
 from garrison.service.requests import read_limited
@@ -57,6 +59,20 @@ async def slow(request):
     say("works")
     await asyncio.sleep(float(request.query_params["seconds"]))
     return JSONResponse({"id": request.state.request_id})
+
+async def placed(request):
+    place = memoryview(bytearray(int(request.query_params["room"])))
+    body, counts, digest = Body(request), [], hashlib.sha256()
+    try:
+        while not counts or counts[-1] == len(place):
+            counts.append(await body.into(place))
+            digest.update(place[:counts[-1]])
+            say("filled")
+            if "once" in request.query_params:
+                break
+    except GarrisonError as error:
+        return problem(error, request_id=request.state.request_id)
+    return JSONResponse({"counts": counts, "sha256": digest.hexdigest()})
 
 checks = 0
 async def ready():
@@ -103,6 +119,7 @@ app = Starlette(routes=[
     Route("/slow", slow),
     Route("/staged", staged),
     Route("/big", big),
+    Route("/placed", placed, methods=["POST"]),
     Route("/prompt", long_way, methods=["POST"]),
 ])
 root, certificate, key, _, options = sys.argv[1:]
