@@ -23,12 +23,12 @@ memory = (c.Byte * 64)()
 _PREVIEW_1 = """
 from garrison.keep.wasi.host import Host, Table
 host = Host([], {}, Table(1), None)
-host._callback(SimpleNamespace(__get__=lambda _: failing), "I")(0, 0, c.addressof(memory), 1)
+host._callback(SimpleNamespace(__get__=lambda _: failing), "I")(None, 0, c.addressof(memory))
 """
 _COMPONENT = """
 from garrison.keep.component.callbacks import State, _callback
 from garrison.keep.engine.store import values
-_callback(State(), failing, values("I"))(0, 0, c.addressof(memory), 1)
+_callback(State(), failing, values("I"))(None, 0, c.addressof(memory))
 """
 
 

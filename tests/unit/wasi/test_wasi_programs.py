@@ -45,6 +45,12 @@ class FakeStream:
     def write(self, view: memoryview) -> int:
         return self._end.send(view)
 
+    def read_at(self, memory: memoryview, start: int, end: int) -> int:
+        return self.read_into(memory[start:end])
+
+    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+        return self.write(memory[start:end])
+
     def pending(self) -> bool:
         return False
 
