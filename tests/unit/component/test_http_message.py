@@ -75,7 +75,7 @@ def test_messages_are_the_same_in_whatever_pieces_they_come(
 
 
 def _next(other: h11.Connection) -> object:
-    """What comes next; None where empty lines do, which others pass over (RFC 9112, section 2.2)."""
+    """What comes next; None for empty lines, which others pass over (RFC 9112, section 2.2)."""
     try:
         return other.next_event()
     except h11.RemoteProtocolError as error:
