@@ -36,7 +36,7 @@ _PSS = padding.PSS(padding.MGF1(_SHA384), _SALT)
 # Issuers and lists of all vendors are some dozens.
 REMEMBERED = 128
 # Platforms are more: of as many, those whose evidence came last. Some 16 kB each.
-PLATFORMS = 512
+PLATFORMS = 256
 # RFC 5280, section 4.2: what is critical must be understood. These are, by `check_ca`.
 _KNOWN_CRITICAL = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE)
 
