@@ -138,6 +138,10 @@ class Null(Descriptor):
         """Take all."""
         return len(view)
 
+    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+        """Take all."""
+        return end - start
+
 
 class Zero(Null):
     """`/dev/zero`."""
