@@ -28,7 +28,7 @@ BENCHES = {
     "start": "Start of a hello world, whole process, warm cache",
     "machine": "A keep in a machine: from the command to the workload's first line",
     "large": "Start of a large module, to the refusal of its imports",
-    "hostcalls": "Calls from the guest into the host, the median of 5 runs",
+    "hostcalls": "Calls from the guest into the host, the least of 7 runs",
     "components": "Components: the start of a hello world, and an echo beside preview 1's",
     "echo": "TLS echo: requests per second, and megabytes per second each way",
     "web": "HTTP: the Go example over TLS under `wrk`",

@@ -3,14 +3,13 @@
 python bench/hostcalls.py
 
 The goals are what a prototype was measured to take, on a machine of which is known what wasmtime's
-library of today, in the same process, took there: `THEN`. The same is measured here, and the goals
-are held to by as much as it takes longer, the smaller of the two factors.
+library of today, in the same process, took there: `THEN`. The same is measured here, and a goal is
+as much larger as that call takes longer; of calls that cannot be compared, by the smaller factor.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,8 @@ GOALS = {
 # What wasmtime's own took beside it. The other two calls are none to compare by: they go to the
 # host's files, through threads, and differ by three times between runs.
 THEN = {"clock_time_get": 0.09, "random_get 32 B": 0.15}
-_RUNS = 5
+# The least of so many counts, for each column: a machine that others use for a moment is no slower.
+_RUNS = 7
 _EMPTY_CALLS = 200_000
 _EMPTY = f"""(module
   (import "host" "nothing" (func $nothing (param i32 i32 i32) (result i32)))
@@ -103,7 +103,7 @@ def empty_call() -> float:
     instance.close()
     module.close()
     engine.close()
-    return statistics.median(times)
+    return min(times)
 
 
 def main() -> int:
@@ -125,9 +125,8 @@ def main() -> int:
             )
             for _ in range(_RUNS)
         ]
-    slower = min(
-        statistics.median(run[3][call] for run in found) / then for call, then in THEN.items()
-    )
+    slower = {call: min(run[3][call] for run in found) / then for call, then in THEN.items()}
+    least_slower = min(slower.values())
     print(
         "| call | garrison µs | wasmtime µs | ratio | the least in Python µs | ratio"
         " | prototype µs | goal µs |"
@@ -135,14 +134,16 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|")
     missed = False
     for call, goal in GOALS.items():
-        mine, peer, floor = (statistics.median(run[who][call] for run in found) for who in range(3))
-        missed = missed or mine > goal * slower
+        mine, peer, floor = (min(run[who][call] for run in found) for who in range(3))
+        here = goal * slower.get(call, least_slower)
+        missed = missed or mine > here
         print(
             f"| {call} | {mine:.2f} | {peer:.2f} | {mine / peer:.2f} | {floor:.2f}"
-            f" | {mine / floor:.2f} | {goal} | {goal * slower:.2f} |"
+            f" | {mine / floor:.2f} | {goal} | {here:.2f} |"
         )
     print(f"| an empty function of Python's | | | | {empty_call():.2f} | | | |")
-    print(f"\nThe goals: the library's own calls take {slower:.2f} times what they took beside it.")
+    factors = " and ".join(f"{factor:.2f}" for factor in slower.values())
+    print(f"\nThe first two of the library's own take {factors} times what they took beside it.")
     return int(missed)
 
 
