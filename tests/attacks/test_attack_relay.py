@@ -125,7 +125,7 @@ class _Proxy:
 
 
 @contextmanager
-def proxy(attack: Attack, leaf: Leaf, directory: Path) -> Iterator[tuple[str, _Proxy]]:
+def proxy(attack: Attack, leaf: Leaf) -> Iterator[tuple[str, _Proxy]]:
     asking = _Proxy(attack.stack.steward_url, attack.stack.steward_root.read_text())
 
     class Handler(BaseHTTPRequestHandler):
@@ -151,10 +151,7 @@ def proxy(attack: Attack, leaf: Leaf, directory: Path) -> Iterator[tuple[str, _P
         def handle_error(self, *_: object) -> None:
             """Clients hang up on it: that is what is tested."""
 
-    file = directory / "proxy.pem"
-    file.write_bytes(leaf.key_pem() + leaf.chain_pem())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
+    context = leaf.server_context()
     server = Server(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -179,7 +176,7 @@ def test_evidence_that_is_relayed_by_way_of_the_host_s_steward(
     mallory = Authority("Mallory")
     genuine = attack.stack.steward_root.read_text()
     given = mallory.root_pem + (genuine if roots == "both" else "")
-    with proxy(attack, mallory.issue(hosts=("localhost",)), tmp_path) as (url, asked):
+    with proxy(attack, mallory.issue(hosts=("localhost",))) as (url, asked):
         done = attack.run(attack.request("plain:1.0.0", steward=url, steward_roots=given))
     assert done.returncode == 76, done.stderr
     assert "Traceback" not in done.stderr

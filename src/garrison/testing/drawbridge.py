@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import tempfile
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from garrison.drawbridge.http import application
@@ -265,11 +263,7 @@ class LyingServer:
             def handle_error(self, *_: object) -> None:
                 """A client that hangs up in the middle is what these tests are about."""
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(self.leaf.key_pem() + self.leaf.chain_pem())
-            file.flush()
-            context.load_cert_chain(Path(file.name))
+        context = self.leaf.server_context()
         if self.client_ca is not None:
             context.load_verify_locations(cadata=self.client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
-import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from garrison.testing.tls import Leaf
@@ -51,11 +50,7 @@ class DrippingServer:
         self._begin, self._piece = ENDLESS[kind]
         self._honest = honest or {}
         self._closed = threading.Event()
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(leaf.key_pem() + leaf.chain_pem())
-            file.flush()
-            self._context.load_cert_chain(file.name)
+        self._context = leaf.server_context()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host = f"localhost:{self._listener.getsockname()[1]}"
         self.gave_up = False

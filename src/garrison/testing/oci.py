@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
 import subprocess
-import tempfile
 import threading
 import time
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,6 +25,7 @@ from garrison.testing.stack import reserve_port, wait_until_listening
 
 if TYPE_CHECKING:
     import socket
+    from pathlib import Path
 
     from garrison.testing.tls import Authority, Leaf
 
@@ -169,11 +167,7 @@ class _TokenServer:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(leaf.key_pem() + leaf.chain_pem())
-            file.flush()
-            context.load_cert_chain(Path(file.name))
+        context = leaf.server_context()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

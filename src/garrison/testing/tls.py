@@ -7,6 +7,8 @@ a parameter.
 
 from __future__ import annotations
 
+import ssl
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -56,6 +58,16 @@ class Leaf:
     def key_pem(self) -> bytes:
         """The key as PEM, not encrypted."""
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def server_context(self) -> ssl.SSLContext:
+        """The context of a server that shows it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # The library reads keys from files alone.
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(self.key_pem() + self.chain_pem())
+            file.flush()
+            context.load_cert_chain(file.name)
+        return context
 
 
 class Authority:

@@ -7,15 +7,12 @@ asks for: with a status, slowly, halfway, or not at all.
 from __future__ import annotations
 
 import json
-import ssl
 import sys
-import tempfile
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -115,12 +112,7 @@ class VendorServer:
         self._lock = threading.Lock()
         self._broken: dict[type[BaseException], int] = defaultdict(int)
         self._httpd = _Httpd(("127.0.0.1", 0), self)
-        leaf = self.authority.issue(hosts=(host,))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "leaf.pem"
-            path.write_bytes(leaf.key_pem() + leaf.chain_pem())
-            context.load_cert_chain(path)
+        context = self.authority.issue(hosts=(host,)).server_context()
         # The handshake is left to the thread of each connection: a bad one holds up nobody.
         self._httpd.socket = context.wrap_socket(
             self._httpd.socket, server_side=True, do_handshake_on_connect=False

@@ -18,7 +18,6 @@ from garrison.http_pools import pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from urllib3 import PoolManager
 
@@ -71,11 +70,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(certifier: Authority, tmp_path: Path) -> Iterator[str]:
-    leaf = certifier.issue(hosts=("localhost",))
-    (tmp_path / "pem").write_bytes(leaf.key_pem() + leaf.chain_pem())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "pem")
+def server(certifier: Authority) -> Iterator[str]:
+    context = certifier.issue(hosts=("localhost",)).server_context()
     Handler.clients = []
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listening.socket = context.wrap_socket(listening.socket, server_side=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,6 @@ from garrison.testing.drawbridge import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from garrison.testing.tls import Authority
 
@@ -42,7 +40,7 @@ class Original:
 
 
 @pytest.fixture
-def original(certifier: Authority, tmp_path: Path) -> Iterator[Original]:
+def original(certifier: Authority) -> Iterator[Original]:
     found = Original()
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,10 +84,7 @@ def original(certifier: Authority, tmp_path: Path) -> Iterator[Original]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    leaf = certifier.issue(hosts=("localhost",))
-    (tmp_path / "pem").write_bytes(leaf.key_pem() + leaf.chain_pem())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "pem")
+    context = certifier.issue(hosts=("localhost",)).server_context()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     found.host = f"localhost:{server.server_address[1]}"

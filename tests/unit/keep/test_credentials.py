@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,6 @@ from garrison.testing.tls import Authority, keep, workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 Answer = tuple[int, bytes]
 DIGEST = b"\x11" * 32
@@ -35,16 +33,12 @@ SLUG = Slug.parse("drawbridge.test/jane/chat:1.2.3")
 class LyingSteward:
     """An HTTPS server whose answer to a CSR is what a test says."""
 
-    def __init__(self, authority: Authority, directory: Path) -> None:
+    def __init__(self, authority: Authority) -> None:
         self.authority = authority
         self.answer: Callable[[Request], Answer] = lambda _request: (500, b"")
         self.challenge: Answer = (200, _offer(b"c" * 64))
         self.requests: list[Request] = []
-        leaf = authority.issue(hosts=("localhost",))
-        pem = directory / "server.pem"
-        pem.write_bytes(leaf.key_pem() + leaf.chain_pem())
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem)
+        context = authority.issue(hosts=("localhost",)).server_context()
         steward = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -103,8 +97,8 @@ def _offer(challenge: bytes) -> bytes:
 
 
 @pytest.fixture
-def steward(tmp_path: Path) -> Iterator[LyingSteward]:
-    steward = LyingSteward(Authority(), tmp_path)
+def steward() -> Iterator[LyingSteward]:
+    steward = LyingSteward(Authority())
     yield steward
     steward.close()
 

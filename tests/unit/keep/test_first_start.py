@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -49,16 +48,12 @@ class Steward:
         requests: the CSRs that came.
     """
 
-    def __init__(self, authority: Authority, directory: Path, port: int = 0) -> None:
+    def __init__(self, authority: Authority, port: int = 0) -> None:
         self.authority = authority
         self.before: dict[str, list[tuple[int, str | None]]] = {}
         self.challenges: list[bytes] = []
         self.requests: list[Request] = []
-        leaf = self.authority.issue(hosts=("localhost",))
-        pem = directory / "server.pem"
-        pem.write_bytes(leaf.key_pem() + leaf.chain_pem())
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pem)
+        context = self.authority.issue(hosts=("localhost",)).server_context()
         steward = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -122,8 +117,8 @@ class Steward:
 
 
 @pytest.fixture
-def steward(tmp_path: Path) -> Iterator[Steward]:
-    with contextlib.closing(Steward(Authority(), tmp_path)) as steward:
+def steward() -> Iterator[Steward]:
+    with contextlib.closing(Steward(Authority())) as steward:
         yield steward
 
 
@@ -175,9 +170,9 @@ class Log:
         self.started.append(self._start())
 
 
-def test_a_steward_that_starts_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_steward_that_starts_later(monkeypatch: pytest.MonkeyPatch) -> None:
     port, authority = free_port(), Authority()
-    log = Log(lambda: Steward(authority, tmp_path, port))
+    log = Log(lambda: Steward(authority, port))
     monkeypatch.setattr(retries, "keep_log", lambda: log)
     try:
         assert run(f"https://localhost:{port}", authority.root_pem) == 0
