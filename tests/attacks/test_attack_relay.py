@@ -165,9 +165,7 @@ def proxy(attack: Attack, leaf: Leaf) -> Iterator[tuple[str, _Proxy]]:
 
 
 @pytest.mark.parametrize("roots", ["the host's", "both"])
-def test_evidence_that_is_relayed_by_way_of_the_host_s_steward(
-    attack: Attack, tmp_path: Path, roots: str
-) -> None:
+def test_evidence_that_is_relayed_by_way_of_the_host_s_steward(attack: Attack, roots: str) -> None:
     """The keep attests to the host, who takes its request to the genuine steward.
 
     He gets a genuine certificate, for the keep's key, which he does not have; and the keep does
