@@ -52,6 +52,20 @@ def check_size(data: bytes, limit: int, field: str) -> None:
         )
 
 
+def check_signature_octets(der: bytes, signature: bytes) -> None:
+    """Refuse a signature, the last member of what is signed, that is no whole number of octets.
+
+    A BIT STRING says in its first octet how many bits of its last are unused (X.690, 8.6.2.2).
+    The library takes a signature that happens to end in zeros with any that are zero left out: one
+    certificate in two could be written otherwise, and still pass.
+
+    Raises:
+        ValueError: it leaves bits out.
+    """
+    if der[-len(signature) - 1]:
+        raise ValueError("a signature with unused bits")
+
+
 def value_of(tag: int, *parts: bytes) -> bytes:
     """One value in DER: its tag, its length in the shortest form, and its content."""
     content = b"".join(parts)

@@ -32,7 +32,14 @@ from cryptography.x509.oid import AttributeOID, ExtensionOID, NameOID, Signature
 from garrison import ecdsa
 from garrison.errors import Malformed, Unverified
 from garrison.formats import cmw
-from garrison.formats._der import SEQUENCE, check_size, decode, inside, value_of
+from garrison.formats._der import (
+    SEQUENCE,
+    check_signature_octets,
+    check_size,
+    decode,
+    inside,
+    value_of,
+)
 from garrison.formats.challenge_wire import decode_challenge, encode_challenge
 from garrison.formats.digest import parse_digest_url
 from garrison.formats.evidence import Evidence, Tee
@@ -298,6 +305,7 @@ def _verified(data: bytes, spki: bytes, subject: bytes) -> tuple[str, x509.Name 
         parsed = x509.load_der_x509_csr(data)
         name = None if subject == _EMPTY else _subject(parsed)
         algorithm = parsed.signature_algorithm_oid
+        check_signature_octets(data, parsed.signature)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _malformed("not a PKCS#10 request of version 1") from error
     point = ecdsa.point_of_spki(spki)

@@ -24,7 +24,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from garrison.errors import Malformed
-from garrison.formats._der import check_size, decode
+from garrison.formats._der import check_signature_octets, check_size, decode
 from garrison.formats.snp import CHIP_ID_SIZE, Product, SigningKey, Tcb
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _certificate(der: bytes) -> x509.Certificate:
         _ = (certificate.subject, certificate.issuer, certificate.extensions)
         _ = (certificate.public_key(), certificate.signature_algorithm_parameters)
         _ = certificate.signature_hash_algorithm
+    check_signature_octets(der, certificate.signature)
     return certificate
 
 
@@ -143,6 +144,7 @@ def _crl(der: bytes) -> x509.CertificateRevocationList:
         _ = (crl.issuer, crl.extensions, crl.signature_algorithm_parameters)
         _ = crl.signature_hash_algorithm
         _ = [entry.serial_number for entry in crl]
+    check_signature_octets(der, crl.signature)
     critical = [extension.oid.dotted_string for extension in crl.extensions if extension.critical]
     if critical:
         # RFC 5280, section 5.2: such a list may cover less than it seems to.

@@ -307,6 +307,17 @@ def test_request_signed_by_another_key_is_unverified() -> None:
     assert "not signed by the key it holds" in str(caught.value)
 
 
+def test_signature_that_leaves_a_bit_out_is_refused() -> None:
+    """One that ends in a zero bit, half of them do, can be written without it."""
+    data = next(each for each in (resign(WHOLE, P256) for _ in range(64)) if not each[-1] & 1)
+    size = len(x509.load_der_x509_csr(data).signature)
+    other = bytearray(data)
+    other[-size - 1] = 1
+    assert Request.from_der(data).evidence == EVIDENCE
+    with pytest.raises(Malformed, match="not a PKCS#10 request"):
+        Request.from_der(bytes(other))
+
+
 def test_compressed_key_is_refused() -> None:
     """A key has one encoding here: evidence is bound to the digest of it."""
     compressed = P256.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Malformed, Unverified
 from garrison.formats.snp import CHIP_ID_SIZE, SIGNED_SIZE, Cpuid, Product, SigningKey, Tcb
-from garrison.formats.snp_certificate import load_certificate
+from garrison.formats.snp_certificate import load_certificate, load_crl
 from garrison.testing.snp import NOW, FakePlatform
 from garrison.verification.roots import Roots
 from garrison.verification.snp import SnpClaims, verify
@@ -274,6 +274,19 @@ def test_every_byte_of_the_chain_matters(place: str) -> None:
         der[offset] ^= 1 << offset % 8
         with pytest.raises((Unverified, Malformed)):
             verify(report, replace(chain, **{place: bytes(der)}), roots, NOW)
+
+
+@pytest.mark.parametrize("place", ["leaf", "issuer", "root", "crl"])
+def test_signature_that_leaves_a_bit_out(place: str) -> None:
+    """One that ends in a zero bit, half of them do, can be written without it."""
+    attempts = (FakePlatform().endorsements() for _ in range(64))
+    chain = next(chain for chain in attempts if not getattr(chain, place)[-1] & 1)
+    der = bytearray(getattr(chain, place))
+    load = load_crl if place == "crl" else load_certificate
+    size = len(load(bytes(der), place).signature)
+    der[-size - 1] = 1
+    with pytest.raises(Malformed, match="not a"):
+        load(bytes(der), place)
 
 
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
