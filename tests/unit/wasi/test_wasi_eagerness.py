@@ -16,8 +16,9 @@ from garrison.keep.wasi import interrupts
 from garrison.keep.wasi.interrupts import Eagerness, Interrupts
 
 if TYPE_CHECKING:
-    import select
     from collections.abc import Iterator
+
+    from garrison.keep.wasi.interrupts import Poller
 
 _LOOK = interrupts._LOOK
 
@@ -79,7 +80,7 @@ def test_a_slow_event_or_none_ends_the_row(nanoseconds: int, *, found: bool) -> 
 class _Poll:
     """Sees an event when it is asked for the `ready`-th time; notes how it was asked."""
 
-    def __init__(self, poll: select.poll, ready: int | None) -> None:
+    def __init__(self, poll: Poller, ready: int | None) -> None:
         self.asked: list[float | None] = []
         self._poll = poll
         self._ready = ready

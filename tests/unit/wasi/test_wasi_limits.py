@@ -25,6 +25,7 @@ from garrison.keep.wasi.sockets import sock_recv
 if TYPE_CHECKING:
     from typing import Any
 
+    from garrison.keep.vfs.descriptor import Room
     from garrison.keep.wasi.interrupts import Interrupts
 
 _TYPES = {"I": "i32", "Q": "i64", "q": "i64"}
@@ -311,10 +312,10 @@ class _Talkative:
     def write(self, view: memoryview) -> int:
         return len(view)
 
-    def read_at(self, memory: memoryview, start: int, end: int) -> int:
-        return self.read_into(memory[start:end])
+    def read_at(self, memory: Room, start: int, end: int) -> int:
+        return self.read_into(memory.all[start:end])
 
-    def write_at(self, _memory: memoryview, start: int, end: int) -> int:
+    def write_at(self, _memory: Room, start: int, end: int) -> int:
         return end - start
 
 

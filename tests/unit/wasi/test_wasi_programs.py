@@ -20,6 +20,8 @@ from garrison.keep.engine.library import wat2wasm
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from garrison.keep.vfs.descriptor import Room
+
     from .conftest import Guest
 
 
@@ -45,11 +47,11 @@ class FakeStream:
     def write(self, view: memoryview) -> int:
         return self._end.send(view)
 
-    def read_at(self, memory: memoryview, start: int, end: int) -> int:
-        return self.read_into(memory[start:end])
+    def read_at(self, memory: Room, start: int, end: int) -> int:
+        return self.read_into(memory.all[start:end])
 
-    def write_at(self, memory: memoryview, start: int, end: int) -> int:
-        return self.write(memory[start:end])
+    def write_at(self, memory: Room, start: int, end: int) -> int:
+        return self.write(memory.all[start:end])
 
     def pending(self) -> bool:
         return False

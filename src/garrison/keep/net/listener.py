@@ -101,8 +101,8 @@ class Listener:
 
     @property
     def restless(self) -> bool:
-        """Whether a connection waits, or a handshake or pause has a deadline."""
-        return bool(self._ready or self._pending or self._paused_until is not None)
+        """Whether a connection waits, or the time of a handshake or pause is over."""
+        return bool(self._ready) or self.timeout() == 0
 
     def ready(self) -> bool:
         """Do what can be done without blocking.
@@ -136,10 +136,12 @@ class Listener:
 
     def timeout(self) -> float | None:
         """In how many seconds `ready` has something to do without any event, None if never."""
+        # In order of their deadlines, for all have the same time.
         first = next(iter(self._pending.values()), None)
-        times = [first.deadline] if first else []
-        times += [] if self._paused_until is None else [self._paused_until]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        end = self._paused_until
+        if first is not None:
+            end = first.deadline if end is None else min(end, first.deadline)
+        return None if end is None else max(0.0, end - time.monotonic())
 
     def close(self) -> None:
         """Stop listening, and close every connection that was not accepted; again is nothing."""
@@ -228,8 +230,8 @@ class Listener:
         self._paused = False
 
     def _drop_late(self, now: float) -> None:
-        for descriptor, pending in list(self._pending.items()):
-            # In order of their deadlines, for all have the same time.
+        while self._pending:
+            descriptor, pending = next(iter(self._pending.items()))
             if pending.deadline > now:
                 return
             self._drop(descriptor, "no complete handshake in time")

@@ -18,6 +18,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from garrison.keep.net.openssl import failure, ffi, handle, lib
+from garrison.keep.vfs.descriptor import Room
+from garrison.keep.vfs.streams import UNREST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +47,26 @@ _RESET = struct.pack("ii", 1, 0)
 _CHARS = ffi.typeof("char[]")
 _from_buffer, _release = ffi.from_buffer, ffi.release
 _read, _write = lib.SSL_read, lib.SSL_write
-# To look whether there is an error takes half as long as to clear what is none.
-_peek_error, _clear_errors = lib.ERR_peek_error, lib.ERR_clear_error
+_clear_errors = lib.ERR_clear_error
+
+
+def _look_at(memory: Room) -> Any:
+    """Have the library see `memory`: to do that at each call takes a tenth of a short one."""
+    memory.chars = _from_buffer(_CHARS, memory.all, True)  # noqa: FBT003  (it takes no keyword)
+    return memory.chars
+
+
+def _aim(memory: Room, start: int, end: int) -> Any:
+    """The part of `memory` to read into: most guests read into the same again and again."""
+    # It refuses to point elsewhere.
+    memory.target = (memory.chars or _look_at(memory))[start:end]
+    memory.start, memory.end = start, end
+    return memory.target
+
+
+def _forget(memory: Room) -> None:
+    if memory.chars is not None:
+        _release(memory.chars)
 
 
 class Stream:
@@ -125,16 +145,13 @@ class Stream:
         """
         return self._socket.send(view)
 
-    def read_at(self, memory: memoryview, start: int, end: int) -> int:
-        """Read as `read_into` does, into the part of `memory` from `start` to `end`.
+    def read_at(self, memory: Room, start: int, end: int) -> int:
+        """Read as `read_into` does, into the part of `memory` from `start` to `end`."""
+        return self.read_into(memory.all[start:end])
 
-        `memory` has to be where it is, and as large, for as long as the same object is given.
-        """
-        return self.read_into(memory[start:end])
-
-    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+    def write_at(self, memory: Room, start: int, end: int) -> int:
         """Write as `write` does, from the part of `memory` from `start` to `end`; see `read_at`."""
-        return self.write(memory[start:end])
+        return self.write(memory.all[start:end])
 
     def pending(self) -> bool:
         """Whether data waits that the descriptor does not show."""
@@ -187,9 +204,6 @@ class TlsStream(Stream):
         # Kept, for it owns what the handle points to.
         self._connection = connection
         self._ssl = handle(connection)
-        # The memory that was last given, and the same as the library takes it.
-        self._memory: memoryview | None = None
-        self._chars: Any = None
         self._closed = False
         # How many whole records are still taken to come alone, with none to look for after them;
         # and how many were, the last time.
@@ -201,6 +215,8 @@ class TlsStream(Stream):
         # Number and message of the error that ended the connection. Not the exception: with its
         # traceback it would keep the workload's memory alive, and itself.
         self._failure: tuple[int, str] | None = None
+        # What a call that was repeated had failed by, if that was its own error.
+        self._suspected: OSError | None = None
         self._read_wants_write = False
         self._read_ended = False
         # The end of writing: asked for, and announced in TLS.
@@ -217,26 +233,16 @@ class TlsStream(Stream):
         """The socket's descriptor, to poll; -1 after `close`."""
         return -1 if self._closed else self._socket.fileno()
 
-    def _look_at(self, memory: memoryview, *, writable: bool = True) -> None:
-        """Have the library see `memory`: to do that at each call takes a tenth of a short one."""
-        self._forget()
-        self._chars = _from_buffer(_CHARS, memory, writable)
-        self._memory = memory
-
-    def _forget(self) -> None:
-        if self._memory is not None:
-            self._memory = None
-            _release(self._chars)
-
     def read_into(self, view: memoryview) -> int:
         """Read into `view`, as `Stream.read_into` does."""
+        room = Room(view)
         try:
-            return self.read_at(view, 0, len(view))
+            return self.read_at(room, 0, len(view))
         finally:
             # At once: it may go, or become larger.
-            self._forget()
+            _forget(room)
 
-    def read_at(self, memory: memoryview, start: int, end: int) -> int:
+    def read_at(self, memory: Room, start: int, end: int) -> int:
         """Read into a part of `memory`, as `Stream.read_at` does."""
         size = end - start
         if self._closing:
@@ -247,13 +253,11 @@ class TlsStream(Stream):
                 self._end_write()
         if not 0 < size <= _MAX_CALL:
             return self.read_at(memory, start, start + _MAX_CALL) if size else 0
-        if memory is not self._memory:
-            self._look_at(memory)
+        if start == memory.start and end == memory.end:
+            target = memory.target
+        else:
+            target = _aim(memory, start, end)
         self._read_wants_write = False
-        # It refuses to point elsewhere.
-        target = self._chars[start:end]
-        if _peek_error():
-            _clear_errors()
         count: int = _read(self._ssl, target, size)
         if 0 < count < size and (count < _MAX_RECORD or self._alone):
             # A record's end, and so all that there was most likely.
@@ -265,8 +269,10 @@ class TlsStream(Stream):
 
     def _read_on(self, target: Any, size: int, count: int) -> int:
         """Go on after a read that gave `count`: one call gives one record, and another may wait."""
-        self.restless = True
+        self._stir()
         total = 0
+        if count <= 0:
+            count = self._without_others(_read, target, size, count)
         while count <= 0 and self._tickets and self._has_no_data(count):
             self._tickets -= 1
             count = _read(self._ssl, target, size)
@@ -291,6 +297,27 @@ class TlsStream(Stream):
         self._check_usable()
         raise BlockingIOError(errno.EAGAIN, "nothing to read yet")
 
+    def _stir(self) -> None:
+        self.restless = True
+        UNREST.stir()
+
+    def _without_others(
+        self, call: Callable[[Any, Any, int], int], place: Any, size: int, count: int
+    ) -> int:
+        """What `call`, which failed by giving `count`, gives where no error of another's is queued.
+
+        OpenSSL's rule is to empty its queue of errors before each call, for they tell what a call
+        that fails means. Calls seldom fail, and to look each time takes a 25th of a short message.
+        So it is done afterwards: what failed fails again, and what did not says what it meant.
+        """
+        self._suspected = None
+        if not lib.ERR_peek_error():
+            return count
+        suspected = failure(lib.SSL_get_error(self._ssl, count))
+        if (count := call(self._ssl, place, size)) <= 0:
+            self._suspected = suspected
+        return count
+
     def _has_no_data(self, count: int) -> bool:
         """Whether a read that gave `count` met nothing, or a record that is no data."""
         return bool(lib.SSL_get_error(self._ssl, count) == lib.SSL_ERROR_WANT_READ)
@@ -304,7 +331,7 @@ class TlsStream(Stream):
         elif code == lib.SSL_ERROR_WANT_WRITE:
             self._read_wants_write = True
         elif code != lib.SSL_ERROR_ZERO_RETURN:
-            self._fail(failure(code))
+            self._fail_by(code)
         return bool(code == lib.SSL_ERROR_ZERO_RETURN)
 
     def peek_into(self, view: memoryview) -> int:
@@ -313,7 +340,7 @@ class TlsStream(Stream):
         if self._read_ended or not len(view):
             return 0
         # What stays is with the library, where the kernel does not see it.
-        self.restless = True
+        self._stir()
         target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (see `read_into`)
         try:
             _clear_errors()
@@ -331,13 +358,14 @@ class TlsStream(Stream):
         Raises:
             ConnectionAbortedError: see `write_at`.
         """
+        room = Room(view)
+        room.chars = _from_buffer(_CHARS, view)
         try:
-            self._look_at(view, writable=False)
-            return self.write_at(view, 0, len(view))
+            return self.write_at(room, 0, len(view))
         finally:
-            self._forget()
+            _forget(room)
 
-    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+    def write_at(self, memory: Room, start: int, end: int) -> int:
         """Write from a part of `memory`, as `Stream.write_at` does.
 
         Raises:
@@ -350,20 +378,32 @@ class TlsStream(Stream):
             if self._write_ended:
                 raise BrokenPipeError(errno.EPIPE, "this direction was shut down")
         if self._owed:
-            return self._pay(memory[start:end])
+            return self._pay(memory.all[start:end])
         if not 0 < size <= _MAX_CALL:
             return self.write_at(memory, start, start + _MAX_CALL) if size else 0
-        if memory is not self._memory:
-            self._look_at(memory)
-        source = self._chars[start:end]
-        if _peek_error():
-            _clear_errors()
+        # It refuses to point elsewhere.
+        source = (memory.chars or _look_at(memory))[start:end]
+        if size > _MAX_RECORD:
+            return self._write_records(memory.all[start:end], source)
         count: int = _write(self._ssl, source, size)
-        return size if count == size else self._write_on(memory[start:end], source, count)
+        return size if count == size else self._write_on(memory.all[start:end], source, count)
+
+    def _write_records(self, view: memoryview, source: Any) -> int:
+        """Write what takes several records.
+
+        tcp(7), TCP_CORK: they go together, where each alone wakes the peer for a part.
+        """
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        try:
+            return self._write_on(view, source, _write(self._ssl, source, len(view)))
+        finally:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def _write_on(self, view: memoryview, source: Any, count: int) -> int:
         """Go on after a write that took `count`: one call takes one record."""
         total, size = 0, len(view)
+        if count <= 0:
+            count = self._without_others(_write, source, size, count)
         while count > 0:
             total += count
             if total == size:
@@ -375,7 +415,7 @@ class TlsStream(Stream):
         if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
             self._record = self._owed = memoryview(bytes(view[total : total + _MAX_RECORD]))
         else:
-            self._fail(failure(code))
+            self._fail_by(code)
         if total:
             # What came then is for the next call.
             return total
@@ -405,8 +445,14 @@ class TlsStream(Stream):
         if code in (lib.SSL_ERROR_WANT_WRITE, lib.SSL_ERROR_WANT_READ):
             raise BlockingIOError(errno.EAGAIN, "cannot write yet")
         if code:
-            self._fail(failure(code))
+            self._fail_by(code)
             self._check_usable()
+
+    def _fail_by(self, code: int) -> None:
+        """Note that a call failed with `SSL_get_error` = `code`."""
+        says_why = lib.ERR_peek_error()
+        error = failure(code)
+        self._fail(error if says_why or self._suspected is None else self._suspected)
 
     def _fail(self, error: OSError) -> None:
         self._failure = (error.errno or errno.EIO, error.strerror or "")
@@ -441,7 +487,8 @@ class TlsStream(Stream):
         if how != socket.SHUT_WR:
             self._read_ended = self._closing = True
         if how != socket.SHUT_RD:
-            self._write_ended = self._closing = self.restless = True
+            self._write_ended = self._closing = True
+            self._stir()
             self._end_write()
 
     def _end_write(self) -> None:
@@ -473,7 +520,6 @@ class TlsStream(Stream):
         if self._closed:
             return
         self._closed = self._closing = True
-        self._forget()
         self._on_close(self)
         self._free()
         if self._owed or self._announce_end() or not _LINGERING.acquire(blocking=False):

@@ -12,7 +12,7 @@ from garrison.keep.vfs.errno import Errno
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from garrison.keep.vfs.nodes import Directory
 
@@ -116,6 +116,30 @@ class Stat:
         self.atim, self.mtim, self.ctim = times
 
 
+class Room:
+    """A memory that stays where it is, and what a descriptor that uses it often knows of it.
+
+    Attributes:
+        all: all of it.
+        chars: the same as the TLS library takes it, None until it was asked to.
+        target: the part of that which was last read into.
+        start: where this begins, -1 if there is none.
+        end: where it ends.
+    """
+
+    __slots__ = ("all", "chars", "end", "start", "target")
+
+    def __init__(self, memory: memoryview) -> None:
+        self.be(memory)
+
+    def be(self, memory: memoryview) -> None:
+        """Stand for `memory` from now on."""
+        self.all = memory
+        self.chars: Any = None
+        self.target: Any = None
+        self.start = self.end = -1
+
+
 class Descriptor:
     """An open thing; by itself it can do nothing.
 
@@ -125,8 +149,8 @@ class Descriptor:
         inheriting: what may be done with what is opened through it.
         flags: `fdflags`.
         preopened: the name that the guest finds it by, None if the guest opened it.
-        read_at: reads as `read` does, into a part of a memory that stays where it is and is given
-            whole, with where the part begins and ends; None where that is no faster.
+        read_at: reads as `read` does, into a part of a memory that is given whole, with where the
+            part begins and ends; None where that is no faster.
         write_at: writes likewise.
     """
 
@@ -135,8 +159,8 @@ class Descriptor:
     inheriting = 0
     flags = 0
     preopened: str | None = None
-    read_at: "Callable[[memoryview, int, int], int] | None" = None
-    write_at: "Callable[[memoryview, int, int], int] | None" = None
+    read_at: "Callable[[Room, int, int], int] | None" = None
+    write_at: "Callable[[Room, int, int], int] | None" = None
 
     def __init__(self) -> None:
         self.rights = self.possible

@@ -6,10 +6,11 @@ None blocks; `events` says what the host shall wait for.
 # ruff: noqa: ARG002  (what cannot be done is refused under the same signature)
 
 import posix  # the part of `os` that is used here, and no file to load
+from itertools import count
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
-from garrison.keep.vfs.descriptor import Descriptor
+from garrison.keep.vfs.descriptor import Descriptor, Room
 from garrison.keep.vfs.errno import Errno
 
 TYPE_CHECKING = False
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
         def read_into(self, view: memoryview) -> int: ...  # noqa: D102
         def peek_into(self, view: memoryview) -> int: ...  # noqa: D102
         def write(self, view: memoryview) -> int: ...  # noqa: D102
-        def read_at(self, memory: memoryview, start: int, end: int) -> int: ...  # noqa: D102
-        def write_at(self, memory: memoryview, start: int, end: int) -> int: ...  # noqa: D102
+        def read_at(self, memory: Room, start: int, end: int) -> int: ...  # noqa: D102
+        def write_at(self, memory: Room, start: int, end: int) -> int: ...  # noqa: D102
         def pending(self) -> bool: ...  # noqa: D102
         def wants_write(self) -> bool: ...  # noqa: D102
         def shutdown(self, how: int) -> None: ...  # noqa: D102
@@ -73,6 +74,29 @@ _MOST_RANDOM = 1 << 16
 
 # pipe(7), PIPE_BUF: a pipe that polls as writable takes as much without blocking.
 _PIPE_BUF = 4096
+
+
+class Unrest:
+    """Tells whether any connection became restless: those that were calm are, until then.
+
+    To look at each takes longer than all else of a wait for many.
+
+    Attributes:
+        count: another number each time one did.
+    """
+
+    __slots__ = ("_numbers", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._numbers = count(1)
+
+    def stir(self) -> None:
+        """Note that one became restless, in whatever thread."""
+        self.count = next(self._numbers)
+
+
+UNREST = Unrest()
 
 
 def is_stream(opened: "Stream | Listener") -> "TypeIs[Stream]":
@@ -138,7 +162,7 @@ class Null(Descriptor):
         """Take all."""
         return len(view)
 
-    def write_at(self, memory: memoryview, start: int, end: int) -> int:
+    def write_at(self, memory: Room, start: int, end: int) -> int:
         """Take all."""
         return end - start
 

@@ -56,7 +56,7 @@ def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> Non
             if not length:
                 size = 0
             elif descriptor.read_at is not None:
-                size = descriptor.read_at(memory.all, start, end)
+                size = descriptor.read_at(memory, start, end)
             else:
                 size = descriptor.read(memory.all[start:end])
         except BlockingIOError:
@@ -115,7 +115,7 @@ def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> No
             if not length:
                 size = 0
             elif descriptor.write_at is not None:
-                size = descriptor.write_at(memory.all, start, end)
+                size = descriptor.write_at(memory, start, end)
             else:
                 size = descriptor.write(memory.all[start:end])
         except BlockingIOError:

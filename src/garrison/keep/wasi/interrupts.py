@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any, Self
+
+    Poller = select.poll | select.epoll
 else:
     import _signal as signal  # its wrapper makes enumerations, which costs a start 3 ms
 
@@ -37,6 +39,8 @@ _START = b"\xff"
 _LOOK = 100_000
 # How many answers in a row must come that fast before it looks again, after many looks in vain.
 _MOST_PATIENT = 64
+# In seconds, less than 2^31 ms.
+_LONGEST = float(1 << 20)
 # No descriptor, and not -1, which stands for none.
 _NOT_SET = -2
 
@@ -95,7 +99,7 @@ class Interrupts:
         self._ended = False
         self._pipes: list[int] = []
         self._eagerness = Eagerness()
-        self._poll: select.poll | None = None
+        self._poll: Poller | None = None
         self._polled: list[tuple[int, int]] = []
 
     def __enter__(self) -> "Self":
@@ -175,18 +179,17 @@ class Interrupts:
             self._poll, self._polled = self.poller(events), events
         return dict(self.wait_for(self._poll, seconds))
 
-    def wait_for(self, poll: "select.poll", seconds: float | None) -> list[tuple[int, int]]:
+    def wait_for(self, poll: "Poller", seconds: float | None) -> list[tuple[int, int]]:
         """Wait as `wait` does, for what `poller` was given."""
         found = poll.poll(0)
         if not found and (seconds is None or seconds > 0):
             found = self._await(poll, seconds)
-        # Registered first, and so found first.
-        if found and found[0][0] == self._pipes[2]:
+        # The descriptor that wakes it is readable only after one of them is set.
+        if self.number or self._late:
             self.check()
-            del found[0]
         return found
 
-    def _await(self, poll: "select.poll", seconds: float | None) -> list[tuple[int, int]]:
+    def _await(self, poll: "Poller", seconds: float | None) -> list[tuple[int, int]]:
         """What happens at last where nothing has: look for it if that pays, then sleep."""
         begun = time.monotonic_ns()
         if self._eagerness.looks():
@@ -198,21 +201,34 @@ class Interrupts:
             if found or (seconds is not None and (seconds := seconds - most / 1e9) <= 0):
                 return found
             begun = end
-        # poll(2) takes a C int of milliseconds; a longer wait is a caller's loop.
-        found = poll.poll(None if seconds is None else min(seconds * 1000, 1 << 30))
+        if seconds is not None:
+            # The kernel takes a C int of milliseconds; a longer wait is a caller's loop.
+            seconds = min(seconds, _LONGEST)
+            # Of what Python gives, one counts seconds and the other milliseconds.
+            seconds = seconds if hasattr(poll, "fileno") else seconds * 1000
+        found = poll.poll(seconds)
         self._eagerness.slept(time.monotonic_ns() - begun, found=bool(found))
         return found
 
-    def poller(self, events: list[tuple[int, int]]) -> "select.poll":
-        """Make what waits for `events`, and for what ends the run."""
-        from select import poll  # late: most short programs never wait
+    def poller(self, events: list[tuple[int, int]], *, often: bool = False) -> "Poller":
+        """Make what waits for `events`, and for what ends the run.
 
-        poller = poll()
-        poller.register(self._pipes[2], POLLIN)
-        wanted: dict[int, int] = {}
+        Args:
+            events: descriptors, and poll(2) events of them.
+            often: whether to make what takes longer to make, and as long for many descriptors as
+                for few. It forgets a descriptor that is closed, and has to be made again then.
+
+        Raises:
+            OSError: there is no descriptor left for it.
+        """
+        from select import epoll, poll  # late: most short programs never wait
+
+        poller = epoll() if often else poll()
+        wanted = {self._pipes[2]: POLLIN}
         for descriptor, mask in events:
             wanted[descriptor] = wanted.get(descriptor, 0) | mask
-            poller.register(descriptor, wanted[descriptor])
+        for descriptor, mask in wanted.items():
+            poller.register(descriptor, mask)
         return poller
 
     def _note(self, number: int, _frame: "FrameType | None") -> None:

@@ -9,6 +9,7 @@ from _struct import Struct  # `struct` is no more than this, and one file more t
 
 from garrison.keep.engine import c
 from garrison.keep.engine.runtime import memory_of
+from garrison.keep.vfs.descriptor import Room
 from garrison.keep.vfs.errno import FAULT, INVAL, Errno
 
 # As on Linux (limits.h, IOV_MAX).
@@ -25,20 +26,20 @@ put_u64 = U64.pack_into
 get_vector = _VECTOR.unpack_from
 
 
-class Memory:
+class Memory(Room):
     """The memory of the instance that is calling.
 
     Attributes:
         caller: what the engine names the caller by; set at each call, true during it.
-        all: the memory as far as it was last seen to reach; true during a call.
+        all: the memory as far as it was last seen to reach; true during a call, as the rest is.
         size: how far that is.
     """
 
-    __slots__ = ("all", "caller", "size")
+    __slots__ = ("caller", "size")
 
     def __init__(self) -> None:
+        super().__init__(memoryview(b""))
         self.caller = 0
-        self.all = memoryview(b"")
         self.size = 0
 
     def expect(self, address: int, size: int) -> None:
@@ -87,4 +88,4 @@ class Memory:
     def _refresh(self) -> None:
         address, size = memory_of(self.caller)
         self.size = size
-        self.all = c.memory_at(address, size)
+        self.be(c.memory_at(address, size))

@@ -6,17 +6,16 @@ from _struct import Struct  # see `memory`
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
-from garrison.keep.vfs.streams import Socket
+from garrison.keep.vfs.streams import UNREST, Socket
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.host import now
 from garrison.keep.wasi.memory import put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import select
-
-    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.descriptor import Descriptor, Source
     from garrison.keep.wasi.host import Host
+    from garrison.keep.wasi.interrupts import Poller
 
     # What the guest is told, what was asked for, and what the kernel is: descriptor and poll(2)
     # events.
@@ -39,6 +38,11 @@ _HANGUP = b"\1" + bytes(7)
 
 # More than any library asks for; the answer is as long, and made at once.
 _MAX_SUBSCRIPTIONS = 8192
+
+# From how many waits for the same on, and of how many descriptors, the kernel is asked by what
+# takes it as long for many as for few: to prepare that takes a call for each.
+_OFTEN = 16
+_MANY = 8
 
 # poll(2), asm-generic/poll.h
 _POLLERR = 8
@@ -87,9 +91,18 @@ class Poll:
                 self._add(host, data, tag, number, timeout, flags)
             except Errno as error:
                 self._errors.append(_event(data, error.number, tag, 0, 0))
-        self._sources = [descriptor.source() for *_, descriptor in self._descriptors]
+        self._listeners: list[Descriptor] = []
+        self._sources: list[Source] = []
+        for *_, found in self._descriptors:
+            if found.possible & d.SOCK_ACCEPT:
+                self._listeners.append(found)
+            else:
+                self._sources.append(found.source())
+        # What `UNREST` counted when none of the sources was restless.
+        self._calm_at = -1
         # What the kernel is asked where nothing is restless: made when it is first wanted.
-        self._poller: select.poll | None = None
+        self._poller: Poller | None = None
+        self._runs = 0
         self._by_number: dict[int, list[_Asked]] = {}
         # What most of what the kernel sees means: that and no more, and the same each time.
         self._plain: dict[tuple[int, int], bytes] = {}
@@ -124,37 +137,60 @@ class Poll:
 
     def _is_calm(self) -> bool:
         """Whether the kernel alone knows what is ready."""
-        if self._errors or not self._sources:
+        if self._errors or not self._descriptors:
             return False
-        for source in self._sources:  # noqa: SIM110  (a generator costs as much as all the rest)
+        for listener in self._listeners:
+            if listener.source().restless:
+                return False
+        if self._calm_at == UNREST.count:
+            return True
+        for source in self._sources:
             if source.restless:
                 return False
+        self._calm_at = UNREST.count
         return True
 
     def _calm(self, ends: list[tuple[int, int]]) -> list[bytes]:
-        if self._poller is None:
-            asked = []
-            for event, tag, descriptor in self._descriptors:
-                events = descriptor.events(write=tag == _WRITE)
-                assert events is not None  # noqa: S101  (what can be calm has a descriptor)
-                asked.append((event, tag, descriptor, events))
-            for entry in asked:
-                self._by_number.setdefault(entry[3][0], []).append(entry)
-            self._plain = {
-                events: event
-                for event, _, descriptor, events in asked
-                if len(self._by_number[events[0]]) == 1 and isinstance(descriptor, Socket)
-            }
-            self._poller = self._interrupts.poller([events for *_, events in asked])
+        self._runs += 1
+        if (poller := self._poller) is None or self._runs == _OFTEN:
+            poller = self._poller = self._prepare(poller)
+        seconds = _first(ends)
+        for listener in self._listeners:
+            if (late := listener.timeout()) is not None:
+                seconds = late if seconds is None else min(seconds, late)
         happened: list[bytes] = []
-        for found in self._interrupts.wait_for(self._poller, _first(ends)):
+        for found in self._interrupts.wait_for(poller, seconds):
             if (plain := self._plain.get(found)) is not None:
                 happened.append(plain)
                 continue
             number, seen = found
-            for entry in self._by_number[number]:
+            for entry in self._by_number.get(number, ()):
                 _note(happened, entry, seen)
         return happened
+
+    def _prepare(self, before: "Poller | None") -> "Poller":
+        """Make what the kernel is asked by, `before` having been asked often."""
+        asked: list[_Asked] = []
+        for event, tag, descriptor in self._descriptors:
+            events = descriptor.events(write=tag == _WRITE)
+            assert events is not None  # noqa: S101  (what can be calm has a descriptor)
+            asked.append((event, tag, descriptor, events))
+        if before is not None:
+            if len(asked) < _MANY:
+                return before
+            try:
+                return self._interrupts.poller([events for *_, events in asked], often=True)
+            except OSError:
+                # There is no descriptor left for it, and none is needed.
+                return before
+        for entry in asked:
+            self._by_number.setdefault(entry[3][0], []).append(entry)
+        self._plain = {
+            events: event
+            for event, _, descriptor, events in asked
+            if len(self._by_number[events[0]]) == 1 and isinstance(descriptor, Socket)
+        }
+        return self._interrupts.poller([events for *_, events in asked])
 
     def _asked(self, ends: list[tuple[int, int]]) -> list[bytes]:
         """What is ready without asking the kernel, or what is when it was asked."""
