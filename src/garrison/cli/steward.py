@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from garrison.cli.service_options import ServiceOptions
     from garrison.steward.issuance import Steward
+    from garrison.steward.policy import Policy
     from garrison.steward.registry import Drawbridges
 
     # Reads keys and policy as they are now.
@@ -97,7 +98,7 @@ def serve(
         # A token's session does not survive the fork that makes a worker.
         raise Misuse("a key in a token has one worker", field="--workers", found=service.workers)
     current = reopen()
-    _warn_of_simulators(current[0])
+    _warn_of_policy(current[0].policy)
     record = None if issuance_log is None else IssuanceLog(issuance_log)
 
     def renew() -> None:
@@ -122,12 +123,20 @@ def serve(
     serve_app(build, service.settings("steward", certificate, key), renew)
 
 
-def _warn_of_simulators(steward: Steward) -> None:
-    for name in steward.policy.simulated_roots:
+def _warn_of_policy(policy: Policy) -> None:
+    from garrison.steward.openings import openings
+
+    for name in policy.simulated_roots:
         ui.warn(
             f"INSECURE: the policy trusts the simulated TEE vendor {name!r}. Whoever has its keys"
             " can get any certificate. Never use this policy in production."
         )
+    _warn_of(openings(policy.tees))
+
+
+def _warn_of(found: list[str]) -> None:
+    for opening in found:
+        ui.warn(f"the policy leaves open: {opening}")
 
 
 def _use_certificate(app: Starlette, certificate: Path) -> None:
@@ -152,7 +161,7 @@ def _reload(app: Starlette, reopen: Reopen) -> None:
         return
     replace_steward(app, renewed, registry)
     log.record("policy", {"outcome": "reloaded"})
-    _warn_of_simulators(renewed)
+    _warn_of_policy(renewed.policy)
 
 
 @command.group()
@@ -198,6 +207,7 @@ def check(
     """Check that POLICY can be read; with EVIDENCE (a file), whether it would be admitted."""
     from garrison.cli.verify import command as verify
     from garrison.steward.offline import load_policies
+    from garrison.steward.openings import openings
 
     if evidence is not None:
         ctx.invoke(
@@ -218,10 +228,12 @@ def check(
         from garrison.errors import Misuse
 
         raise Misuse("given without evidence", field=", ".join(given), expected="both, or neither")
-    admitted = load_policies(policy_file)[0].tees()
+    policies = load_policies(policy_file)[0]
+    admitted, left_open = policies.tees(), openings(policies)
     if as_json:
-        ui.emit_json({"tees": admitted})
+        ui.emit_json({"tees": admitted, "openings": left_open})
     else:
+        _warn_of(left_open)
         ui.success(f"{policy_file} is a policy; it speaks of {', '.join(admitted)}")
 
 

@@ -307,7 +307,7 @@ def test_the_command_in_its_three_forms(tmp_path: Path, capsys: pytest.CaptureFi
     section = capsys.readouterr().out
     (tmp_path / "policy.toml").write_text(section)
     assert main(["steward", "policy", "check", str(tmp_path / "policy.toml"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"tees": ["snp"]}
+    assert json.loads(capsys.readouterr().out) == {"tees": ["snp"], "openings": []}
     assert f'measurements = ["{digest}"]' in section
     assert "smt = true" in section
     # A host that may read the guest is never admitted by what a command wrote.
