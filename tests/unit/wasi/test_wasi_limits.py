@@ -334,8 +334,7 @@ def test_who_waits_for_all_of_what_comes_can_be_ended_meanwhile() -> None:
     table, stream = Table(4), _Talkative()
     table.insert(Socket(cast("Any", stream)))
     host = Host([], {}, table, cast("Interrupts", _Ending()))
-    host.memory.all = memoryview(bytearray(4096))
-    host.memory.size = 4096
+    host.memory.be(memoryview(bytearray(4096)))
     # One buffer of a thousand bytes; RECV_WAITALL.
     host.memory.all[0:8] = (1024).to_bytes(4, "little") + (1000).to_bytes(4, "little")
     with pytest.raises(OutOfTime):

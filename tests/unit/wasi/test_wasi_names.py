@@ -36,8 +36,7 @@ class Guest:
         table = Table(16)
         table.insert(top.open(read=True, write=False))
         self.host = Host([], {}, table, Interrupts(lambda: None))
-        self.host.memory.all = memoryview(bytearray(16384))
-        self.host.memory.size = 16384
+        self.host.memory.be(memoryview(bytearray(16384)))
         top.create_file("file")
         top.create_directory("folder")
         top.create_symlink("to-file", "file")

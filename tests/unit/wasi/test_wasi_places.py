@@ -32,8 +32,7 @@ class Guest:
         table = Table(8)
         table.insert(root.open(read=True, write=False))
         self.host = Host([], {}, table, cast("Interrupts", None))
-        self.host.memory.all = memoryview(bytearray(4096))
-        self.host.memory.size = 4096
+        self.host.memory.be(memoryview(bytearray(4096)))
 
     def path(self, name: str, place: int = 0) -> tuple[int, int]:
         data = name.encode()

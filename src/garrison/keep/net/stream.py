@@ -44,29 +44,34 @@ _MAX_LINGERING = 64
 # socket(7), struct linger: on, and not for a moment.
 _RESET = struct.pack("ii", 1, 0)
 # What every read and write calls.
-_CHARS = ffi.typeof("char[]")
+_CHARS, _POINTER = ffi.typeof("char[]"), ffi.typeof("char *")
 _from_buffer, _release = ffi.from_buffer, ffi.release
 _read, _write = lib.SSL_read, lib.SSL_write
 _clear_errors = lib.ERR_clear_error
 
 
 def _look_at(memory: Room) -> Any:
-    """Have the library see `memory`: to do that at each call takes a tenth of a short one."""
-    memory.chars = _from_buffer(_CHARS, memory.all, True)  # noqa: FBT003  (it takes no keyword)
+    """Have the library see `memory`: to do that at each call takes a tenth of a short one.
+
+    What it sees holds no buffer of Python's. A collector that ends both at once, as it does when
+    the interpreter ends, would release that after the memory's own view, and crash.
+    """
+    with _from_buffer(_CHARS, memory.all, True) as held:  # noqa: FBT003  (it takes no keyword)
+        memory.chars = ffi.cast(_POINTER, held)
     return memory.chars
 
 
 def _aim(memory: Room, start: int, end: int) -> Any:
     """The part of `memory` to read into: most guests read into the same again and again."""
-    # It refuses to point elsewhere.
-    memory.target = (memory.chars or _look_at(memory))[start:end]
+    if start < 0 or end > memory.size:
+        raise _beyond(memory, start, end)
+    memory.target = (memory.chars or _look_at(memory)) + start
     memory.start, memory.end = start, end
     return memory.target
 
 
-def _forget(memory: Room) -> None:
-    if memory.chars is not None:
-        _release(memory.chars)
+def _beyond(memory: Room, start: int, end: int) -> IndexError:
+    return IndexError(f"{start} to {end} of a memory of {memory.size} bytes")
 
 
 class Stream:
@@ -236,11 +241,12 @@ class TlsStream(Stream):
     def read_into(self, view: memoryview) -> int:
         """Read into `view`, as `Stream.read_into` does."""
         room = Room(view)
+        room.chars = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (it takes no keyword)
         try:
             return self.read_at(room, 0, len(view))
         finally:
             # At once: it may go, or become larger.
-            _forget(room)
+            _release(room.chars)
 
     def read_at(self, memory: Room, start: int, end: int) -> int:
         """Read into a part of `memory`, as `Stream.read_at` does."""
@@ -363,7 +369,7 @@ class TlsStream(Stream):
         try:
             return self.write_at(room, 0, len(view))
         finally:
-            _forget(room)
+            _release(room.chars)
 
     def write_at(self, memory: Room, start: int, end: int) -> int:
         """Write from a part of `memory`, as `Stream.write_at` does.
@@ -381,8 +387,9 @@ class TlsStream(Stream):
             return self._pay(memory.all[start:end])
         if not 0 < size <= _MAX_CALL:
             return self.write_at(memory, start, start + _MAX_CALL) if size else 0
-        # It refuses to point elsewhere.
-        source = (memory.chars or _look_at(memory))[start:end]
+        if start < 0 or end > memory.size:
+            raise _beyond(memory, start, end)
+        source = (memory.chars or _look_at(memory)) + start
         if size > _MAX_RECORD:
             return self._write_records(memory.all[start:end], source)
         count: int = _write(self._ssl, source, size)

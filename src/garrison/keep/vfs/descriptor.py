@@ -117,17 +117,18 @@ class Stat:
 
 
 class Room:
-    """A memory that stays where it is, and what a descriptor that uses it often knows of it.
+    """A memory that stays where it is as long as it is used, and what is known of it meanwhile.
 
     Attributes:
         all: all of it.
-        chars: the same as the TLS library takes it, None until it was asked to.
-        target: the part of that which was last read into.
+        size: how many bytes it has.
+        chars: where the TLS library sees it begin, None until it was asked to.
+        target: where what was last read into does.
         start: where this begins, -1 if there is none.
         end: where it ends.
     """
 
-    __slots__ = ("all", "chars", "end", "start", "target")
+    __slots__ = ("all", "chars", "end", "size", "start", "target")
 
     def __init__(self, memory: memoryview) -> None:
         self.be(memory)
@@ -135,6 +136,7 @@ class Room:
     def be(self, memory: memoryview) -> None:
         """Stand for `memory` from now on."""
         self.all = memory
+        self.size = len(memory)
         self.chars: Any = None
         self.target: Any = None
         self.start = self.end = -1

@@ -32,15 +32,13 @@ class Memory(Room):
     Attributes:
         caller: what the engine names the caller by; set at each call, true during it.
         all: the memory as far as it was last seen to reach; true during a call, as the rest is.
-        size: how far that is.
     """
 
-    __slots__ = ("caller", "size")
+    __slots__ = ("caller",)
 
     def __init__(self) -> None:
         super().__init__(memoryview(b""))
         self.caller = 0
-        self.size = 0
 
     def expect(self, address: int, size: int) -> None:
         """Make sure that `all` has the `size` bytes at `address`.
@@ -86,6 +84,4 @@ class Memory(Room):
         return found
 
     def _refresh(self) -> None:
-        address, size = memory_of(self.caller)
-        self.size = size
-        self.be(c.memory_at(address, size))
+        self.be(c.memory_at(*memory_of(self.caller)))
