@@ -308,9 +308,7 @@ def test_data_that_was_tampered_with_is_an_error(*, foreign: bool) -> None:
         select.select([b], [], [], 30)
         why = "TLS failed: decryption failed or bad record mac"
         if foreign:
-            # Which of the two is meant nobody knows.
             leave_an_error()
-            why = "TLS failed"
         for _ in range(2):
             with pytest.raises(ConnectionAbortedError, match=why):
                 b.read_into(memoryview(bytearray(10)))
@@ -353,12 +351,46 @@ def test_an_error_of_another_s_is_none_of_the_stream_s() -> None:
 
 
 def test_a_cut_is_told_whatever_another_left() -> None:
+    for first in (True, False):
+        with pair() as (a, b):
+            if not first:
+                # With nothing of TLS itself to be passed over before it is met.
+                write_all(a, b"first")
+                assert read_exactly(b, 5) == b"first"
+            a._socket.shutdown(socket.SHUT_WR)
+            select.select([b], [], [], 30)
+            leave_an_error()
+            with pytest.raises(ConnectionResetError, match="cut off"):
+                wait(b, b.read_into, memoryview(bytearray(10)))
+
+
+@contextmanager
+def reset() -> Iterator[Stream]:
+    """A stream that its peer has reset, and that met an error of another's before that."""
     with pair() as (a, b):
-        a._socket.shutdown(socket.SHUT_WR)
-        select.select([b], [], [], 30)
+        write_all(a, b"first")
+        assert read_exactly(b, 5) == b"first"
+        # It must not be taken for what happens later.
         leave_an_error()
-        with pytest.raises(ConnectionResetError, match="cut off"):
-            wait(b, b.read_into, memoryview(bytearray(10)))
+        with pytest.raises(BlockingIOError):
+            b.read_into(memoryview(bytearray(1)))
+        write_all(b, b"unread")
+        select.select([a], [], [], 30)
+        a._socket.close()
+        select.select([b], [], [], 30)
+        yield b
+
+
+def test_a_reset_is_told_whatever_another_left() -> None:
+    view = memoryview(bytearray(10))
+    for foreign in (True, False):
+        for operation in ("read_into", "write", "peek_into"):
+            with reset() as b:
+                if foreign and operation != "peek_into":
+                    leave_an_error()
+                for _ in range(2):
+                    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                        getattr(b, operation)(view)
 
 
 def corked(stream: Stream) -> int:

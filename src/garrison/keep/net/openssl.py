@@ -20,6 +20,8 @@ ffi: Any = SSL._ffi  # type: ignore[attr-defined]  # noqa: SLF001
 # OpenSSL, include/openssl/sslerr.h: the reason codes that are told apart and not exported.
 PEER_DID_NOT_RETURN_A_CERTIFICATE = 199
 NO_APPLICATION_PROTOCOL = 235
+# It comes after the reason that the record layer itself gives.
+_RECORD_LAYER_FAILURE = 313
 
 # SSL_CTX_set_alpn_select_cb(3)
 _CHOOSE = (
@@ -96,6 +98,25 @@ def failure(code: int) -> OSError:
     if code == lib.SSL_ERROR_SYSCALL:
         number = number or errno.ECONNRESET
         return OSError(number, os.strerror(number))
+    return _told(error)
+
+
+def likely_failure() -> OSError:
+    """The error of the last call, if it failed, where those of others are queued before its own.
+
+    It empties the error queue. The kernel's error comes first, for that may be all there is.
+    """
+    number = int(ffi.errno)
+    last = 0
+    while error := lib.ERR_get_error():
+        if lib.ERR_GET_REASON(error) != _RECORD_LAYER_FAILURE:
+            last = error
+    if number not in (0, errno.EAGAIN, errno.EINTR):
+        return OSError(number, os.strerror(number))
+    return _told(last)
+
+
+def _told(error: int) -> OSError:
     if lib.ERR_GET_REASON(error) == lib.SSL_R_UNEXPECTED_EOF_WHILE_READING:
         return OSError(
             errno.ECONNRESET, "the connection was cut off: it ended without the end of TLS"

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from garrison.keep.net.openssl import failure, ffi, handle, lib
+from garrison.keep.net.openssl import failure, ffi, handle, lib, likely_failure
 from garrison.keep.vfs.descriptor import Room
 from garrison.keep.vfs.streams import UNREST
 
@@ -319,8 +319,10 @@ class TlsStream(Stream):
         self._suspected = None
         if not lib.ERR_peek_error():
             return count
-        suspected = failure(lib.SSL_get_error(self._ssl, count))
-        if (count := call(self._ssl, place, size)) <= 0:
+        suspected = likely_failure()
+        count = call(self._ssl, place, size)
+        # Whatever else it says is its own word, and a later failure has its own reason.
+        if lib.SSL_get_error(self._ssl, count) in (lib.SSL_ERROR_SSL, lib.SSL_ERROR_SYSCALL):
             self._suspected = suspected
         return count
 
