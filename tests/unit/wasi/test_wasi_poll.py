@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from garrison.formats.enarx_toml import Config, Rule
 from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Interrupted
 from garrison.keep.net.network import Network
-from garrison.keep.net.stream import Stream
+from garrison.keep.net.stream import Stream, TlsStream
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 from garrison.keep.wasi import poll as polls
 from garrison.keep.wasi.host import Host, Table
@@ -117,6 +117,37 @@ def test_what_is_told_is_what_can_be_read(host: Host, count: int, seed: int) -> 
                 assert time.monotonic() < end
         assert poll._runs > 50
         assert isinstance(poll._poller, select.epoll) == (count >= polls._MANY)
+
+
+@pytest.mark.parametrize("end", ["announced", "failed"])
+def test_an_end_that_was_read_with_data_is_told(host: Host, end: str) -> None:
+    """The kernel has nothing more of it, and the peer leaves the connection open."""
+    rule = Rule(trust="steward")
+    network = Network(Config(outgoing={"default": rule}), identity(_LEAF), [_AUTHORITY.root])
+    with connected(network, network) as (ours, theirs):
+        assert isinstance(ours, TlsStream)
+        assert isinstance(theirs, TlsStream)
+        host.descriptors.insert(Socket(ours))
+        # A full record, so that it is looked whether there is another.
+        write_all(theirs, bytes(16384))
+        if end == "announced":
+            assert theirs._announce_end()
+        else:
+            theirs._socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        view = memoryview(bytearray(65536))
+        # Each record has 22 bytes that are no data; an announced end is two bytes.
+        whole = 16384 + 22 + (2 + 22 if end == "announced" else 5 + 32)
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            with suppress(BlockingIOError):
+                if ours._socket.recv_into(view, 0, socket.MSG_PEEK) == whole:
+                    break
+            assert time.monotonic() < deadline
+        assert ours.read_into(view) == 16384
+        assert not select.select([ours], [], [], 0)[0]
+        assert told(Poll(host, read(0) + clock(0))) == {0, _NUMBER}
+        with pytest.raises(ConnectionAbortedError) if end == "failed" else nullcontext():
+            assert ours.read_into(view) == 0
 
 
 def _streams(host: Host, count: int) -> list[socket.socket]:

@@ -216,10 +216,10 @@ class TlsStream(Stream):
         self._tickets = _TICKETS
         # Whether there is more to look at than the data: any of what is below, or the end.
         self._closing = False
-        self.restless = self.pending()
         # Number and message of the error that ended the connection. Not the exception: with its
         # traceback it would keep the workload's memory alive, and itself.
         self._failure: tuple[int, str] | None = None
+        self.restless = self.pending()
         # What a call that was repeated had failed by, if that was its own error.
         self._suspected: OSError | None = None
         self._read_wants_write = False
@@ -474,8 +474,15 @@ class TlsStream(Stream):
             raise OSError(*self._failure)
 
     def pending(self) -> bool:
-        """Whether decrypted data waits."""
-        return not self._closed and bool(lib.SSL_pending(self._ssl) > 0)
+        """Whether decrypted data waits, or an end that was met: both came from the kernel before.
+
+        The peer may well leave the socket open after either.
+        """
+        if self._closed:
+            return False
+        if lib.SSL_pending(self._ssl) > 0 or self._failure is not None:
+            return True
+        return bool(lib.SSL_get_shutdown(self._ssl) & lib.SSL_RECEIVED_SHUTDOWN)
 
     def wants_write(self) -> bool:
         """Whether a read waits for the descriptor to be writable.
