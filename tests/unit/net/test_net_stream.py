@@ -557,13 +557,14 @@ def test_close_does_not_wait_for_a_slow_reader(
                 read_all(b)
 
 
-def test_an_end_of_writing_waits_for_a_slow_reader() -> None:
+@pytest.mark.parametrize("operation", ["read_into", "peek_into"])
+def test_an_end_of_writing_waits_for_a_slow_reader(operation: str) -> None:
     with brimming() as (a, b, sent):
         a.shutdown(socket.SHUT_WR)
         assert a.wants_write()
         got = read_exactly(b, sent)
         with pytest.raises(BlockingIOError):
-            a.read_into(memoryview(bytearray(1)))
+            getattr(a, operation)(memoryview(bytearray(1)))
         assert not a.wants_write()
         assert read_all(b) == b""
         assert got == b"x" * sent

@@ -347,8 +347,11 @@ class TlsStream(Stream):
         self._check_usable()
         if self._read_ended or not len(view):
             return 0
+        if self._write_ended and not self._end_sent:
+            self._end_write()
         # What stays is with the library, where the kernel does not see it.
         self._stir()
+        self._read_wants_write = False
         target = _from_buffer(_CHARS, view, True)  # noqa: FBT003  (see `read_into`)
         try:
             _clear_errors()
