@@ -35,7 +35,7 @@ _AUTHORITY = Authority()
 _LEAF = _AUTHORITY.issue(workload(), hosts=("localhost",))
 # As in `poll_oneoff`.
 _SUBSCRIPTION = Struct("<QB7xI4xQQH6x")
-_CLOCK, _READ = 0, 1
+_CLOCK, _READ, _WRITE = 0, 1, 2
 _NUMBER = 1 << 40
 _SECONDS = 60
 
@@ -226,6 +226,26 @@ def test_it_does_without_a_descriptor_of_its_own(
     assert poll._poller is not None
     for peer in peers:
         peer.close()
+
+
+def test_a_slow_handshake_is_ended_for_who_asks_whether_a_listener_can_be_written_to(
+    host: Host,
+) -> None:
+    limits = Limits(handshake_seconds=1)
+    network = Network(Config(), identity(_LEAF), [_AUTHORITY.root], limits=limits)
+    with closing(network.listen("127.0.0.1:0")) as listener:
+        number = host.descriptors.insert(ListeningSocket(listener))
+        wanted = _SUBSCRIPTION.pack(number, _WRITE, number, 0, 0, 0)
+        poll = Poll(host, wanted + clock(100_000_000))
+        with socket.create_connection(("127.0.0.1", listener.port), timeout=_SECONDS) as silent:
+            end = time.monotonic() + _SECONDS
+            while not listener._pending:
+                assert told(poll) == {_NUMBER}
+                assert time.monotonic() < end
+            while listener._pending:
+                assert told(poll) == {_NUMBER}
+                assert time.monotonic() < end
+            assert silent.recv(100) == b""
 
 
 def test_a_slow_handshake_is_ended_in_time_and_slows_nobody_until_then(

@@ -254,7 +254,8 @@ class ListeningSocket(Descriptor):
 
     def ready(self, *, write: bool) -> bool:
         """Whether a connection waits; this goes on with handshakes that are under way."""
-        return not write and self._listener.ready()
+        # Also where writing is asked about: else what is late stays so, and no wait takes any time.
+        return self._listener.ready() and not write
 
     def events(self, *, write: bool) -> tuple[int, int] | None:
         """Its own descriptor, which is readable when there is something to go on with."""
