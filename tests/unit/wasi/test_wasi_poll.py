@@ -150,6 +150,23 @@ def test_an_end_that_was_read_with_data_is_told(host: Host, end: str) -> None:
             assert ours.read_into(view) == 0
 
 
+def test_a_failure_of_writing_is_told_to_who_waits_for_data(host: Host) -> None:
+    rule = Rule(trust="steward")
+    network = Network(Config(outgoing={"default": rule}), identity(_LEAF), [_AUTHORITY.root])
+    with connected(network, network) as (ours, _):
+        host.descriptors.insert(Socket(ours))
+        with pytest.raises(BlockingIOError):
+            ours.read_into(memoryview(bytearray(1)))
+        poll = Poll(host, read(0) + clock(0))
+        assert told(poll) == {_NUMBER}
+        with suppress(BlockingIOError):
+            while True:
+                ours.write(memoryview(bytes(16384)))
+        with pytest.raises(ConnectionAbortedError, match="other data"):
+            ours.write(memoryview(b"x" * 16384))
+        assert told(poll) == {0, _NUMBER}
+
+
 def _streams(host: Host, count: int) -> list[socket.socket]:
     """Give the guest plain connections; the peers."""
     peers = []

@@ -469,6 +469,8 @@ class TlsStream(Stream):
     def _fail(self, error: OSError) -> None:
         self._failure = (error.errno or errno.EIO, error.strerror or "")
         self._closing = True
+        # The socket may be as it was.
+        self._stir()
 
     def _check_usable(self) -> None:
         if self._closed:
