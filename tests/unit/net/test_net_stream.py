@@ -263,6 +263,8 @@ def test_an_end_of_reading_is_an_end() -> None:
         write_all(a, b"unread")
         b.shutdown(socket.SHUT_RD)
         assert b.read_into(memoryview(bytearray(10))) == 0
+        assert b.restless
+        assert b.pending()
         write_all(b, b"still")
         assert read_exactly(a, 5) == b"still"
 

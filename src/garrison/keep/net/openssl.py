@@ -1,8 +1,8 @@
 """The few calls into OpenSSL that pyOpenSSL has no copy-free or no public form of.
 
 pyOpenSSL's `recv_into` copies twice, and neither it nor `send` work on another's memory without
-a copy. The functions here are those of the same library, called directly; they keep OpenSSL's
-rule that a thread's error queue is empty before a call whose failure is to be understood.
+a copy. The functions here are those of the same library, called directly. OpenSSL's rule is that a
+thread's error queue is empty before a call whose failure is to be understood.
 """
 
 from __future__ import annotations

@@ -219,7 +219,6 @@ class TlsStream(Stream):
         # Number and message of the error that ended the connection. Not the exception: with its
         # traceback it would keep the workload's memory alive, and itself.
         self._failure: tuple[int, str] | None = None
-        self.restless = self.pending()
         # What a call that was repeated had failed by, if that was its own error.
         self._suspected: OSError | None = None
         self._read_wants_write = False
@@ -233,6 +232,7 @@ class TlsStream(Stream):
         # what the workload has yet to hand over of it.
         self._record: memoryview | None = None
         self._owed = memoryview(b"")
+        self.restless = self.pending()
 
     def fileno(self) -> int:
         """The socket's descriptor, to poll; -1 after `close`."""
@@ -479,13 +479,13 @@ class TlsStream(Stream):
             raise OSError(*self._failure)
 
     def pending(self) -> bool:
-        """Whether decrypted data waits, or an end that was met: both came from the kernel before.
+        """Whether decrypted data waits, or an end: one that was met before, or made here.
 
-        The peer may well leave the socket open after either.
+        The peer may well leave the socket open after any of them.
         """
         if self._closed:
             return False
-        if lib.SSL_pending(self._ssl) > 0 or self._failure is not None:
+        if self._read_ended or self._failure is not None or lib.SSL_pending(self._ssl) > 0:
             return True
         return bool(lib.SSL_get_shutdown(self._ssl) & lib.SSL_RECEIVED_SHUTDOWN)
 
@@ -505,11 +505,12 @@ class TlsStream(Stream):
             OSError: the connection failed.
         """
         self._check_usable()
+        self._closing = True
+        self._stir()
         if how != socket.SHUT_WR:
-            self._read_ended = self._closing = True
+            self._read_ended = True
         if how != socket.SHUT_RD:
-            self._write_ended = self._closing = True
-            self._stir()
+            self._write_ended = True
             self._end_write()
 
     def _end_write(self) -> None:
