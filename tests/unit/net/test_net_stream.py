@@ -20,7 +20,7 @@ import pytest
 from OpenSSL import SSL
 
 from garrison.formats.enarx_toml import Config, Rule
-from garrison.keep.net import stream
+from garrison.keep.net import tls_stream
 from garrison.keep.net.network import Network
 from garrison.keep.net.openssl import context_handle, ffi, lib
 from garrison.keep.vfs.descriptor import Room
@@ -119,7 +119,7 @@ def test_whole_records_that_come_alone_are_not_looked_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    read = stream._read
+    read = tls_stream._read
 
     def counted(ssl: object, place: object, size: int) -> int:
         calls.append(size)
@@ -130,7 +130,7 @@ def test_whole_records_that_come_alone_are_not_looked_behind(
         # The library's own words after the handshake are a record each, and no data.
         write_all(a, b"first")
         assert read_exactly(b, 5) == b"first"
-        monkeypatch.setattr(stream, "_read", counted)
+        monkeypatch.setattr(tls_stream, "_read", counted)
         for _ in range(200):
             write_all(a, DATA[:16384])
             select.select([b], [], [], 30)
@@ -171,8 +171,8 @@ def test_data_goes_to_the_guests_memory_and_nowhere_else(monkeypatch: pytest.Mon
     view = memoryview(memory)
     view[:300_000] = DATA[:300_000]
     with pair() as (a, b):
-        monkeypatch.setattr(stream, "_read", seen("read", stream._read))
-        monkeypatch.setattr(stream, "_write", seen("write", stream._write))
+        monkeypatch.setattr(tls_stream, "_read", seen("read", tls_stream._read))
+        monkeypatch.setattr(tls_stream, "_write", seen("write", tls_stream._write))
         tracemalloc.start()
         try:
             sent = got = 0
@@ -543,7 +543,7 @@ def test_close_does_not_wait_for_a_slow_reader(
     patience: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The socket is full to the brim: the end of TLS is sent when the peer reads, or never."""
-    monkeypatch.setattr("garrison.keep.net.stream._LINGER_SECONDS", patience)
+    monkeypatch.setattr("garrison.keep.net.tls_stream._LINGER_SECONDS", patience)
     with brimming() as (a, b, sent):
         started = time.monotonic()
         a.close()
@@ -650,12 +650,12 @@ def test_what_is_written_from_may_be_read_only_and_what_is_read_into_may_not() -
 
 _COLLECTED = """
 import gc
-from garrison.keep.net import stream
+from garrison.keep.net import tls_stream
 from garrison.keep.vfs.descriptor import Room
 class Host: pass
 host = Host()
 host.itself, host.memory = host, Room(memoryview(bytearray(4096)))
-stream._aim(host.memory, 0, 100)
+tls_stream._aim(host.memory, 0, 100)
 del host
 assert gc.collect()
 """

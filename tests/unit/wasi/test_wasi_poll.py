@@ -19,7 +19,8 @@ from garrison.formats.enarx_toml import Config, Rule
 from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Interrupted
 from garrison.keep.net.network import Network
-from garrison.keep.net.stream import Stream, TlsStream
+from garrison.keep.net.stream import Stream
+from garrison.keep.net.tls_stream import TlsStream
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 from garrison.keep.wasi import poll as polls
 from garrison.keep.wasi.host import Host, Table

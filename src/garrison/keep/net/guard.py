@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from garrison.keep.net.stream import TlsStream
+    from garrison.keep.net.tls_stream import TlsStream
 
 log = logging.getLogger("garrison.keep")
 

@@ -35,7 +35,7 @@ from garrison.keep.net.openssl import (
     reason,
     verify_error,
 )
-from garrison.keep.net.stream import TlsStream
+from garrison.keep.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     import socket
