@@ -22,6 +22,7 @@ from http_guest import Served, built, everything, plain, served  # type: ignore[
 from garrison.errors import Malformed, Misuse
 from garrison.formats.enarx_toml import Config, Rule
 from garrison.formats.peer_rule import PeerRule
+from garrison.keep.component.http import crew
 from garrison.keep.component.http import server as servers
 from garrison.keep.execute import execute
 from garrison.keep.net.network import Network
@@ -353,8 +354,13 @@ def test_a_head_has_a_limit(wasm: bytes, start: bytes, status: int) -> None:
         assert b"HTTP/1.1 200" in keep.raw(_POST + trailers)
 
 
-def test_slow_and_silent_clients_are_ended(wasm: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_slow_and_silent_clients_are_ended(
+    wasm: bytes, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     monkeypatch.setattr(servers, "_HEAD_SECONDS", 0.3)
+    # Whether another thread waits for connections meanwhile, with no reason to look up.
+    monkeypatch.setattr(crew, "_LONG", 60 if threads == 1 else -1)
     with served(wasm, limits={"http_idle_seconds": 1}) as keep:
         began = time.monotonic()
         with keep.connect() as silent, keep.connect() as slow:

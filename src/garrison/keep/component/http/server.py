@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("garrison.keep")
 
+_NEVER = float("inf")
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 _ONCE_OUT = select.EPOLLOUT | select.EPOLLONESHOT
 _MAX_EVENTS = 64
@@ -100,6 +101,8 @@ class Server:
             self._accepting[number] = listener
             self._epoll.register(number, select.EPOLLIN)
         self.draining = False
+        # Until when the thread that waits does, 0 while none does.
+        self._until = 0.0
 
     def wake(self) -> None:
         """Have the thread that waits look around."""
@@ -124,8 +127,9 @@ class Server:
         """Wait until something happens, and do what there is to do. One thread at a time."""
         if self.draining:
             self._stop_accepting()
-        now = time.monotonic()
-        for number, _ in self._epoll.poll(self._patience(now), _MAX_EVENTS):
+        found = self._epoll.poll(self._patience(time.monotonic()), _MAX_EVENTS)
+        self._until = 0.0
+        for number, _ in found:
             if number in self._accepting:
                 self._accept(self._accepting[number])
             elif number == self._wake_read.fileno():
@@ -165,13 +169,14 @@ class Server:
 
     def _patience(self, now: float) -> float | None:
         times = [listener.timeout() for listener in self._accepting.values()]
-        found = [seconds for seconds in times if seconds is not None]
+        ends = [now + seconds for seconds in times if seconds is not None]
         with self._lock:
             for waiting in self._waiting.values():
                 for connection in waiting.values():
-                    found.append(connection.deadline - now)
+                    ends.append(connection.deadline)
                     break
-        return max(0.0, min(found)) if found else None
+            self._until = min(ends, default=_NEVER)
+            return max(0.0, self._until - now) if ends else None
 
     def _expire(self, now: float) -> None:
         late = []
@@ -255,6 +260,10 @@ class Server:
             connection.state = state
             self._waiting[state][connection.number] = connection
             self._epoll.modify(connection.number, _ONCE_OUT if wants_out else _ONCE)
+            late = connection.deadline < self._until
+        if late:
+            # The thread that waits would wait for longer.
+            self.wake()
 
     def give_back(self, exchange: Exchange, *, whole: bool, scratch: memoryview) -> None:
         """Take a connection back. From any thread.
