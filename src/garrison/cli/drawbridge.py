@@ -114,6 +114,7 @@ def serve(
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
     from garrison.drawbridge import insecure_dev as dev
+    from garrison.drawbridge.folder_flush import make_folder
     from garrison.drawbridge.http import application
     from garrison.drawbridge.issuer import open_verifier
     from garrison.drawbridge.store import Store
@@ -131,7 +132,7 @@ def serve(
             raise Misuse("contradicts --insecure-dev", field="--oidc-issuer, --oidc-audience")
         if local is None:
             raise Misuse("needs a directory", field="--insecure-dev", found=store)
-        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(local)
         secret = dev.prepare(local, host=service.host, now=datetime.now(UTC))
         ui.warn(
             "INSECURE: --insecure-dev lets whoever can read"

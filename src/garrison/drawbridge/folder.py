@@ -1,8 +1,9 @@
 """What a store in a folder does by itself, since it is much faster than by the library.
 
 Names that were read lately are kept in memory; content is read without threads where the kernel has
-it in memory, and an upload becomes content by a link, without a second copy. The files are the
-library's, and it does the rest: listing, creating names, copying and removing.
+it in memory, and an upload becomes content by a link, without a second copy. What is written is on
+the disk before its writer is told so, and either all there or not at all, though the power goes.
+The files are as the library's, and it does the rest: listing, copying and removing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import errno
 import os
 import secrets
 from collections import OrderedDict
-from typing import IO, TYPE_CHECKING
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
+from garrison.drawbridge.folder_flush import Flushes, flush
 from garrison.drawbridge.named import damaged, failed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from garrison.drawbridge.named import Named
@@ -30,15 +34,24 @@ Mark = tuple[int, int, int, int]
 # Read at once. It is encrypted and sent while the processor has it near; and the kernel, which sees
 # that a file is read from end to end, reads ahead of it.
 _PIECE = 256 * 1024
+# Copied by the kernel in one call.
+_COPIED = 1 << 30
 # What `preadv2` answers where a file system, or the kernel, cannot tell what it has in memory.
 _NO_NOWAIT = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class _Open:
-    """A descriptor that is closed when nobody has it any more."""
+    """A descriptor that is closed when nobody has it any more.
 
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    Args:
+        file: the path of a file, or a descriptor, which stays its owner's.
+    """
+
+    def __init__(self, file: str | int) -> None:
+        if isinstance(file, int):
+            self.descriptor = os.dup(file)
+        else:
+            self.descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         # It is not there where the constructor failed.
@@ -57,8 +70,11 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self._prefix = f"{folder}{os.sep}"
+        # With a slash at the end.
+        self._prefix = os.path.join(folder, "")  # noqa: PTH118
         self._names: OrderedDict[str, tuple[Mark, Named]] = OrderedDict()
+        self._top = str(folder)
+        self._flushes = Flushes(self._top)
 
     def mark(self, key: str) -> Mark | None:
         """What the file of the name `key` looks like, before it is read; None if there is none.
@@ -115,29 +131,140 @@ class Folder:
         start, end = part or (0, size)
         return size, _pieces(file, key, start, end)
 
-    def take(self, key: str, file: IO[bytes]) -> bool:
-        """Make an upload the content under `key`, if it is a file in this folder without a name.
+    async def create(self, key: str, data: bytes) -> None:
+        """Create the file of the name `key`.
+
+        Raises:
+            FileExistsError: there was one, which is on the disk if it is not removed.
+            OSError: it cannot be written, or not flushed.
+        """
+        try:
+            await self._flushes.in_thread(
+                partial(self._write, key, partial(_write_all, data), os.link)
+            )
+        except FileExistsError:
+            # Who is told so relies on it. If it was removed since, it was there.
+            with suppress(FileNotFoundError):
+                await self.settle(key)
+            raise
+        await self.settle_entry(key)
+
+    async def replace(self, key: str, data: bytes) -> None:
+        """Create the file under `key`, or replace it.
+
+        Raises:
+            OSError: it cannot be written, or not flushed.
+        """
+        await self._flushes.in_thread(
+            partial(self._write, key, partial(_write_all, data), os.replace)
+        )
+        await self.settle_entry(key)
+
+    async def take(self, key: str, number: int) -> None:
+        """Make an upload the content under `key`; what is there is replaced, for it may be damaged.
+
+        Args:
+            key: where it is to be.
+            number: the descriptor of the upload's file. It is not copied if it is in this folder,
+                and never had a name.
 
         Raises:
             OSError: there is no room, or the like.
         """
-        target = self._prefix + key
-        # What is there is replaced, for it may be damaged. Until then the name is one of those
-        # that the library takes for half written, and `Store.remove_leftovers` for left over.
-        staged = f"{target}#{secrets.randbelow(10**12)}"
+        # Its own descriptor: who put it may leave, and close it, while a thread is at work.
+        await self._flushes.in_thread(partial(self._take, key, _Open(number)))
+        await self.settle_entry(key)
+
+    async def settle(self, key: str) -> None:
+        """Wait until the file under `key`, whoever wrote it, is on the disk.
+
+        Raises:
+            OSError: there is none, or it could not be flushed.
+        """
+        await self._flushes.in_thread(partial(flush, self._prefix + key))
+        await self.settle_entry(key)
+
+    async def settle_entry(self, key: str) -> None:
+        """Wait until the disk knows that there is a file under `key`, or is none any more.
+
+        Raises:
+            OSError: it could not be flushed.
+        """
+        await self._flushes.entries(os.path.dirname(self._prefix + key))  # noqa: PTH120
+
+    def _write(
+        self, key: str, write: Callable[[int], None], give: Callable[[str, str], None]
+    ) -> None:
+        """Write a file to its end, and then `give` it, by link or by rename, the name `key`."""
+        staged = self._stage(key)
         try:
-            file.flush()
-            os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                write(descriptor)
+                # Before it has its name: no loss of power leaves half a file under that.
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            give(staged, self._prefix + key)
+        finally:
+            _unlink(staged)
+
+    def _take(self, key: str, file: _Open) -> None:
+        """Link a file without a name, and give it the name `key`; copy it if that cannot be."""
+        staged, number = self._stage(key), file.descriptor
+        try:
             # The link is followed if a descriptor is given, which has no other meaning here.
-            number = file.fileno()
             os.link(f"/proc/self/fd/{number}", staged, src_dir_fd=number, follow_symlinks=True)
         except OSError as error:
             # It had a name, which is gone, or stands elsewhere: it must be copied.
-            if error.errno in {errno.ENOENT, errno.EXDEV}:
-                return False
-            raise
-        os.replace(staged, target)  # noqa: PTH105
-        return True
+            if error.errno not in {errno.ENOENT, errno.EXDEV}:
+                raise
+            self._write(key, partial(_copy, file), os.replace)
+            return
+        try:
+            # As above.
+            os.fsync(number)
+            os.replace(staged, self._prefix + key)  # noqa: PTH105
+        finally:
+            _unlink(staged)
+
+    def _stage(self, key: str) -> str:
+        """A path beside that of `key`, whose directory is made, for a file that is not whole yet.
+
+        It is one of those that the library takes for half written, and `Store.remove_leftovers`
+        for left over. It is short, for the lengths of paths are bounded.
+        """
+        directory = os.path.dirname(self._prefix + key)  # noqa: PTH120
+        self._make(directory)
+        return f"{directory}{os.sep}n#{secrets.randbelow(10**12)}"
+
+    def _make(self, directory: str) -> None:
+        if directory == self._top or os.path.isdir(directory):  # noqa: PTH112
+            # A store that was taken away, or unmounted, is not begun anew: what comes next fails.
+            return
+        self._make(os.path.dirname(directory))  # noqa: PTH120
+        # Somebody else may be making it too. If it is a file, what comes next fails.
+        with suppress(FileExistsError):
+            os.mkdir(directory)  # noqa: PTH102
+            self._flushes.made(directory)
+
+
+def _write_all(data: bytes, descriptor: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _copy(file: _Open, descriptor: int) -> None:
+    start = 0
+    while count := os.sendfile(descriptor, file.descriptor, start, _COPIED):
+        start += count
+
+
+def _unlink(staged: str) -> None:
+    # A link leaves it, a rename does not.
+    with suppress(FileNotFoundError):
+        os.unlink(staged)  # noqa: PTH108
 
 
 async def _pieces(file: _Open, key: str, start: int, end: int) -> AsyncIterator[bytes | memoryview]:

@@ -33,7 +33,7 @@ from garrison.drawbridge.directories import Directories
 from garrison.drawbridge.documents import check_json_type, deserialize
 from garrison.drawbridge.known import KnownTags
 from garrison.drawbridge.layout import Name, content_key
-from garrison.drawbridge.named import Exists, Named, StorageFailure
+from garrison.drawbridge.named import Named, StorageFailure
 from garrison.drawbridge.readers import StewardId, reader_of
 from garrison.drawbridge.refusals import refusal
 from garrison.drawbridge.routes import MethodNotAllowed, NotFound, check_method, no_route, parse
@@ -434,7 +434,7 @@ class Service:
         # Before 100 MB are received in vain.
         if await self._store.named(name.key()) is not None:
             await self._check_conditions(request, name)
-            raise Exists("Already exists", found=name.key())
+            raise await self._store.taken(name.key())
         listed = await self._listed(name)
         limit = max_length("/".join(name.path), announced.type)
         limit = min(limit, self._max_meta if limit == MAX_DIRECTORY else self._max_blob)

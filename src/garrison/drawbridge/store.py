@@ -9,7 +9,9 @@ kinds of object:
 - **content** is stored under its own SHA-256, before any name stands for it. Storing it again
   stores the same bytes, so it needs no condition, and mends an object that was damaged.
 
-An upload that fails on the way has therefore changed nothing that anybody can see.
+An upload that fails on the way has therefore changed nothing that anybody can see. What a call
+has done when it returns stays done: other stores see to that themselves, and for a folder its
+files and directories are flushed to the disk (`folder_flush`).
 
 Content that nothing refers to is removed in two steps (`gc`): it is put aside first, where it is
 still found, and erased at a later time. So a name that was given in between loses nothing.
@@ -31,6 +33,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from garrison.drawbridge.folder import Folder
+from garrison.drawbridge.folder_flush import make_folder
 from garrison.drawbridge.layout import PROBE, aside_prefix
 from garrison.drawbridge.named import Exists, Named, damaged, failed
 from garrison.errors import Misuse
@@ -53,7 +56,7 @@ SPOOL = 1 << 20
 _PART = 5 * 1024 * 1024
 # A name's object is a record, or the content of a tag; nothing is larger.
 _MAX_NAMED = 256 * 1024
-# What the library leaves in a folder when it is killed while it writes `NAME`: `NAME#1`.
+# What writers that are killed leave in a folder beside `NAME`: the library `NAME#1`, we `n#1`.
 _STAGED = re.compile(r".+#\d+")
 
 
@@ -102,7 +105,7 @@ class Store:
         """
         try:
             if isinstance(location, Path) or "://" not in location:
-                Path(location).mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_folder(Path(location))
                 return cls(LocalStore(location), Path(location))
             return cls(from_url(location))
         except (*_FAILURES, ValueError) as error:
@@ -124,17 +127,33 @@ class Store:
         """Create the name `key`.
 
         Raises:
-            Exists: the name is taken.
+            Exists: the name is taken, and stays so.
             StorageFailure: the store does not answer.
         """
         try:
+            if self._folder is not None:
+                await self._folder.create(key, named.to_bytes())
+                return
             await obstore.put_async(
                 self._backend, key, named.to_bytes(), mode="create", use_multipart=False
             )
-        except AlreadyExistsError as error:
+        except (AlreadyExistsError, FileExistsError) as error:
             raise Exists("Already exists", found=key) from error
         except _FAILURES as error:
             raise failed(error) from error
+
+    async def taken(self, key: str) -> Exists:
+        """The error for the name `key` that `named` has found: who is told so relies on it.
+
+        Raises:
+            StorageFailure: the store does not answer.
+        """
+        if self._folder is not None:
+            try:
+                await self._folder.settle(key)
+            except OSError as error:
+                raise failed(error) from error
+        return Exists("Already exists", found=key)
 
     async def replace(self, key: str, named: Named) -> bool:
         """Make `key` stand for something else, and tell whether it stood for something before.
@@ -144,7 +163,10 @@ class Store:
         """
         was_there = await self.stored(key) is not None
         try:
-            await obstore.put_async(self._backend, key, named.to_bytes(), use_multipart=False)
+            if self._folder is not None:
+                await self._folder.replace(key, named.to_bytes())
+            else:
+                await obstore.put_async(self._backend, key, named.to_bytes(), use_multipart=False)
         except _FAILURES as error:
             raise failed(error) from error
         return was_there
@@ -208,12 +230,15 @@ class Store:
             StorageFailure: the store does not answer.
         """
         try:
-            if self._folder is not None and file.seek(0, SEEK_END) > SPOOL:
-                is_taken = await asyncio.to_thread(self._folder.take, key, file)
-                if is_taken:
-                    return
+            length = file.seek(0, SEEK_END)
             file.seek(0)
-            await obstore.put_async(self._backend, key, file, chunk_size=_PART)
+            if self._folder is None:
+                await obstore.put_async(self._backend, key, file, chunk_size=_PART)
+            elif length > SPOOL:
+                file.flush()
+                await self._folder.take(key, file.fileno())
+            else:
+                await self._folder.replace(key, file.read())
         except _FAILURES as error:
             raise failed(error) from error
 
@@ -293,10 +318,28 @@ class Store:
             return False
         except _FAILURES as error:
             raise failed(error) from error
+        if self._folder is not None:
+            try:
+                await self._folder.settle_entry(target)
+            except OSError as error:
+                raise failed(error) from error
         return True
 
     async def remove(self, key: str) -> None:
         """Remove an object, if it is there; raises as `objects`."""
+        await self._discard(key)
+        if self._folder is not None:
+            try:
+                # Though it was gone already: another may have removed it this moment.
+                await self._folder.settle_entry(key)
+            except FileNotFoundError:
+                # The library keeps directories: there never was one from which to remove it.
+                return
+            except OSError as error:
+                raise failed(error) from error
+
+    async def _discard(self, key: str) -> None:
+        """Remove an object that may come back if the power goes."""
         try:
             await obstore.delete_async(self._backend, key)
         except _NOT_FOUND:
@@ -316,13 +359,13 @@ class Store:
         except _FAILURES as error:
             raise failed(error) from error
         probe = await self.stored(key)
-        await self.remove(key)
+        await self._discard(key)
         if probe is None:
             raise damaged(f"{key}: missing")
         return probe.modified
 
     async def check(self) -> None:
-        """Check that an object can be written, read and removed.
+        """Check that an object can be written, for good, and read and removed.
 
         Raises:
             StorageFailure: the store does not answer, or cannot be written.
@@ -332,10 +375,12 @@ class Store:
         try:
             await obstore.put_async(self._backend, key, content, use_multipart=False)
             try:
+                if self._folder is not None:
+                    await self._folder.settle(key)
                 found = await obstore.get_async(self._backend, key)
                 is_same = bytes(await found.bytes_async()) == content
             finally:
-                await self.remove(key)
+                await self._discard(key)
         except _FAILURES as error:
             raise failed(error) from error
         if not is_same:

@@ -52,10 +52,14 @@ class MemoryDrawbridge:
     """The real application, in this process."""
 
     def __init__(
-        self, store: Store | None = None, *, steward_ids: frozenset[str] = frozenset()
+        self,
+        store: Store | None = None,
+        *,
+        steward_ids: frozenset[str] = frozenset(),
+        issuer: InsecureIssuer | None = None,
     ) -> None:
         self.store = store or Store.in_memory()
-        self.issuer = InsecureIssuer("secret")
+        self.issuer = issuer or InsecureIssuer("secret")
         self.app = application(
             self.store,
             self.issuer.verifier(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import os
 from typing import TYPE_CHECKING
 
 import obstore
@@ -205,6 +206,10 @@ def test_a_store_that_fails_says_nothing_of_itself(
         await asyncio.sleep(0)
         raise GenericError("s3://secret-bucket is on fire")
 
+    def fail_to_flush(_: int) -> None:
+        raise OSError(errno.EIO, "on fire", "/srv/secret")
+
+    monkeypatch.setattr(os, "fsync", fail_to_flush)
     for name in ("get_async", "put_async", "list_with_delimiter_async"):
         monkeypatch.setattr(obstore, name, fail)
     for answer in (

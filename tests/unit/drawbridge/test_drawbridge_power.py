@@ -1,0 +1,537 @@
+"""A machine that loses power: a store in a folder has all that was acknowledged, and nothing half.
+
+A disk is played, by what fsync(2) promises and nothing more. A file has the bytes that it had when
+it was flushed, or those of any other moment since it was made; a directory likewise its entries,
+each for itself. Whenever something is flushed, linked or renamed, the power goes: what is then
+left is looked at, at its least, at its most, and as chance has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import io
+import os
+import random
+import threading
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from stat import S_ISDIR
+from typing import TYPE_CHECKING
+
+import pytest
+
+from garrison.drawbridge import folder_flush
+from garrison.drawbridge.folder_flush import Flushes, make_folder
+from garrison.drawbridge.fsck import check
+from garrison.drawbridge.gc import collect
+from garrison.drawbridge.layout import content_key, node_name, tag_name
+from garrison.drawbridge.named import Exists, Named, StorageFailure
+from garrison.drawbridge.store import SPOOL, Store
+from garrison.errors import Misuse
+from garrison.formats.content_digest import ContentDigest
+from garrison.formats.slug import Slug
+from garrison.formats.tree import Package
+from garrison.testing.drawbridge import JSON, MemoryDrawbridge, served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Files by their paths.
+Left = dict[str, bytes]
+LARGE = random.Random(3).randbytes(SPOOL + 5)  # noqa: S311  (content of a test)
+SECONDS = 60.0
+
+
+class Disk:
+    """What is surely on the disk of a folder, as `os.fsync` of all of this process tells it.
+
+    Attributes:
+        flushed: the paths that were flushed, in order.
+        moments: what the power's going may leave, and what had been acknowledged before.
+        acknowledged: the paths of the API for which the answer has come, and their bodies.
+        broken: for which paths a flush fails, and how.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.flushed: list[str] = []
+        self.moments: list[tuple[Left, Left]] = []
+        self.acknowledged: Left = {}
+        self.broken: Callable[[str], int | None] = lambda _: None
+        self._entries: dict[int, dict[str, int]] = {}
+        self._bytes: dict[int, bytes] = {}
+        # Open, so that no other file gets the number of one that was replaced.
+        self._files: list[int] = []
+        self._chance = random.Random(11)  # noqa: S311  (moments of a test)
+        self._lock = threading.Lock()
+        monkeypatch.setattr(os, "fsync", self._fsync)
+        for name in ("link", "replace"):
+            monkeypatch.setattr(os, name, partial(self._moved, getattr(os, name)))
+
+    def _moved(self, move: Callable[..., None], *args: object, **options: object) -> None:
+        self.power_goes()
+        move(*args, **options)
+        self.power_goes()
+
+    def _fsync(self, descriptor: int) -> None:
+        assert threading.current_thread() is not threading.main_thread(), "the event loop waits"
+        found = os.fstat(descriptor)
+        # As long as it has no name, the kernel says so.
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink()).removesuffix(" (deleted)")
+        if number := self.broken(path):
+            raise OSError(number, "on fire", path)
+        self.power_goes()
+        with self._lock:
+            if S_ISDIR(found.st_mode):
+                with os.scandir(descriptor) as entries:
+                    self._entries[found.st_ino] = {item.name: item.inode() for item in entries}
+            else:
+                self._bytes[found.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+                self._files.append(os.dup(descriptor))
+            self.flushed.append(path)
+        self.power_goes()
+
+    def close(self) -> None:
+        """End it."""
+        for descriptor in self._files:
+            os.close(descriptor)
+
+    def power_goes(self) -> None:
+        """Take note of what may be left now."""
+        with self._lock:
+            for choose in (self._least, self._most, self._any, self._any):
+                left = (self._after(choose), dict(self.acknowledged))
+                if left not in self.moments[-8:]:
+                    self.moments.append(left)
+
+    def least(self) -> Left:
+        """What is surely left."""
+        with self._lock:
+            return self._after(self._least)
+
+    def _least(self) -> bool:
+        return False
+
+    def _most(self) -> bool:
+        return True
+
+    def _any(self) -> bool:
+        return self._chance.random() < 0.5
+
+    def _after(self, choose: Callable[[], bool]) -> Left:
+        """What is left where, in doubt, `choose` says whether what was not flushed came to it."""
+        left: Left = {}
+        self._walk(self.folder, "", choose, left)
+        return left
+
+    def _walk(self, place: Path, below: str, choose: Callable[[], bool], left: Left) -> None:
+        # Only what stands there now is looked into: no store moves a directory, or removes one.
+        sure = self._entries.get(place.stat().st_ino, {})
+        now = {item.name: item.inode() for item in os.scandir(place)}
+        for name in {*sure, *now}:
+            inode = sure.get(name)
+            if now.get(name) != inode and choose():
+                inode = now.get(name)
+            if inode is None:
+                continue
+            path = place / name
+            if path.is_dir():
+                self._walk(path, f"{below}{name}/", choose, left)
+            else:
+                # What was not flushed is as long as it was, or empty.
+                left[below + name] = self._bytes.get(inode, b"")
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    (tmp_path / "objects").mkdir()
+    disk = Disk(tmp_path / "objects", monkeypatch)
+    yield disk
+    disk.close()
+
+
+@pytest.fixture
+def drawbridge(disk: Disk) -> MemoryDrawbridge:
+    return MemoryDrawbridge(Store.open(disk.folder))
+
+
+async def put(drawbridge: MemoryDrawbridge, disk: Disk, path: str, body: bytes,
+              media_type: str = JSON) -> int:  # fmt: skip
+    """PUT, and take note of what was acknowledged."""
+    headers = {
+        "content-type": media_type,
+        "content-length": str(len(body)),
+        "content-digest": ContentDigest.of(body).to_header(),
+    }
+    answer = await drawbridge.send("PUT", path, body=[body], headers=headers, user="jane")
+    if answer.status == 201:
+        disk.acknowledged[path] = body
+    return answer.status
+
+
+async def publish(drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package) -> None:
+    for path, (entry, content) in served(slug, package).items():
+        assert await put(drawbridge, disk, path, content, entry.type) == 201
+
+
+async def begin(drawbridge: MemoryDrawbridge, disk: Disk) -> None:
+    assert await put(drawbridge, disk, "/api/v0.1.0/jane", b'{"subject":"jane"}') == 201
+    assert await put(drawbridge, disk, "/api/v0.1.0/jane/chat", b'{"public":true}') == 201
+
+
+def after(left: Left, folder: Path) -> Store:
+    """The store that has what is left."""
+    for path, content in left.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return Store.open(folder)
+
+
+def examine(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at what is left at each moment: nothing that is named is damaged, or lost again."""
+    monkeypatch.undo()
+    disk.power_goes()
+    issuer = MemoryDrawbridge().issuer
+    for index, (left, acknowledged) in enumerate(disk.moments):
+        # Started anew with what is left. The issuer is the same, for its key takes a while.
+        drawbridge = MemoryDrawbridge(after(left, tmp_path / str(index)), issuer=issuer)
+        # Content without a name may be anything: it is replaced when it is stored again.
+        named = [
+            finding
+            for finding in asyncio.run(check(drawbridge.store)).findings
+            if not finding.key.startswith("content/")
+        ]
+        assert named == [], f"moment {index}"
+        for path, body in acknowledged.items():
+            assert drawbridge.request("GET", path, user="jane").body == body, f"moment {index}"
+
+
+def test_a_loss_of_power_at_any_moment_of_a_publication(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    async def run() -> None:
+        await begin(drawbridge, disk)
+        await publish(drawbridge, disk, slug, Package({**package.files, "large": LARGE}))
+
+    asyncio.run(run())
+    assert len(disk.acknowledged) == 9
+    assert len(disk.moments) > 30
+    examine(disk, tmp_path, monkeypatch)
+
+
+def test_a_loss_of_power_while_many_publish_the_same(
+    drawbridge: MemoryDrawbridge, disk: Disk, package: Package, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What one has put is put again by others, and none of them spoils it for the first."""
+
+    async def run() -> None:
+        await begin(drawbridge, disk)
+        slugs = [Slug.parse(f"d.test/jane/chat:{number}.0.0") for number in range(2)]
+        await asyncio.gather(*(publish(drawbridge, disk, slug, package) for slug in slugs))
+
+    asyncio.run(run())
+    assert len(disk.acknowledged) == 2 + 2 * 6
+    examine(disk, tmp_path, monkeypatch)
+
+
+def test_readers_flush_nothing(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package
+) -> None:
+    asyncio.run(begin(drawbridge, disk))
+    asyncio.run(publish(drawbridge, disk, slug, package))
+    del disk.flushed[:]
+    for path in served(slug, package):
+        for method in ("GET", "HEAD"):
+            assert drawbridge.request(method, path).status == 200
+    assert drawbridge.request("GET", "/api/v0.1.0/jane/chat/_tag").status == 200
+    assert drawbridge.request("GET", "/api/v0.1.0/?q=chat").status == 200
+    assert disk.flushed == []
+
+
+def test_what_never_changes_is_flushed_once(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug
+) -> None:
+    asyncio.run(begin(drawbridge, disk))
+    names = ["main.wasm", *(f"file{number}" for number in range(4))]
+    asyncio.run(publish(drawbridge, disk, slug, Package({name: name.encode() for name in names})))
+    top, tag = str(disk.folder), f"{disk.folder}/trees/jane/chat/{slug.tag}"
+    # Each made another directory in these.
+    assert disk.flushed.count(tag) == 1 + len(names)
+    # For `users`, `repos`, `tags`, `trees` and `content`.
+    assert disk.flushed.count(top) == 5
+    for path in (f"{top}/trees", f"{top}/trees/jane", f"{top}/trees/jane/chat", f"{top}/tags/jane"):
+        assert disk.flushed.count(path) == 1, path
+
+
+def test_a_policy_is_the_old_or_the_new_one(
+    drawbridge: MemoryDrawbridge, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, key = "/api/v0.1.0/jane/chat/_policy", "policies/jane/chat"
+    asyncio.run(begin(drawbridge, disk))
+    old, new = b'{"public":false}', b'{"public":true}'
+    assert drawbridge.put(path, old).status == 201
+    assert disk.least()[key].endswith(b"\n" + old)
+    del disk.moments[:]
+    assert drawbridge.put(path, new).status == 200
+    assert disk.least()[key].endswith(b"\n" + new)
+    seen = {left[key].partition(b"\n")[2] for left, _ in disk.moments}
+    assert seen == {old, new}
+    examine(disk, tmp_path, monkeypatch)
+
+
+def test_a_yank_that_was_taken_back_does_not_return(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package
+) -> None:
+    asyncio.run(begin(drawbridge, disk))
+    asyncio.run(publish(drawbridge, disk, slug, package))
+    path, key = tag_name(slug).yank().url_path(), tag_name(slug).yank().key()
+    # There never was one in this repository: the directory is not there.
+    assert drawbridge.request("DELETE", path, user="jane").status == 204
+    for _ in range(2):
+        assert drawbridge.put(path, b'{"reason":"old"}').status == 201
+        assert key in disk.least()
+        assert drawbridge.request("DELETE", path, user="jane").status == 204
+        assert key not in disk.least()
+
+
+@pytest.mark.parametrize("part", ["/content", "/n#", "/trees/jane/chat", "/main.wasm"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL, errno.ENOSPC])
+def test_what_cannot_be_flushed_is_not_acknowledged(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package, part: str, number: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A file; a directory; one above it."""
+    package = Package({**package.files, "main.wasm": LARGE if part == "/n#" else b"short"})
+    nodes = served(slug, package)
+    path = node_name(slug, ("main.wasm",)).url_path()
+    entry, content = nodes.pop(path)
+
+    async def run() -> None:
+        await begin(drawbridge, disk)
+        for other, (listed, body) in nodes.items():
+            assert await put(drawbridge, disk, other, body, listed.type) == 201
+        disk.broken = lambda path: number if part in path else None
+        for _ in range(2):
+            assert await put(drawbridge, disk, path, content, entry.type) == 500
+        # Files that never had their name do not stay.
+        assert [found for found in disk.folder.rglob("*#*") if found.is_file()] == []
+        disk.broken = lambda _: None
+        # The name may have been given before its directory failed.
+        assert await put(drawbridge, disk, path, content, entry.type) in {201, 409}
+        disk.acknowledged[path] = content
+
+    if part == "/trees/jane/chat":
+        # It is known to be there, but for what is in the tag.
+        part = f"/trees/jane/chat/{slug.tag}"
+    asyncio.run(run())
+    examine(disk, tmp_path, monkeypatch)
+
+
+def test_a_name_that_is_taken_is_flushed_before_that_is_said(
+    drawbridge: MemoryDrawbridge, disk: Disk, slug: Slug, package: Package
+) -> None:
+    """Whoever put it may not have waited for that, or have been killed; the client relies on it."""
+    asyncio.run(begin(drawbridge, disk))
+    asyncio.run(publish(drawbridge, disk, slug, package))
+    for path, key in (
+        (node_name(slug, ("main.wasm",)), node_name(slug, ("main.wasm",)).key()),
+        (tag_name(slug), tag_name(slug).key()),
+    ):
+        stored = disk.folder / key
+        content = stored.read_bytes()
+        # As another process writes it: a file and a directory's entry that the disk has not got.
+        stored.unlink()
+        asyncio.run(drawbridge.store.remove(key))
+        stored.write_bytes(content)
+        assert key not in disk.least()
+        entry, body = served(slug, package)[path.url_path()]
+        assert asyncio.run(put(drawbridge, disk, path.url_path(), body, entry.type)) == 409
+        assert disk.least()[key] == content
+        # And it is not said if that fails.
+        disk.broken = lambda _: errno.EIO
+        assert asyncio.run(put(drawbridge, disk, path.url_path(), body, entry.type)) == 500
+        disk.broken = lambda _: None
+
+
+def test_a_name_that_goes_while_it_is_taken(drawbridge: MemoryDrawbridge, disk: Disk) -> None:
+    """Somebody takes the yank back whom another's finds there."""
+    store, key = drawbridge.store, "yanks/jane/chat/1.0.0"
+    asyncio.run(store.create(key, Named(JSON, b"{}")))
+
+    def gone(path: str) -> None:
+        if path.endswith(key):
+            Path(path).unlink()
+
+    disk.broken = gone
+    with pytest.raises(Exists):
+        asyncio.run(store.create(key, Named(JSON, b"{}")))
+
+
+def test_a_collection_loses_no_content(
+    drawbridge: MemoryDrawbridge, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is put aside before it is removed from where it was, whatever the disk does first."""
+    digest = hashlib.sha256(b"garbage").digest()
+    key = content_key(digest)
+    asyncio.run(drawbridge.store.put_content(key, io.BytesIO(b"garbage")))
+    del disk.moments[:]
+    assert asyncio.run(collect(drawbridge.store, timedelta(0))).put_aside == 1
+    disk.power_goes()
+    moments = [left for left, _ in disk.moments]
+    assert len(moments) >= 3
+    monkeypatch.undo()
+    for index, left in enumerate(moments):
+        store = after(left, tmp_path / str(index))
+
+        async def read(store: Store = store) -> bytes:
+            return b"".join([piece async for piece in await store.content(key, 7)])
+
+        assert asyncio.run(read()) == b"garbage", f"moment {index}"
+
+
+def test_a_folder_that_is_made_is_there_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    def flush(path: Path) -> None:
+        flushed.append(str(path.relative_to(tmp_path)))
+
+    monkeypatch.setattr(folder_flush, "flush", flush)
+    make_folder(tmp_path / "a/b/c")
+    assert flushed == ["a/b", "a", "."]
+    make_folder(tmp_path / "a/b/c")
+    assert len(flushed) == 3
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EINVAL, "cannot")
+
+    monkeypatch.setattr(folder_flush, "flush", fail)
+    with pytest.raises(Misuse, match="store: cannot be opened"):
+        Store.open(tmp_path / "d")
+
+
+def test_a_drawbridge_is_not_ready_where_nothing_can_be_flushed(disk: Disk) -> None:
+    store = Store.open(disk.folder)
+    asyncio.run(store.check())
+    for kind in (lambda path: path.endswith("/probes"), lambda path: "/probes/" in path):
+        disk.broken = lambda path, kind=kind: errno.EINVAL if kind(path) else None  # type: ignore[misc]
+        with pytest.raises(StorageFailure):
+            asyncio.run(store.check())
+    assert [*(disk.folder / "probes").iterdir()] == []
+
+
+def test_a_store_that_is_taken_away_is_not_begun_anew(disk: Disk) -> None:
+    """As a disk that is not mounted any more: below its place nothing is to be kept."""
+    store = Store.open(disk.folder)
+    disk.folder.rmdir()
+    with pytest.raises(StorageFailure):
+        asyncio.run(store.create("users/jane", Named(JSON, b"{}")))
+    assert not disk.folder.exists()
+
+
+class _Gate:
+    """In place of a flush: it begins, and ends when a test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_end = threading.Semaphore(0)
+        self.has_begun = threading.Semaphore(0)
+        self.error: OSError | None = None
+
+    def flush(self, path: str) -> None:
+        self.begun.append(path)
+        self.has_begun.release()
+        assert self.may_end.acquire(timeout=SECONDS)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
+    gate = _Gate()
+    monkeypatch.setattr(folder_flush, "flush", gate.flush)
+    return gate
+
+
+async def _settled(tasks: list[asyncio.Task[None]]) -> None:
+    """Until the tasks wait for something else than their turn."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def test_one_flush_serves_all_who_came_before_it(gate: _Gate) -> None:
+    async def run() -> None:
+        flushes = Flushes("/top")
+        first = asyncio.create_task(flushes.entries("/top"))
+        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
+        # It has begun, and may have passed over what these have put there.
+        rest = [asyncio.create_task(flushes.entries("/top")) for _ in range(50)]
+        await _settled([first, *rest])
+        assert gate.begun == ["/top"]
+        gate.may_end.release()
+        await first
+        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
+        await _settled(rest)
+        # One goes away, which is nothing to the others.
+        rest[0].cancel()
+        gate.may_end.release()
+        ended = await asyncio.gather(*rest, return_exceptions=True)
+        assert isinstance(ended[0], asyncio.CancelledError)
+        assert ended[1:] == [None] * 49
+        assert gate.begun == ["/top", "/top"]
+
+    asyncio.run(run())
+
+
+def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(gate: _Gate) -> None:
+    async def run() -> None:
+        flushes = Flushes("/top")
+        first = asyncio.create_task(flushes.entries("/top"))
+        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
+        rest = [asyncio.create_task(flushes.entries("/top")) for _ in range(3)]
+        await _settled(rest)
+        gate.may_end.release()
+        await first
+        gate.error = OSError(errno.EIO, "on fire")
+        gate.may_end.release()
+        for error in await asyncio.gather(*rest, return_exceptions=True):
+            assert isinstance(error, OSError)
+        # It is tried again for whoever comes next, and those above it are not taken for known.
+        gate.error = None
+        gate.may_end.release(2)
+        await flushes.entries("/top/a")
+        assert sorted(gate.begun[2:]) == ["/top", "/top/a"]
+
+    asyncio.run(run())
+
+
+def test_what_is_known_is_bounded_and_forgotten_when_it_is_made_anew(
+    gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_flush, "_MOST_KNOWN", 3)
+    gate.may_end.release(100)
+
+    async def run() -> None:
+        flushes = Flushes("/top")
+
+        async def begun(path: str) -> list[str]:
+            del gate.begun[:]
+            await flushes.entries(path)
+            return sorted(gate.begun)
+
+        assert await begun("/top/a/b") == ["/top", "/top/a", "/top/a/b"]
+        assert await begun("/top/a/b") == ["/top/a/b"]
+        assert await begun("/top/a/c") == ["/top/a", "/top/a/c"]
+        # `/top/a` was needed again, and so `/top` or `/top/a/b` goes, and not that.
+        assert await begun("/top/a/d") == ["/top/a", "/top/a/d"]
+        flushes.made("/top/a")
+        assert await begun("/top/a") == ["/top", "/top/a"]
+
+    asyncio.run(run())
