@@ -138,16 +138,7 @@ class Folder:
             FileExistsError: there was one, which is on the disk if it is not removed.
             OSError: it cannot be written, or not flushed.
         """
-        try:
-            await self._flushes.in_thread(
-                partial(self._write, key, partial(_write_all, data), os.link)
-            )
-        except FileExistsError:
-            # Who is told so relies on it. If it was removed since, it was there.
-            with suppress(FileNotFoundError):
-                await self.settle(key)
-            raise
-        await self.settle_entry(key)
+        await self._flushes.in_thread(partial(self._create, key, data))
 
     async def replace(self, key: str, data: bytes) -> None:
         """Create the file under `key`, or replace it.
@@ -158,7 +149,6 @@ class Folder:
         await self._flushes.in_thread(
             partial(self._write, key, partial(_write_all, data), os.replace)
         )
-        await self.settle_entry(key)
 
     async def take(self, key: str, number: int) -> None:
         """Make an upload the content under `key`; what is there is replaced, for it may be damaged.
@@ -173,7 +163,6 @@ class Folder:
         """
         # Its own descriptor: who put it may leave, and close it, while a thread is at work.
         await self._flushes.in_thread(partial(self._take, key, _Open(number)))
-        await self.settle_entry(key)
 
     async def settle(self, key: str) -> None:
         """Wait until the file under `key`, whoever wrote it, is on the disk.
@@ -181,8 +170,7 @@ class Folder:
         Raises:
             OSError: there is none, or it could not be flushed.
         """
-        await self._flushes.in_thread(partial(flush, self._prefix + key))
-        await self.settle_entry(key)
+        await self._flushes.in_thread(partial(self._settle, key))
 
     async def settle_entry(self, key: str) -> None:
         """Wait until the disk knows that there is a file under `key`, or is none any more.
@@ -190,12 +178,30 @@ class Folder:
         Raises:
             OSError: it could not be flushed.
         """
-        await self._flushes.entries(os.path.dirname(self._prefix + key))  # noqa: PTH120
+        await self._flushes.in_thread(partial(self._settle_entry, key))
+
+    # In a thread.
+
+    def _create(self, key: str, data: bytes) -> None:
+        try:
+            self._write(key, partial(_write_all, data), os.link)
+        except FileExistsError:
+            # Who is told so relies on it. If it was removed since, it was there.
+            with suppress(FileNotFoundError):
+                self._settle(key)
+            raise
+
+    def _settle(self, key: str) -> None:
+        flush(self._prefix + key)
+        self._settle_entry(key)
+
+    def _settle_entry(self, key: str) -> None:
+        self._flushes.entries(os.path.dirname(self._prefix + key))  # noqa: PTH120
 
     def _write(
         self, key: str, write: Callable[[int], None], give: Callable[[str, str], None]
     ) -> None:
-        """Write a file to its end, and then `give` it, by link or by rename, the name `key`."""
+        """Write a file, and then `give` it, by link or by rename, the name `key`; flush both."""
         staged = self._stage(key)
         try:
             descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -208,9 +214,10 @@ class Folder:
             give(staged, self._prefix + key)
         finally:
             _unlink(staged)
+        self._settle_entry(key)
 
     def _take(self, key: str, file: _Open) -> None:
-        """Link a file without a name, and give it the name `key`; copy it if that cannot be."""
+        """Give a file without a name the name `key`, or copy it if that cannot be; flush both."""
         staged, number = self._stage(key), file.descriptor
         try:
             # The link is followed if a descriptor is given, which has no other meaning here.
@@ -227,6 +234,7 @@ class Folder:
             os.replace(staged, self._prefix + key)  # noqa: PTH105
         finally:
             _unlink(staged)
+        self._settle_entry(key)
 
     def _stage(self, key: str) -> str:
         """A path beside that of `key`, whose directory is made, for a file that is not whole yet.

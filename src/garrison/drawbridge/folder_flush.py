@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -64,15 +64,31 @@ def make_folder(path: Path) -> None:
         flush(folder.parent)
 
 
+class _Turns:
+    """The flushes of a directory, one after the other.
+
+    Attributes:
+        lock: is held while one is under way.
+        users: how many wait, or flush.
+        begun: how many flushes have begun.
+        failed: the last of them that failed, counted from 1, or 0.
+        error: how it failed.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = self.begun = self.failed = 0
+        self.error = OSError()
+
+
 class Flushes:
     """The flushes of the directories in one folder, which itself is there to stay."""
 
     def __init__(self, folder: str) -> None:
         self._top = folder
+        self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
-        # For each directory: the flush that has begun, and the one after it, which others may join.
-        self._begun: dict[str, asyncio.Task[None]] = {}
-        self._next: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, _Turns] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "flush")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -83,12 +99,15 @@ class Flushes:
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._threads, work))
 
-    def made(self, directory: str) -> None:
-        """Take note that `directory` was made just now. May be called in any thread."""
-        # If it is known, somebody removed it; no drawbridge ever does.
-        self._known.pop(directory, None)
+    # In a thread.
 
-    async def entries(self, directory: str) -> None:
+    def made(self, directory: str) -> None:
+        """Take note that `directory` was made just now."""
+        with self._lock:
+            # If it is known, somebody removed it; no drawbridge ever does.
+            self._known.pop(directory, None)
+
+    def entries(self, directory: str) -> None:
         """Wait until what was put into `directory`, or removed there, is so on the disk too.
 
         With it are flushed those above it, up to the folder, that are not known to have been.
@@ -97,33 +116,42 @@ class Flushes:
             OSError: one could not be flushed.
         """
         path = [directory]
-        while path[-1] != self._top and path[-1] not in self._known:
-            path.append(os.path.dirname(path[-1]))  # noqa: PTH120  (for its price)
+        with self._lock:
+            while path[-1] != self._top and path[-1] not in self._known:
+                path.append(os.path.dirname(path[-1]))  # noqa: PTH120  (for its price)
         # In any order: what is in a directory without an entry is not there.
-        await asyncio.gather(*map(self._flush, path))
-        for known in reversed(path):
-            self._known.pop(known, None)
-            self._known[known] = None
-        while len(self._known) > _MOST_KNOWN:
-            self._known.popitem(last=False)
+        for one in path:
+            self._flush(one)
+        with self._lock:
+            for one in reversed(path):
+                self._known[one] = None
+                self._known.move_to_end(one)
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
 
-    async def _flush(self, directory: str) -> None:
-        task = self._next.get(directory)
-        if task is None:
-            task = self._next[directory] = asyncio.create_task(self._in_turn(directory))
-            task.add_done_callback(partial(self._ended, directory))
-        # Who goes away does not end it for the others.
-        await asyncio.shield(task)
+    def _flush(self, directory: str) -> None:
+        with self._lock:
+            turns = self._turns.setdefault(directory, _Turns())
+            turns.users += 1
+            # One that has begun already may have passed over what was put there meanwhile.
+            wanted = turns.begun + 1
+        try:
+            with turns.lock:
+                if turns.begun < wanted:
+                    self._begin(directory, turns)
+                elif turns.failed >= wanted:
+                    # Not again: the kernel tells of what it could not write once, and drops it.
+                    raise OSError(turns.error.errno, turns.error.strerror, directory)
+        finally:
+            with self._lock:
+                turns.users -= 1
+                if not turns.users:
+                    del self._turns[directory]
 
-    async def _in_turn(self, directory: str) -> None:
-        begun = self._begun.get(directory)
-        if begun is not None:
-            # It may have passed over what was put there meanwhile. How it ends is for others.
-            await asyncio.wait({begun})
-        self._begun[directory] = self._next.pop(directory)
-        await self.in_thread(partial(flush, directory))
-
-    def _ended(self, directory: str, task: asyncio.Task[None]) -> None:
-        for tasks in (self._begun, self._next):
-            if tasks.get(directory) is task:
-                del tasks[directory]
+    def _begin(self, directory: str, turns: _Turns) -> None:
+        turns.begun += 1
+        try:
+            flush(directory)
+        except OSError as error:
+            turns.failed, turns.error = turns.begun, error
+            raise

@@ -14,7 +14,10 @@ import hashlib
 import io
 import os
 import random
+import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -38,6 +41,7 @@ from garrison.testing.drawbridge import JSON, MemoryDrawbridge, served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
 # Files by their paths.
 Left = dict[str, bytes]
@@ -459,57 +463,102 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
     return gate
 
 
-async def _settled(tasks: list[asyncio.Task[None]]) -> None:
-    """Until the tasks wait for something else than their turn."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not any(task.done() for task in tasks)
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(60) as threads:
+        yield threads
 
 
-def test_one_flush_serves_all_who_came_before_it(gate: _Gate) -> None:
+def _come(flushes: Flushes, threads: ThreadPoolExecutor, count: int) -> list[Future[None]]:
+    """So many more wait for a flush of the top when this returns, or flush it."""
+    wanted = count + (flushes._turns["/top"].users if flushes._turns else 0)
+    coming = [threads.submit(flushes.entries, "/top") for _ in range(count)]
+    end = time.monotonic() + SECONDS
+    while "/top" not in flushes._turns or flushes._turns["/top"].users < wanted:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    return coming
+
+
+def test_one_flush_serves_all_who_came_before_it(gate: _Gate, threads: ThreadPoolExecutor) -> None:
+    flushes = Flushes("/top")
+    (first,) = _come(flushes, threads, 1)
+    assert gate.has_begun.acquire(timeout=SECONDS)
+    # It has begun, and may have passed over what these have put there.
+    rest = _come(flushes, threads, 50)
+    assert gate.begun == ["/top"]
+    gate.may_end.release()
+    first.result(SECONDS)
+    assert gate.has_begun.acquire(timeout=SECONDS)
+    assert not any(future.done() for future in rest)
+    gate.may_end.release()
+    for future in rest:
+        future.result(SECONDS)
+    assert gate.begun == ["/top", "/top"]
+    assert flushes._turns == {}
+
+
+def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(
+    gate: _Gate, threads: ThreadPoolExecutor
+) -> None:
+    flushes = Flushes("/top")
+    (first,) = _come(flushes, threads, 1)
+    assert gate.has_begun.acquire(timeout=SECONDS)
+    rest = _come(flushes, threads, 3)
+    gate.may_end.release()
+    first.result(SECONDS)
+    assert gate.has_begun.acquire(timeout=SECONDS)
+    # This one comes when it has begun, and has a flush of its own.
+    (last,) = _come(flushes, threads, 1)
+    gate.error = OSError(errno.EIO, "on fire")
+    gate.may_end.release()
+    for future in rest:
+        with pytest.raises(OSError, match="on fire"):
+            future.result(SECONDS)
+    gate.error = None
+    gate.may_end.release()
+    last.result(SECONDS)
+    assert gate.begun == ["/top"] * 3
+    # What failed is not taken for known.
+    gate.error = OSError(errno.EIO, "on fire")
+    gate.may_end.release(10)
+    with pytest.raises(OSError, match="on fire"):
+        flushes.entries("/top/a")
+    gate.error = None
+    flushes.entries("/top/a")
+    assert gate.begun[3:] == ["/top/a", "/top/a", "/top"]
+
+
+def test_who_goes_away_does_not_end_what_was_begun(disk: Disk) -> None:
+    """The file that it has open is another's by then, if the number of it is all that is kept."""
+    store = Store.open(disk.folder)
+    key, data = content_key(hashlib.sha256(LARGE).digest()), LARGE
+    begun, may_end = threading.Event(), threading.Event()
+
+    def wait(_: str) -> None:
+        begun.set()
+        assert may_end.wait(SECONDS)
+
+    disk.broken = wait
+
     async def run() -> None:
-        flushes = Flushes("/top")
-        first = asyncio.create_task(flushes.entries("/top"))
-        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
-        # It has begun, and may have passed over what these have put there.
-        rest = [asyncio.create_task(flushes.entries("/top")) for _ in range(50)]
-        await _settled([first, *rest])
-        assert gate.begun == ["/top"]
-        gate.may_end.release()
-        await first
-        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
-        await _settled(rest)
-        # One goes away, which is nothing to the others.
-        rest[0].cancel()
-        gate.may_end.release()
-        ended = await asyncio.gather(*rest, return_exceptions=True)
-        assert isinstance(ended[0], asyncio.CancelledError)
-        assert ended[1:] == [None] * 49
-        assert gate.begun == ["/top", "/top"]
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            task = asyncio.create_task(store.put_content(key, file))
+            assert await asyncio.to_thread(begun.wait, SECONDS)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        number = os.open(os.devnull, os.O_RDONLY)
+        may_end.set()
+        end = time.monotonic() + SECONDS
+        while key not in disk.least():
+            assert time.monotonic() < end
+            await asyncio.sleep(0.001)
+        os.close(number)
 
     asyncio.run(run())
-
-
-def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(gate: _Gate) -> None:
-    async def run() -> None:
-        flushes = Flushes("/top")
-        first = asyncio.create_task(flushes.entries("/top"))
-        assert await asyncio.to_thread(gate.has_begun.acquire, timeout=SECONDS)
-        rest = [asyncio.create_task(flushes.entries("/top")) for _ in range(3)]
-        await _settled(rest)
-        gate.may_end.release()
-        await first
-        gate.error = OSError(errno.EIO, "on fire")
-        gate.may_end.release()
-        for error in await asyncio.gather(*rest, return_exceptions=True):
-            assert isinstance(error, OSError)
-        # It is tried again for whoever comes next, and those above it are not taken for known.
-        gate.error = None
-        gate.may_end.release(2)
-        await flushes.entries("/top/a")
-        assert sorted(gate.begun[2:]) == ["/top", "/top/a"]
-
-    asyncio.run(run())
+    assert disk.least()[key] == data
 
 
 def test_what_is_known_is_bounded_and_forgotten_when_it_is_made_anew(
@@ -517,21 +566,17 @@ def test_what_is_known_is_bounded_and_forgotten_when_it_is_made_anew(
 ) -> None:
     monkeypatch.setattr(folder_flush, "_MOST_KNOWN", 3)
     gate.may_end.release(100)
+    flushes = Flushes("/top")
 
-    async def run() -> None:
-        flushes = Flushes("/top")
+    def begun(path: str) -> list[str]:
+        del gate.begun[:]
+        flushes.entries(path)
+        return gate.begun
 
-        async def begun(path: str) -> list[str]:
-            del gate.begun[:]
-            await flushes.entries(path)
-            return sorted(gate.begun)
-
-        assert await begun("/top/a/b") == ["/top", "/top/a", "/top/a/b"]
-        assert await begun("/top/a/b") == ["/top/a/b"]
-        assert await begun("/top/a/c") == ["/top/a", "/top/a/c"]
-        # `/top/a` was needed again, and so `/top` or `/top/a/b` goes, and not that.
-        assert await begun("/top/a/d") == ["/top/a", "/top/a/d"]
-        flushes.made("/top/a")
-        assert await begun("/top/a") == ["/top", "/top/a"]
-
-    asyncio.run(run())
+    assert begun("/top/a/b") == ["/top/a/b", "/top/a", "/top"]
+    assert begun("/top/a/b") == ["/top/a/b"]
+    assert begun("/top/a/c") == ["/top/a/c", "/top/a"]
+    # `/top/a` was needed again, and so `/top` or `/top/a/b` went, and not that.
+    assert begun("/top/a/d") == ["/top/a/d", "/top/a"]
+    flushes.made("/top/a")
+    assert begun("/top/a") == ["/top/a", "/top"]
