@@ -11,7 +11,7 @@ began, and so uploads at once share most of them.
 
 An error is raised to all whom that flush was for. None is passed over, not even that a file
 system cannot flush directories (EINVAL): such a one promises nothing, and so neither can a store
-there. `Store.check` tells of it before anybody puts something. (What cannot be written at all fails
+there. `Store.check`, and so `/ready`, tells of it beforehand. (What cannot be written at all fails
 before there is anything to flush.) A name whose directory could not be flushed stays: removing it
 would have to be flushed too, and file systems that could not write a directory take no more writes,
 so that whoever tries again is not told that it is there.
