@@ -26,6 +26,8 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from garrison.flush import flush
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -36,20 +38,6 @@ T = TypeVar("T")
 _THREADS = 16
 # Directories whose own entries are known to be on the disk; about a megabyte of paths.
 _MOST_KNOWN = 4096
-
-
-def flush(path: str | Path) -> None:
-    """Wait until the file at `path` is on the disk, or the entries of that directory.
-
-    Raises:
-        OSError: it is not there, cannot be opened, or could not be flushed.
-    """
-    # What was written through any descriptor is flushed through this one.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

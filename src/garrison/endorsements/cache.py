@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from garrison.endorsements.resource import MAX_CHAIN, Document, Kind, inspect
 from garrison.errors import Malformed, Misuse
+from garrison.flush import flush
 from garrison.formats._der import check_size
 from garrison.formats.dcap_collateral import MAX_JSON
 
@@ -298,11 +299,7 @@ class Cache:
             with contextlib.suppress(OSError):  # the first error is the one to tell
                 os.unlink(temporary)  # noqa: PTH108 - it is text
             raise
-        descriptor = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(self.directory)
 
     def _evict(self, kind: Kind) -> None:
         """Remove the oldest of a kind of which there are too many."""

@@ -30,6 +30,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING
 
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+from garrison.flush import flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,7 +105,7 @@ class IssuanceLog:
             self._end = verify(path)
             self._size = os.fstat(self._file).st_size
             # The name itself must be on the disk before the first line counts.
-            _sync_directory(path)
+            flush(path.parent)
         except BlockingIOError as error:
             os.close(self._file)
             raise Misuse(
@@ -281,11 +282,3 @@ def _plain(value: object) -> object:
         if isinstance(value, dict)
         else str(value)
     )
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -20,7 +20,6 @@ links through `live` from then on. What is not live any more is removed, keys an
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from garrison.errors import Malformed, Misuse
+from garrison.flush import flush
 from garrison.steward.authority import (
     CHALLENGE_KEY,
     ISSUER_KEY,
@@ -201,11 +201,7 @@ def _link(path: Path, target: str) -> None:
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(path.parent)
 
 
 def _files_of(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
