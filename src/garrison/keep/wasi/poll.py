@@ -103,6 +103,7 @@ class Poll:
         # What the kernel is asked where nothing is restless: made when it is first wanted.
         self._poller: Poller | None = None
         self._runs = 0
+        self._events: list[tuple[int, int]] = []
         self._by_number: dict[int, list[_Asked]] = {}
         # What most of what the kernel sees means: that and no more, and the same each time.
         self._plain: dict[tuple[int, int], bytes] = {}
@@ -152,8 +153,13 @@ class Poll:
 
     def _calm(self, ends: list[tuple[int, int]]) -> list[bytes]:
         self._runs += 1
-        if (poller := self._poller) is None or self._runs == _OFTEN:
-            poller = self._poller = self._prepare(poller)
+        if (poller := self._poller) is None:
+            poller = self._poller = self._prepare()
+        elif self._runs == _OFTEN and len(self._events) >= _MANY:
+            try:  # noqa: SIM105  (contextlib costs a start 2 ms)
+                poller = self._poller = self._interrupts.poller(self._events, often=True)
+            except OSError:
+                pass  # there is no descriptor left for it, and none is needed
         seconds = _first(ends)
         for listener in self._listeners:
             if (late := listener.timeout()) is not None:
@@ -168,21 +174,13 @@ class Poll:
                 _note(happened, entry, seen)
         return happened
 
-    def _prepare(self, before: "Poller | None") -> "Poller":
-        """Make what the kernel is asked by, `before` having been asked often."""
+    def _prepare(self) -> "Poller":
+        """Make what the kernel is asked by, and by which its answers are understood."""
         asked: list[_Asked] = []
         for event, tag, descriptor in self._descriptors:
             events = descriptor.events(write=tag == _WRITE)
             assert events is not None  # noqa: S101  (what can be calm has a descriptor)
             asked.append((event, tag, descriptor, events))
-        if before is not None:
-            if len(asked) < _MANY:
-                return before
-            try:
-                return self._interrupts.poller([events for *_, events in asked], often=True)
-            except OSError:
-                # There is no descriptor left for it, and none is needed.
-                return before
         for entry in asked:
             self._by_number.setdefault(entry[3][0], []).append(entry)
         self._plain = {
@@ -190,7 +188,8 @@ class Poll:
             for event, _, descriptor, events in asked
             if len(self._by_number[events[0]]) == 1 and isinstance(descriptor, Socket)
         }
-        return self._interrupts.poller([events for *_, events in asked])
+        self._events = [events for *_, events in asked]
+        return self._interrupts.poller(self._events)
 
     def _asked(self, ends: list[tuple[int, int]]) -> list[bytes]:
         """What is ready without asking the kernel, or what is when it was asked."""
