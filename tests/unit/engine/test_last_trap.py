@@ -23,7 +23,7 @@ memory = (c.Byte * 64)()
 _PREVIEW_1 = """
 from garrison.keep.wasi.host import Host, Table
 host = Host([], {}, Table(1), None)
-host._callback(SimpleNamespace(__get__=lambda _: failing), "I")(None, 0, c.addressof(memory))
+host._callback("any", SimpleNamespace(__get__=lambda _: failing), "I")(None, 0, c.addressof(memory))
 """
 _COMPONENT = """
 from garrison.keep.component.callbacks import State, _callback

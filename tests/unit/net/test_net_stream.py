@@ -655,7 +655,7 @@ from garrison.keep.vfs.descriptor import Room
 class Host: pass
 host = Host()
 host.itself, host.memory = host, Room(memoryview(bytearray(4096)))
-tls_stream._aim(host.memory, 0, 100)
+tls_stream._place(host.memory, 0, 100)
 del host
 assert gc.collect()
 """

@@ -57,13 +57,11 @@ def _look_at(memory: Room) -> Any:
     return memory.chars
 
 
-def _aim(memory: Room, start: int, end: int) -> Any:
-    """The part of `memory` to read into: most guests read into the same again and again."""
+def _place(memory: Room, start: int, end: int) -> Any:
+    """What the library calls the part of `memory` from `start` to `end`."""
     if start < 0 or end > memory.size:
         raise _beyond(memory, start, end)
-    memory.target = (memory.chars or _look_at(memory)) + start
-    memory.start, memory.end = start, end
-    return memory.target
+    return (memory.chars or _look_at(memory)) + start
 
 
 def _beyond(memory: Room, start: int, end: int) -> IndexError:
@@ -138,19 +136,17 @@ class TlsStream(Stream):
                 self._end_write()
         if not 0 < size <= _MAX_CALL:
             return self.read_at(memory, start, start + _MAX_CALL) if size else 0
-        if start == memory.start and end == memory.end:
-            target = memory.target
-        else:
-            target = _aim(memory, start, end)
+        if start != memory.target_at or end > memory.size:
+            memory.target, memory.target_at = _place(memory, start, end), start
         self._read_wants_write = False
-        count: int = _read(self._ssl, target, size)
+        count: int = _read(self._ssl, memory.target, size)
         if 0 < count < size and (count < _MAX_RECORD or self._alone):
             # A record's end, and so all that there was most likely.
             if count == _MAX_RECORD:
                 self._alone -= 1
             self.restless = self._write_ended
             return count
-        return self._read_on(target, size, count)
+        return self._read_on(memory.target, size, count)
 
     def _read_on(self, target: Any, size: int, count: int) -> int:
         """Go on after a read that gave `count`: one call gives one record, and another may wait."""
@@ -271,13 +267,14 @@ class TlsStream(Stream):
             return self._pay(memory.all[start:end])
         if not 0 < size <= _MAX_CALL:
             return self.write_at(memory, start, start + _MAX_CALL) if size else 0
-        if start < 0 or end > memory.size:
-            raise _beyond(memory, start, end)
-        source = (memory.chars or _look_at(memory)) + start
+        if start != memory.source_at or end > memory.size:
+            memory.source, memory.source_at = _place(memory, start, end), start
         if size > _MAX_RECORD:
-            return self._write_records(memory.all[start:end], source)
-        count: int = _write(self._ssl, source, size)
-        return size if count == size else self._write_on(memory.all[start:end], source, count)
+            return self._write_records(memory.all[start:end], memory.source)
+        count: int = _write(self._ssl, memory.source, size)
+        if count == size:
+            return size
+        return self._write_on(memory.all[start:end], memory.source, count)
 
     def _write_records(self, view: memoryview, source: Any) -> int:
         """Write what takes several records.

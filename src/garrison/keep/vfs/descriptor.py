@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         def restless(self) -> bool:
             """Whether more than the kernel knows may be ready, or wanted of the kernel."""
 
+    Move = Callable[["Room", int, int], int]
+
 
 # `filetype`
 UNKNOWN = 0
@@ -123,12 +125,13 @@ class Room:
         all: all of it.
         size: how many bytes it has.
         chars: where the TLS library sees it begin, None until it was asked to.
-        target: where what was last read into does.
-        start: where this begins, -1 if there is none.
-        end: where it ends.
+        target: where it sees the place that was last read into.
+        target_at: that place, None if there is none. Most guests read to the same again and again.
+        source: likewise where it sees what was last written from.
+        source_at: that place.
     """
 
-    __slots__ = ("all", "chars", "end", "size", "start", "target")
+    __slots__ = ("all", "chars", "size", "source", "source_at", "target", "target_at")
 
     def __init__(self, memory: memoryview) -> None:
         self.be(memory)
@@ -139,7 +142,9 @@ class Room:
         self.size = len(memory)
         self.chars: Any = None
         self.target: Any = None
-        self.start = self.end = -1
+        self.source: Any = None
+        self.target_at: int | None = None
+        self.source_at: int | None = None
 
 
 class Descriptor:
@@ -161,8 +166,8 @@ class Descriptor:
     inheriting = 0
     flags = 0
     preopened: str | None = None
-    read_at: "Callable[[Room, int, int], int] | None" = None
-    write_at: "Callable[[Room, int, int], int] | None" = None
+    read_at: "Move | None" = None
+    write_at: "Move | None" = None
 
     def __init__(self) -> None:
         self.rights = self.possible

@@ -11,6 +11,7 @@ from _struct import Struct  # `struct` is no more than this, and one file more t
 from garrison.errors import Malformed
 from garrison.keep.engine.c import memory_at
 from garrison.keep.engine.runtime import last_trap
+from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.errno import Errno, of_host
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from garrison.keep.engine.runtime import Instance, Module
-    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.descriptor import Descriptor, Move
     from garrison.keep.vfs.nodes import Directory, File
     from garrison.keep.vfs.paths import Place
     from garrison.keep.wasi.interrupts import Interrupts
     from garrison.keep.wasi.poll import Poll
 
     Function = Callable[..., None]
+    Callback = Callable[[None, int, int], int]
 
 # wasmtime/val.h, wasmtime_val_raw_t: 16 bytes, the value at 0.
 _VALUE_SIZE = 16
@@ -59,14 +61,18 @@ class Table(dict[int, "Descriptor"]):
 
     Attributes:
         changes: how often a number was given to another, or what it may be used for changed.
+        readers: the `read_at` of those that have one and the right to read, by number.
+        writers: likewise to write.
     """
 
     # A dictionary's attributes are found faster in slots than in a dictionary of their own.
-    __slots__ = ("_ceiling", "_lowest", "_most", "changes")
+    __slots__ = ("_ceiling", "_lowest", "_most", "changes", "readers", "writers")
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.changes = 0
+        self.readers: dict[int, Move] = {}
+        self.writers: dict[int, Move] = {}
         self._most = limit
         self._ceiling = Ceiling("descriptors", limit)
         # No number below this one is free.
@@ -85,10 +91,27 @@ class Table(dict[int, "Descriptor"]):
         number = self._lowest
         while number in self:
             number += 1
-        self[number] = descriptor
-        self.changes += 1
         self._lowest = number + 1
+        self.put(number, descriptor)
         return number
+
+    def put(self, number: int, descriptor: "Descriptor") -> None:
+        """Give `descriptor` a number, whoever had it."""
+        self[number] = descriptor
+        self.changed(number, descriptor)
+
+    def changed(self, number: int, descriptor: "Descriptor | None") -> None:
+        """Note that a number means another descriptor, none, or one with other rights."""
+        self.changes += 1
+        if number in self.readers:
+            del self.readers[number]
+        if number in self.writers:
+            del self.writers[number]
+        if descriptor is not None:
+            if (read_at := descriptor.read_at) is not None and descriptor.rights & d.FD_READ:
+                self.readers[number] = read_at
+            if (write_at := descriptor.write_at) is not None and descriptor.rights & d.FD_WRITE:
+                self.writers[number] = write_at
 
     def take(self, number: int) -> "Descriptor":
         """Take a descriptor away, not closed.
@@ -99,7 +122,7 @@ class Table(dict[int, "Descriptor"]):
         descriptor = self.pop(number, None)
         if descriptor is None:
             raise Errno(errno.BADF)
-        self.changes += 1
+        self.changed(number, None)
         if number < self._lowest:  # noqa: PLR1730  (to call `min` costs thrice as much)
             self._lowest = number
         return descriptor
@@ -136,7 +159,8 @@ class Table(dict[int, "Descriptor"]):
     def close(self) -> None:
         """Close all."""
         while self:
-            _, descriptor = self.popitem()
+            number, descriptor = self.popitem()
+            self.changed(number, None)
             descriptor.close()
 
 
@@ -190,7 +214,7 @@ class Host:
                     hint="build for wasm32-wasip1, without JavaScript glue or threads",
                 )
             result = "" if name in abi.NO_RESULT else "I"
-            callback = self._callback(_function(name), parameters)
+            callback = self._callback(name, _function(name), parameters)
             instance.define(source, name, parameters, result, callback)
 
     def forget_places(self) -> None:
@@ -227,7 +251,7 @@ class Host:
             events = descriptor.events(write=write)
             self.interrupts.wait([events] if events else [], descriptor.timeout())
 
-    def _callback(self, function: "Function", parameters: str) -> "Callable[[None, int, int], int]":
+    def _callback(self, name: str, function: "Function", parameters: str) -> "Callback":
         """Make what the engine calls: it reads the parameters, and writes the errno."""
         body = function.__get__(self)
         unpack = Struct("<" + "".join(c + _PADDING[c] for c in parameters)).unpack_from
@@ -237,6 +261,7 @@ class Host:
         known: dict[int, memoryview] = {}
 
         def callback(_environment: None, caller: int, values: int) -> int:
+            view = None
             try:
                 try:
                     view = known[values]
@@ -245,21 +270,42 @@ class Host:
                         known.clear()
                     view = known[values] = memory_at(values, size).cast("I")
                 memory.caller = caller
-                try:
-                    body(*unpack(view))
-                    view[0] = 0
-                except Errno as error:
-                    view[0] = error.number
-                except MemoryError:
-                    view[0] = errno.NOMEM
-                except OSError as error:
-                    view[0] = of_host(error)
+                body(*unpack(view))
+                view[0] = 0
             except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
-                self.failure = error
-                return last_trap(b"ended by the host")
+                return self.failed(view, error)
             return 0
 
+        if name in abi.DIRECT:
+            from garrison.keep.wasi.descriptors import direct  # late: it needs what is here
+
+            return direct(self, name, known, callback)
         return callback
+
+    def failed(self, view: memoryview | None, error: BaseException) -> int:
+        """Tell the guest the errno that `error` stands for, or end it.
+
+        Args:
+            view: where the errno goes, None if that is not known.
+            error: what a function raised.
+
+        Returns:
+            What the engine is to be told: 0, or a trap.
+        """
+        number = None if view is None else _errno_of(error)
+        if view is None or number is None:
+            self.failure = error
+            return last_trap(b"ended by the host")
+        view[0] = number
+        return 0
+
+
+def _errno_of(error: BaseException) -> int | None:
+    if isinstance(error, Errno):
+        return error.number
+    if isinstance(error, MemoryError):
+        return errno.NOMEM
+    return of_host(error) if isinstance(error, OSError) else None
 
 
 def _function(name: str) -> "Function":

@@ -32,13 +32,19 @@ class Memory(Room):
     Attributes:
         caller: what the engine names the caller by; set at each call, true during it.
         all: the memory as far as it was last seen to reach; true during a call, as the rest is.
+        last: the last place of it where a vector fits; negative if there is none.
     """
 
-    __slots__ = ("caller",)
+    __slots__ = ("caller", "last")
 
     def __init__(self) -> None:
         super().__init__(memoryview(b""))
         self.caller = 0
+
+    def be(self, memory: memoryview) -> None:
+        """Stand for `memory` from now on."""
+        super().be(memory)
+        self.last = self.size - _VECTOR.size
 
     def expect(self, address: int, size: int) -> None:
         """Make sure that `all` has the `size` bytes at `address`.

@@ -164,12 +164,13 @@ class Poll:
         for listener in self._listeners:
             if (late := listener.timeout()) is not None:
                 seconds = late if seconds is None else min(seconds, late)
-        happened: list[bytes] = []
-        for found in self._interrupts.wait_for(poller, seconds):
-            if (plain := self._plain.get(found)) is not None:
-                happened.append(plain)
-                continue
-            number, seen = found
+        found = self._interrupts.wait_for(poller, seconds)
+        try:
+            return list(map(self._plain.__getitem__, found))
+        except KeyError:
+            # Not all of it is plain.
+            happened: list[bytes] = []
+        for number, seen in found:
             for entry in self._by_number.get(number, ()):
                 _note(happened, entry, seen)
         return happened
