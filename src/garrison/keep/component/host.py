@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from garrison.keep.engine.failures import Trap
+from garrison.keep.vfs.descriptor import Room
 from garrison.keep.vfs.errno import MFILE, Errno
 
 TYPE_CHECKING = False
@@ -81,14 +82,14 @@ class Host:
         self.waited: Waited | None = None
         self.seed: tuple[int, int] | None = None
         self.held = 0
-        self._scratch: memoryview | None = None
+        self._scratch: Room | None = None
         self._arrivals: memoryview | None = None
 
     @property
-    def scratch(self) -> memoryview:
-        """Room for what is on its way into the component; used within one call."""
+    def scratch(self) -> Room:
+        """Room for what is on its way into the component or out of it; used within one call."""
         if self._scratch is None:
-            self._scratch = memoryview(bytearray(CHUNK))
+            self._scratch = Room(memoryview(bytearray(CHUNK)))
         return self._scratch
 
     @property

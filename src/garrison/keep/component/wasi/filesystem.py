@@ -228,7 +228,7 @@ def descriptor_read(
     host: Host, opened: Opened, length: int, offset: int
 ) -> tuple[memoryview, bool]:
     """Read at a place, and tell whether the end is there."""
-    view = host.scratch[: min(length, CHUNK)]
+    view = host.scratch.all[: min(length, CHUNK)]
     count = opened.need("read", errno.BADF).pread(view, _offset(offset))
     return view[:count], count < len(view)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from garrison.keep.component.http.wire import Sink, Source
     from garrison.keep.component.waiting import Pollable
     from garrison.keep.component.wasi.http_fields import Code
+    from garrison.keep.vfs.descriptor import Room
 
 _CLOSED = ("closed", None)
 
@@ -57,11 +58,11 @@ class BodyInput(InputStream):
         self.since = time.monotonic()
         body.children += 1
 
-    def read(self, view: memoryview) -> int:
-        """Read into `view`, as any stream."""
-        if not len(view) and not self._source.ended:
+    def read(self, room: Room, size: int) -> int:
+        """Read into `room`, as any stream."""
+        if not size and not self._source.ended:
             return 0
-        count = self._source.read(view, self._host.arrivals)
+        count = self._source.read(room.all[:size], self._host.arrivals)
         if count:
             if self._body.patience is not None:
                 self.since = time.monotonic()

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.component.host import Host
     from garrison.keep.component.waiting import Pollable
-    from garrison.keep.vfs.descriptor import Descriptor
+    from garrison.keep.vfs.descriptor import Descriptor, Room
 
 WIT = """
 package wasi:io;
@@ -59,6 +59,8 @@ interface streams {
 
 # wasi:io/streams, `blocking-write-and-flush`: it takes up to 4096 bytes.
 _MAX_BLOCKING_WRITE = 4096
+# What is copied to a place that is known.
+_SHORT = 1024
 # How long what was written and not flushed may hold the end of its stream up.
 _LINGER_SECONDS = 10.0
 
@@ -147,22 +149,22 @@ class InputStream:
         self._shared = shared
         self.descriptor = shared.use()
         self._closed = False
-        if self.__class__ is InputStream:
+        if self.__class__ is InputStream and self.descriptor.read_at is not None:
             # What a server calls most, without a call of ours in between.
-            self._take = self.descriptor.read  # type: ignore[method-assign]
+            self._take = self.descriptor.read_at  # type: ignore[method-assign,assignment]
 
-    def read(self, view: memoryview) -> int:
-        """Read into `view`, at most as much as it holds; 0 if there is nothing yet.
+    def read(self, room: Room, size: int) -> int:
+        """Read into `room`, at most `size` bytes; 0 if there is nothing yet.
 
         Raises:
             Failed: the stream has ended, or cannot be read.
         """
         if self._closed:
             raise Failed(_CLOSED)
-        if not len(view):
+        if not size:
             return 0
         try:
-            count = self._take(view)
+            count = self._take(room, 0, size)
         except BlockingIOError:
             return 0
         except (Errno, OSError) as error:
@@ -173,8 +175,8 @@ class InputStream:
             raise Failed(_CLOSED)
         return count
 
-    def _take(self, view: memoryview) -> int:
-        return self.descriptor.read(view)
+    def _take(self, room: Room, start: int, end: int) -> int:
+        return self.descriptor.read(room.all[start:end])
 
     def end(self) -> None:
         """Give nothing more, not even what came before."""
@@ -198,8 +200,8 @@ class FileInput(InputStream):
         super().__init__(shared)
         self._offset = offset
 
-    def _take(self, view: memoryview) -> int:
-        count = self.descriptor.pread(view, self._offset)
+    def _take(self, room: Room, start: int, end: int) -> int:
+        count = self.descriptor.pread(room.all[start:end], self._offset)
         self._offset += count
         return count
 
@@ -209,18 +211,18 @@ class FileInput(InputStream):
 
 
 def _read(host: Host, stream: InputStream, size: int, *, block: bool) -> memoryview:
-    view = host.scratch[: min(size, CHUNK)]
-    while not (count := stream.read(view)) and block and size:
+    size = min(size, CHUNK)
+    while not (count := stream.read(host.scratch, size)) and block and size:
         wait_for(host, [stream.pollable()])
         # A peer can send what is no data, again and again.
         host.interrupts.check()
-    return view[:count]
+    return host.scratch.all[:count]
 
 
 def input_stream_read(host: Host, stream: InputStream, size: int) -> memoryview:
     """Give what there is."""
-    view = host.scratch if size >= CHUNK else host.scratch[:size]
-    return view[: stream.read(view)]
+    room = host.scratch
+    return room.all[: stream.read(room, min(size, CHUNK))]
 
 
 def input_stream_blocking_read(host: Host, stream: InputStream, size: int) -> memoryview:
@@ -257,9 +259,9 @@ class OutputStream:
         self._waiting = b""
         self._permitted = 0
         self._closed = False
-        if self.__class__ is OutputStream:
-            # As in `InputStream`.
-            self._write = self.descriptor.write  # type: ignore[method-assign,assignment]
+        if self.__class__ is OutputStream and self.descriptor.write_at is not None:
+            self._write_at = self.descriptor.write_at
+            self._write = self._write_short  # type: ignore[method-assign]
 
     def permit(self) -> int:
         """How much can be written now.
@@ -350,6 +352,15 @@ class OutputStream:
 
     def _write(self, data: memoryview) -> int:
         return self.descriptor.write(data)
+
+    def _write_short(self, data: memoryview) -> int:
+        # To show a library a place of a memory takes it longer than to copy a short message.
+        size = len(data)
+        if size > _SHORT:
+            return self.descriptor.write(data)
+        room = self._host.scratch
+        room.all[:size] = data
+        return self._write_at(room, 0, size)
 
     def flush(self, end: float | None = None) -> None:
         """Wait until all has gone, or the time `end` on the monotonic clock is over.

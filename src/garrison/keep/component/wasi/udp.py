@@ -139,7 +139,7 @@ class Incoming:
         """Have so many waiting, if there are."""
         while len(self._waiting) < most and self._failed is None:
             try:
-                found = self._socket.datagrams.receive(self._host.scratch)
+                found = self._socket.datagrams.receive(self._host.scratch.all)
             except OSError as error:
                 self._failed = error
                 return
