@@ -356,9 +356,10 @@ class OutputStream:
     def _write_short(self, data: memoryview) -> int:
         # To show a library a place of a memory takes it longer than to copy a short message.
         size = len(data)
-        if size > _SHORT:
-            return self.descriptor.write(data)
         room = self._host.scratch
+        # What was read there to be written is left as it is: not all of it may go at once.
+        if size > _SHORT or data.obj is room.all.obj:
+            return self.descriptor.write(data)
         room.all[:size] = data
         return self._write_at(room, 0, size)
 
