@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from garrison.keep.vfs.errno import NAMES, Errno
 from garrison.keep.vfs.streams import Null, Socket
 from garrison.keep.wasi import abi
 from garrison.keep.wasi import descriptors as calls
+from garrison.keep.wasi import host as hosts
 from garrison.keep.wasi.host import Host, Table
 from garrison.keep.wasi.memory import Memory
 
@@ -231,6 +233,23 @@ def test_who_does_not_want_to_wait_is_asked_once() -> None:
     assert guest.call("fd_read", 0, 16, 1, 0) == (0, _AGAIN)
     assert guest.streams[0].script == [3]
     assert guest.waits.count == 0
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_who_cannot_even_say_what_failed_ends_the_guest(
+    monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    """Attack: there is no memory left to find an errno with, and nothing may enter the engine."""
+
+    def nothing_left(_error: OSError) -> int:
+        raise MemoryError
+
+    guest = _Guest([[3, _FAILS], []], nonblocking=False, direct=direct)
+    guest.point(16, 32, 3)
+    assert guest.call("fd_read", 0, 16, 1, 0) == (0, 0)
+    monkeypatch.setattr(hosts, "of_host", nothing_left)
+    assert guest.call("fd_read", 0, 16, 1, 0)[0]
+    assert isinstance(guest.host.failure, MemoryError)
 
 
 def test_the_end_of_a_run_that_waits_is_a_trap() -> None:

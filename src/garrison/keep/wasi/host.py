@@ -292,12 +292,14 @@ class Host:
         Returns:
             What the engine is to be told: 0, or a trap.
         """
-        number = None if view is None else _errno_of(error)
-        if view is None or number is None:
-            self.failure = error
-            return last_trap(b"ended by the host")
-        view[0] = number
-        return 0
+        try:
+            if view is not None and (number := _errno_of(error)) is not None:
+                view[0] = number
+                return 0
+        except BaseException as worse:  # noqa: BLE001  (nothing may enter the engine)
+            error = worse
+        self.failure = error
+        return last_trap(b"ended by the host")
 
 
 def _errno_of(error: BaseException) -> int | None:
