@@ -259,9 +259,8 @@ class OutputStream:
         self._waiting = b""
         self._permitted = 0
         self._closed = False
-        if self.__class__ is OutputStream and self.descriptor.write_at is not None:
-            self._write_at = self.descriptor.write_at
-            self._write = self._write_short  # type: ignore[method-assign]
+        # Not a method of this: it would hold itself and the connection until a collector comes.
+        self._write_at = self.descriptor.write_at
 
     def permit(self) -> int:
         """How much can be written now.
@@ -351,14 +350,13 @@ class OutputStream:
         return data
 
     def _write(self, data: memoryview) -> int:
-        return self.descriptor.write(data)
-
-    def _write_short(self, data: memoryview) -> int:
         # To show a library a place of a memory takes it longer than to copy a short message.
         size = len(data)
+        if size > _SHORT or self._write_at is None:
+            return self.descriptor.write(data)
         room = self._host.scratch
         # What was read there to be written is left as it is: not all of it may go at once.
-        if size > _SHORT or data.obj is room.all.obj:
+        if data.obj is room.all.obj:
             return self.descriptor.write(data)
         room.all[:size] = data
         return self._write_at(room, 0, size)

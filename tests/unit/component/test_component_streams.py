@@ -1,7 +1,9 @@
-"""What one stream gives goes to another as it came, however little of it is taken at a time."""
+"""A component's streams: what one gives goes to another as it came, and is gone once dropped."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -67,3 +69,19 @@ def test_what_is_not_taken_at_once_stays_as_it_came(size: int, counts: list[int 
     while output.push():
         pass
     assert slow.taken == data
+
+
+def test_what_is_dropped_needs_no_collector() -> None:
+    """Most of a connection is the TLS library's memory, which no collector of cycles counts."""
+    host = Host([], {}, [], [], None, cast("Any", None), 1)
+    shared = Shared(_Slow([]))
+    seen = weakref.ref(shared.descriptor)
+    streams = OutputStream(host, shared), InputStream(shared)
+    gc.disable()
+    try:
+        for stream in streams:
+            stream.drop()
+        del streams, stream, shared
+        assert seen() is None
+    finally:
+        gc.enable()
