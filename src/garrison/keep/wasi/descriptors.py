@@ -164,9 +164,8 @@ def direct(
 ) -> "Callback":
     """Make what the engine calls for `fd_read` or `fd_write`, as a server does for each message.
 
-    Most of these calls move one buffer, by what takes a part of the memory as it is. All that is
-    asked and called beside that takes a twentieth of a short message over TLS. Whatever is not so
-    goes the general way, before anything was done.
+    Most of a server's calls move one buffer, by what takes a part of the memory as it is. All that
+    is asked and called beside that takes a twentieth of a short message over TLS.
 
     Args:
         host: of the guest.
@@ -177,31 +176,33 @@ def direct(
     memory, table, failed = host.memory, host.descriptors, host.failed
     writes = name == "fd_write"
     moves = table.writers if writes else table.readers
+    function = fd_write if writes else fd_read
 
     def callback(environment: None, caller: int, values: int) -> int:
-        view = None
+        view = known.get(values)
+        if view is None:
+            return general(environment, caller, values)
         try:
-            try:
-                view = known[values]
-                fd, vectors, count, result = _get_four(view)
-                move = moves[fd]
-            except KeyError:
-                return general(environment, caller, values)
-            last = memory.last
-            if count != 1 or vectors > last or result > last:
-                return general(environment, caller, values)
-            start, length = get_vector(memory.all, vectors)
-            end = start + length
-            if not start < end <= memory.size:
-                return general(environment, caller, values)
-            try:
-                size = move(memory, start, end)
-            except BlockingIOError:
-                host.wait_for(table[fd], write=writes)
-                return general(environment, caller, values)
-            if writes and size < length:
-                size = _write_all(host, table[fd], [memory.all[start + size : end]], size)
-            put_u32(memory.all, result, size)
+            fd, vectors, count, result = _get_four(view)
+            move, last = moves.get(fd), memory.last
+            if move is not None and count == 1 and vectors <= last and result <= last:
+                start, length = get_vector(memory.all, vectors)
+                end = start + length
+                if start < end <= memory.size:
+                    try:
+                        size = move(memory, start, end)
+                    except BlockingIOError:
+                        # Nothing was moved.
+                        host.wait_for(table[fd], write=writes)
+                    else:
+                        if writes and size < length:
+                            rest = [memory.all[start + size : end]]
+                            size = _write_all(host, table[fd], rest, size)
+                        put_u32(memory.all, result, size)
+                        view[0] = 0
+                        return 0
+            memory.caller = caller
+            function(host, fd, vectors, count, result)
             view[0] = 0
         except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
             return failed(view, error)
@@ -332,7 +333,7 @@ def fd_fdstat_set_rights(host: "Host", fd: int, rights: int, inheriting: int) ->
     if rights & ~descriptor.rights or inheriting & ~descriptor.inheriting:
         raise Errno(errno.NOTCAPABLE)
     descriptor.rights, descriptor.inheriting = rights, inheriting
-    host.descriptors.changed(fd, descriptor)
+    host.descriptors.put(fd, descriptor)
 
 
 def fd_filestat_get(host: "Host", fd: int, result: int) -> None:

@@ -91,22 +91,24 @@ class Table(dict[int, "Descriptor"]):
         number = self._lowest
         while number in self:
             number += 1
+        self[number] = descriptor
+        self.changes += 1
         self._lowest = number + 1
-        self.put(number, descriptor)
+        # A file, which is opened and closed more often than anything else, has neither.
+        if descriptor.read_at is not None or descriptor.write_at is not None:
+            self._note(number, descriptor)
         return number
 
     def put(self, number: int, descriptor: "Descriptor") -> None:
-        """Give `descriptor` a number, whoever had it."""
+        """Give `descriptor` a number, whoever had it; or note that it has other rights."""
         self[number] = descriptor
-        self.changed(number, descriptor)
-
-    def changed(self, number: int, descriptor: "Descriptor | None") -> None:
-        """Note that a number means another descriptor, none, or one with other rights."""
         self.changes += 1
-        if number in self.readers:
-            del self.readers[number]
-        if number in self.writers:
-            del self.writers[number]
+        self._note(number, descriptor)
+
+    def _note(self, number: int, descriptor: "Descriptor | None") -> None:
+        """Note what moves data for a number from now on."""
+        self.readers.pop(number, None)
+        self.writers.pop(number, None)
         if descriptor is not None:
             if (read_at := descriptor.read_at) is not None and descriptor.rights & d.FD_READ:
                 self.readers[number] = read_at
@@ -122,7 +124,9 @@ class Table(dict[int, "Descriptor"]):
         descriptor = self.pop(number, None)
         if descriptor is None:
             raise Errno(errno.BADF)
-        self.changed(number, None)
+        self.changes += 1
+        if number in self.readers or number in self.writers:
+            self._note(number, None)
         if number < self._lowest:  # noqa: PLR1730  (to call `min` costs thrice as much)
             self._lowest = number
         return descriptor
@@ -159,9 +163,7 @@ class Table(dict[int, "Descriptor"]):
     def close(self) -> None:
         """Close all."""
         while self:
-            number, descriptor = self.popitem()
-            self.changed(number, None)
-            descriptor.close()
+            self.take(next(reversed(self))).close()
 
 
 class Host:
