@@ -274,11 +274,10 @@ def fd_renumber(host: "Host", fd: int, to: int) -> None:
     table.having(to)
     if fd == to:
         return
-    moved = table.take(fd)
-    replaced = table[to]
+    moved, replaced = table.take(fd), table[to]
+    table.put(to, moved)
     replaced.close()
     host.closed(replaced)
-    table.put(to, moved)
 
 
 def fd_sync(host: "Host", fd: int) -> None:
