@@ -59,7 +59,7 @@ interface streams {
 
 # wasi:io/streams, `blocking-write-and-flush`: it takes up to 4096 bytes.
 _MAX_BLOCKING_WRITE = 4096
-# What is copied to a place that is known.
+# Up to how many bytes are copied to where a library was shown before, and not shown to it.
 _SHORT = 1024
 # How long what was written and not flushed may hold the end of its stream up.
 _LINGER_SECONDS = 10.0
