@@ -517,7 +517,7 @@ def saturated(directory: Path, seconds: float) -> bool:
 def main() -> int:
     """Measure and print the tables; 1 if a goal is missed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3.6, help="for each row")
+    parser.add_argument("--seconds", type=float, default=3.2, help="for each row")
     parser.add_argument("--load-seconds", type=float, default=10.0, help="at saturation")
     parser.add_argument("--only", choices=[*KINDS, "load", "alone"])
     given = parser.parse_args()
