@@ -1,8 +1,9 @@
 /* Load for an echo over TLS 1.3: every connection sends a message and waits for it to come back.
  *
- *     load PORT CONNECTIONS SIZE SECONDS
+ *     load PORT CONNECTIONS SIZE SECONDS [again]
  *
- * It prints how many messages came back in a second. It verifies no certificate: a measurement.
+ * It prints how many messages came back in a second; with `again`, once for each line that it reads,
+ * over the same connections. It verifies no certificate: a measurement.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -39,7 +40,8 @@ int main(int argc, char **argv)
     static SSL *ssl[MAX];
     static struct pollfd fds[MAX];
     static int sent[MAX], received[MAX];
-    if (argc != 5)
+    int again = argc == 6 && strcmp(argv[5], "again") == 0;
+    if (argc != 5 && !again)
         return 2;
     int count = atoi(argv[2]), size = atoi(argv[3]);
     double seconds = atof(argv[4]);
@@ -63,41 +65,47 @@ int main(int argc, char **argv)
         fds[i].fd = fd;
         fds[i].events = POLLIN | POLLOUT;
     }
-    long done = 0;
-    double start = now() + seconds / 4, end = start + seconds;
-    int measuring = 0;
-    while (now() < end) {
-        if (!measuring && now() >= start) {
-            measuring = 1;
-            done = 0;
-        }
-        if (poll(fds, (nfds_t)count, 2000) <= 0)
-            fail("no answer");
-        for (int i = 0; i < count; i++) {
-            if (fds[i].revents == 0)
-                continue;
-            for (;;) {
-                while (sent[i] < size) {
-                    int n = SSL_write(ssl[i], message + sent[i], size - sent[i]);
-                    if (n <= 0)
-                        break;
-                    sent[i] += n;
-                }
-                int n = SSL_read(ssl[i], answer, size - received[i]);
-                if (n <= 0) {
-                    int code = SSL_get_error(ssl[i], n);
-                    if (code != SSL_ERROR_WANT_READ && code != SSL_ERROR_WANT_WRITE)
-                        fail("read");
-                    break;
-                }
-                if ((received[i] += n) == size) {
-                    received[i] = sent[i] = 0;
-                    done++;
-                }
+    char line[16];
+    while (!again || fgets(line, sizeof line, stdin) != NULL) {
+        long done = 0;
+        double start = now() + seconds / 4, end = start + seconds;
+        int measuring = 0;
+        while (now() < end) {
+            if (!measuring && now() >= start) {
+                measuring = 1;
+                done = 0;
             }
-            fds[i].events = POLLIN | (sent[i] < size ? POLLOUT : 0);
+            if (poll(fds, (nfds_t)count, 2000) <= 0)
+                fail("no answer");
+            for (int i = 0; i < count; i++) {
+                if (fds[i].revents == 0)
+                    continue;
+                for (;;) {
+                    while (sent[i] < size) {
+                        int n = SSL_write(ssl[i], message + sent[i], size - sent[i]);
+                        if (n <= 0)
+                            break;
+                        sent[i] += n;
+                    }
+                    int n = SSL_read(ssl[i], answer, size - received[i]);
+                    if (n <= 0) {
+                        int code = SSL_get_error(ssl[i], n);
+                        if (code != SSL_ERROR_WANT_READ && code != SSL_ERROR_WANT_WRITE)
+                            fail("read");
+                        break;
+                    }
+                    if ((received[i] += n) == size) {
+                        received[i] = sent[i] = 0;
+                        done++;
+                    }
+                }
+                fds[i].events = POLLIN | (sent[i] < size ? POLLOUT : 0);
+            }
         }
+        printf("%.0f\n", (double)done / seconds);
+        fflush(stdout);
+        if (!again)
+            break;
     }
-    printf("%.0f\n", (double)done / seconds);
     return 0;
 }
