@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from garrison.keep.engine import c
 from garrison.keep.engine.failures import Interrupted
+from garrison.keep.net.stream import Stream
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs.errno import NAMES, Errno
 from garrison.keep.vfs.streams import Null, Socket
@@ -23,7 +24,6 @@ from garrison.keep.wasi.memory import Memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from garrison.keep.vfs.descriptor import Room
 
 _SIZE = 256
 # What a stream does when it is asked next: it moves so many bytes, or raises.
@@ -43,10 +43,8 @@ class _Memory(Memory):
         self.be(self.all)
 
 
-class _Stream:
-    """A connection that does what it is told."""
-
-    restless = False
+class _Stream(Stream):
+    """A connection that does what it is told; what is not said here is as of any."""
 
     def __init__(self, script: list[int | str]) -> None:
         self.script = script
@@ -69,18 +67,6 @@ class _Stream:
         count = self._next(len(view))
         self.taken += bytes(view[:count])
         return count
-
-    def read_at(self, memory: Room, start: int, end: int) -> int:
-        return self.read_into(memory.all[start:end])
-
-    def write_at(self, memory: Room, start: int, end: int) -> int:
-        return self.write(memory.all[start:end])
-
-    def pending(self) -> bool:
-        return False
-
-    def wants_write(self) -> bool:
-        return False
 
     def fileno(self) -> int:
         return 99
@@ -113,7 +99,7 @@ class _Guest:
         self.data = bytearray(_SIZE)
         self.host.memory = _Memory(self.data)
         for stream in self.streams:
-            socket = Socket(cast("Any", stream))
+            socket = Socket(stream)
             socket.flags = abi.NONBLOCK if nonblocking else 0
             self.table.insert(socket)
         self.table.insert(Null())

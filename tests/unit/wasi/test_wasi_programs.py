@@ -16,54 +16,18 @@ from garrison.errors import Malformed, Rejected, Unavailable
 from garrison.formats.limits import Limits
 from garrison.keep.engine.failures import Trap
 from garrison.keep.engine.library import wat2wasm
+from garrison.keep.net.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from garrison.keep.vfs.descriptor import Room
-
     from .conftest import Guest
 
 
-class FakeStream:
-    """A connection over a socket pair, as the network gives one."""
-
-    restless = False
-
-    def __init__(self, end: socket.socket, peer: dict[str, Any]) -> None:
-        end.settimeout(0)
-        self._end = end
-        self.peer = peer
-
-    def fileno(self) -> int:
-        return self._end.fileno()
-
-    def read_into(self, view: memoryview) -> int:
-        return self._end.recv_into(view)
-
-    def peek_into(self, view: memoryview) -> int:
-        return self._end.recv_into(view, 0, socket.MSG_PEEK)
-
-    def write(self, view: memoryview) -> int:
-        return self._end.send(view)
-
-    def read_at(self, memory: Room, start: int, end: int) -> int:
-        return self.read_into(memory.all[start:end])
-
-    def write_at(self, memory: Room, start: int, end: int) -> int:
-        return self.write(memory.all[start:end])
-
-    def pending(self) -> bool:
-        return False
-
-    def wants_write(self) -> bool:
-        return False
-
-    def shutdown(self, how: int) -> None:
-        self._end.shutdown(how)
-
-    def close(self) -> None:
-        self._end.close()
+def _stream(end: socket.socket, peer: dict[str, Any]) -> Stream:
+    """A connection over one end of a socket pair."""
+    end.settimeout(0)
+    return Stream(end, peer)
 
 
 class FakeListener:
@@ -71,7 +35,7 @@ class FakeListener:
 
     restless = True
 
-    def __init__(self, stream: FakeStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._streams = [stream]
         self._signal = os.eventfd(1)
         self._asked = 0
@@ -84,7 +48,7 @@ class FakeListener:
         self._asked += 1
         return self._asked > 2
 
-    def accept(self) -> FakeStream:
+    def accept(self) -> Stream:
         if not self.ready():
             raise BlockingIOError
         return self._streams.pop()
@@ -98,12 +62,12 @@ class FakeListener:
 
 
 class FakeNetwork:
-    def __init__(self, connect: Callable[[str], FakeStream], listener: FakeListener | None) -> None:
+    def __init__(self, connect: Callable[[str], Stream], listener: FakeListener | None) -> None:
         self._connect = connect
         self._listener = listener
         self.listened: list[str] = []
 
-    def connect(self, target: str, _wait: object) -> FakeStream:
+    def connect(self, target: str, _wait: object) -> Stream:
         return self._connect(target)
 
     def listen(self, target: str) -> FakeListener:
@@ -202,9 +166,9 @@ def test_a_connection_talks_and_names_its_peer(guest: Guest) -> None:
     ours, theirs = socket.socketpair()
     asked: list[str] = []
 
-    def connect(target: str) -> FakeStream:
+    def connect(target: str) -> Stream:
         asked.append(target)
-        return FakeStream(ours, KEEP)
+        return _stream(ours, KEEP)
 
     def answer() -> None:
         assert theirs.recv(16) == b"ping"
@@ -222,8 +186,8 @@ def test_a_connection_talks_and_names_its_peer(guest: Guest) -> None:
     assert json.loads(lines[2]) == {"direction": "con"}
 
 
-def _fail(error: Exception) -> Callable[[str], FakeStream]:
-    def connect(_target: str) -> FakeStream:
+def _fail(error: Exception) -> Callable[[str], Stream]:
+    def connect(_target: str) -> Stream:
         raise error
 
     return connect
@@ -247,7 +211,7 @@ def test_refusals_become_errnos(guest: Guest, error: Exception, told: str) -> No
 def _listening() -> tuple[FakeListener, socket.socket]:
     ours, theirs = socket.socketpair()
     theirs.sendall(b"echo")
-    return FakeListener(FakeStream(ours, {"kind": "anonymous"})), theirs
+    return FakeListener(_stream(ours, {"kind": "anonymous"})), theirs
 
 
 def test_a_listener_accepts(guest: Guest) -> None:
