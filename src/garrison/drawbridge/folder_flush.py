@@ -23,7 +23,7 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from garrison.flush import flush
@@ -52,23 +52,6 @@ def make_folder(path: Path) -> None:
         flush(folder.parent)
 
 
-class _Turns:
-    """The flushes of a directory, one after the other.
-
-    Attributes:
-        lock: is held while one is under way.
-        users: how many wait, or flush.
-        begun: how many flushes have begun.
-        failed: the last of them that failed, counted from 1, or 0.
-        error: how it failed.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = self.begun = self.failed = 0
-        self.error = OSError()
-
-
 class Flushes:
     """The flushes of the directories in one folder, which itself is there to stay."""
 
@@ -76,7 +59,9 @@ class Flushes:
         self._top = folder
         self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._turns: dict[str, _Turns] = {}
+        # By directory: the flush that whoever comes now waits for, and the one that is under way.
+        self._coming: dict[str, Future[None]] = {}
+        self._under_way: dict[str, Future[None]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "flush")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -118,28 +103,39 @@ class Flushes:
                 self._known.popitem(last=False)
 
     def _flush(self, directory: str) -> None:
-        with self._lock:
-            turns = self._turns.setdefault(directory, _Turns())
-            turns.users += 1
-            # One that has begun already may have passed over what was put there meanwhile.
-            wanted = turns.begun + 1
-        try:
-            with turns.lock:
-                if turns.begun < wanted:
-                    self._begin(directory, turns)
-                elif turns.failed >= wanted:
-                    # Not again: the kernel tells of what it could not write once, and drops it.
-                    raise OSError(turns.error.errno, turns.error.strerror, directory)
-        finally:
-            with self._lock:
-                turns.users -= 1
-                if not turns.users:
-                    del self._turns[directory]
+        turn, is_first = self._join(directory)
+        if is_first:
+            self._take(directory, turn)
+        turn.result()
 
-    def _begin(self, directory: str, turns: _Turns) -> None:
-        turns.begun += 1
+    def _join(self, directory: str) -> tuple[Future[None], bool]:
+        """Return the next flush, which is to begin yet, and whether nobody waits for it so far.
+
+        The one under way may have passed over what was put there meanwhile.
+        """
+        with self._lock:
+            is_first = directory not in self._coming
+            return self._coming.setdefault(directory, Future()), is_first
+
+    def _take(self, directory: str, turn: Future[None]) -> None:
+        """Flush when the one under way has ended, for all who have come until then.
+
+        They are told at once: a lock that all take in turn may be given to those first who came
+        later, and want another.
+        """
+        with self._lock:
+            before = self._under_way.get(directory)
+        if before is not None:
+            wait((before,))
+        with self._lock:
+            self._under_way[directory] = self._coming.pop(directory)
         try:
             flush(directory)
-        except OSError as error:
-            turns.failed, turns.error = turns.begun, error
-            raise
+        except BaseException as error:  # noqa: BLE001  (`result` raises it, to each of them)
+            turn.set_exception(error)
+        else:
+            turn.set_result(None)
+        with self._lock:
+            # The next one may have begun meanwhile, and ended too.
+            if self._under_way.get(directory) is turn:
+                del self._under_way[directory]

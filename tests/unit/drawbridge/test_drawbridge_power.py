@@ -465,23 +465,33 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(60) as threads:
+    with ThreadPoolExecutor(120) as threads:
         yield threads
 
 
-def _come(flushes: Flushes, threads: ThreadPoolExecutor, count: int) -> list[Future[None]]:
+class _Counted(Flushes):
+    """Those of the directory `/top`, whose waiters are counted."""
+
+    def __init__(self) -> None:
+        super().__init__("/top")
+        self.joined = threading.Semaphore(0)
+
+    def _join(self, directory: str) -> tuple[Future[None], bool]:
+        joined = super()._join(directory)
+        self.joined.release()
+        return joined
+
+
+def _come(flushes: _Counted, threads: ThreadPoolExecutor, count: int) -> list[Future[None]]:
     """So many more wait for a flush of the top when this returns, or flush it."""
-    wanted = count + (flushes._turns["/top"].users if flushes._turns else 0)
     coming = [threads.submit(flushes.entries, "/top") for _ in range(count)]
-    end = time.monotonic() + SECONDS
-    while "/top" not in flushes._turns or flushes._turns["/top"].users < wanted:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    for _ in range(count):
+        assert flushes.joined.acquire(timeout=SECONDS)
     return coming
 
 
 def test_one_flush_serves_all_who_came_before_it(gate: _Gate, threads: ThreadPoolExecutor) -> None:
-    flushes = Flushes("/top")
+    flushes = _Counted()
     (first,) = _come(flushes, threads, 1)
     assert gate.has_begun.acquire(timeout=SECONDS)
     # It has begun, and may have passed over what these have put there.
@@ -491,17 +501,25 @@ def test_one_flush_serves_all_who_came_before_it(gate: _Gate, threads: ThreadPoo
     first.result(SECONDS)
     assert gate.has_begun.acquire(timeout=SECONDS)
     assert not any(future.done() for future in rest)
+    # Nor do those who come now go before them: they have the next one, which may take long.
+    late = _come(flushes, threads, 50)
     gate.may_end.release()
     for future in rest:
         future.result(SECONDS)
-    assert gate.begun == ["/top", "/top"]
-    assert flushes._turns == {}
+    assert gate.has_begun.acquire(timeout=SECONDS)
+    assert not any(future.done() for future in late)
+    gate.may_end.release()
+    for future in late:
+        future.result(SECONDS)
+    threads.shutdown()
+    assert gate.begun == ["/top", "/top", "/top"]
+    assert flushes._coming == flushes._under_way == {}
 
 
 def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(
     gate: _Gate, threads: ThreadPoolExecutor
 ) -> None:
-    flushes = Flushes("/top")
+    flushes = _Counted()
     (first,) = _come(flushes, threads, 1)
     assert gate.has_begun.acquire(timeout=SECONDS)
     rest = _come(flushes, threads, 3)
