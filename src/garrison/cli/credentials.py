@@ -17,12 +17,12 @@ import json
 import os
 import stat
 import subprocess
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from garrison.disk import write_whole
 from garrison.errors import Malformed, Misuse, Unavailable
 
 if TYPE_CHECKING:
@@ -252,18 +252,7 @@ def _write(path: Path, tokens: dict[str, _Kept]) -> None:
         host: {"helper": kept.program, "id": kept.id} if isinstance(kept, Helper) else kept
         for host, kept in tokens.items()
     }
-    # Of a name that no process of this number left, when it was killed; mode 0600.
-    descriptor, name = tempfile.mkstemp(prefix=".tokens.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(document, indent=2).encode())
 
 
 def _load(path: Path) -> dict[str, _Kept]:

@@ -113,8 +113,8 @@ def serve(
 ) -> None:
     """Serve until told to end."""
     # A service's libraries would slow every other command's start.
+    from garrison.disk import make_folder
     from garrison.drawbridge import insecure_dev as dev
-    from garrison.drawbridge.folder_flush import make_folder
     from garrison.drawbridge.http import application
     from garrison.drawbridge.issuer import open_verifier
     from garrison.drawbridge.store import Store

@@ -266,6 +266,7 @@ def drain(directory: Path) -> None:
 
     DIR is the agent's. Remove the file `draining` in it to take keeps again.
     """
+    from garrison.disk import flush
     from garrison.errors import Misuse, Unavailable
     from garrison.host.agent import DRAINING
     from garrison.host.record import Records
@@ -273,6 +274,7 @@ def drain(directory: Path) -> None:
     if not (directory / "keeps").is_dir():
         raise Misuse("not an agent's directory", field="DIR", found=directory)
     (directory / DRAINING).touch(mode=0o600)
+    flush(directory)
     deadline = time.monotonic() + _DRAIN_SECONDS
     told: set[str] = set()
     while True:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from garrison import disk
 from garrison.errors import Malformed, Misuse
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-# What is half written begins with this, and not with its later name, which may be as long as a
-# name can be.
-TEMPORARY = ".garrison-"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 # The order of preference where --backend is not given. Only what is built stands here.
@@ -112,16 +109,7 @@ def write_new(path: Path, data: bytes, *, secret: bool = False) -> None:
         Misuse: it is there, or cannot be written.
     """
     try:
-        descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if secret else 0o666
-        )
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
-                file.write(data)
-        except BaseException:
-            # Half an image, or half a key, would pass for a whole one.
-            path.unlink(missing_ok=True)
-            raise
+        disk.write_new(path, data, 0o600 if secret else 0o666)
     except FileExistsError as error:
         raise Misuse("is there already, and is not written over", field=str(path)) from error
     except OSError as error:
@@ -132,21 +120,14 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file, in place of one that is there, so that nobody sees half of it.
 
     What is there and is no file, as `/dev/null` or a pipe, is written to and stays.
+
+    Raises:
+        OSError: it cannot be written.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(data)
-        return
-    # A name that nobody foresees: in a folder of others something else may stand under it.
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-    temporary = Path(name)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - it is open already
-            file.write(data)
-        temporary.chmod(0o666 & ~umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    else:
+        disk.write_whole(path, data, 0o666)
 
 
 def umask() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from garrison.cli import ui
-from garrison.cli.options import TEMPORARY, umask
+from garrison.cli.options import umask
 from garrison.cli.registry import (
     fetch_package,
     json_option,
@@ -19,6 +19,7 @@ from garrison.cli.registry import (
     open_oci_client,
     registry_options,
 )
+from garrison.disk import TEMPORARY
 from garrison.errors import Malformed, Misuse
 from garrison.formats.digest import digest_text
 from garrison.formats.oci_name import OciName, parse_name

@@ -17,9 +17,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from garrison.disk import flush
 from garrison.drawbridge.folder_flush import Flushes
 from garrison.drawbridge.named import damaged, failed
-from garrison.flush import flush
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -26,11 +26,10 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-from garrison.flush import flush
+from garrison.disk import flush
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -38,18 +37,6 @@ T = TypeVar("T")
 _THREADS = 16
 # Directories whose own entries are known to be on the disk; about a megabyte of paths.
 _MOST_KNOWN = 4096
-
-
-def make_folder(path: Path) -> None:
-    """Make the directory `path`, and those above it, if need be, and wait until they are there.
-
-    Raises:
-        OSError: it cannot be made, or could not be flushed.
-    """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in made:
-        flush(folder.parent)
 
 
 class Flushes:

@@ -19,7 +19,6 @@ token it is to be. Its key is made at each start: a token ends with the process.
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 import time
 from datetime import timedelta
@@ -36,6 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
+from garrison.disk import write_whole
 from garrison.drawbridge import insecure_device as device
 from garrison.drawbridge.tokens import Verifier
 from garrison.errors import GarrisonError, Misuse
@@ -263,7 +263,7 @@ def prepare(directory: Path, *, host: str, now: datetime) -> str:
     (directory / "tls").mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = directory / SECRET
     if not secret.exists():
-        _write(secret, secrets.token_urlsafe(32).encode())
+        write_whole(secret, secrets.token_urlsafe(32).encode())
     if secret.stat().st_mode & 0o077:
         raise Misuse("others can read it", field=str(secret), expected="mode 0600")
     if not all((directory / name).exists() for name in (CA_PEM, SERVER_PEM, SERVER_KEY)):
@@ -291,13 +291,13 @@ def _make_tls(directory: Path, host: str, now: datetime) -> None:
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    _write(
+    write_whole(
         directory / SERVER_KEY,
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )
-    _write(directory / SERVER_PEM, server.public_bytes(Encoding.PEM))
+    write_whole(directory / SERVER_PEM, server.public_bytes(Encoding.PEM))
     # Last: whoever waits for it finds the rest.
-    _write(directory / CA_PEM, ca.public_bytes(Encoding.PEM))
+    write_whole(directory / CA_PEM, ca.public_bytes(Encoding.PEM))
 
 
 def _builder(
@@ -327,12 +327,3 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    temporary.replace(path)

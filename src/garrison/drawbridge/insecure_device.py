@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from garrison.disk import write_whole
 from garrison.errors import Rejected, Unavailable
 
 if TYPE_CHECKING:
@@ -143,10 +144,7 @@ class DeviceGrants:
 
     @staticmethod
     def _write(path: Path, pending: Pending) -> None:
-        temporary = path.with_suffix(f".{secrets.token_hex(8)}")
-        temporary.touch(mode=0o600, exist_ok=False)
-        temporary.write_text(json.dumps(asdict(pending)))
-        temporary.replace(path)
+        write_whole(path, json.dumps(asdict(pending)).encode())
 
 
 def page(action: str, user_code: str, message: str) -> str:

@@ -32,8 +32,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from garrison.disk import make_folder
 from garrison.drawbridge.folder import Folder
-from garrison.drawbridge.folder_flush import make_folder
 from garrison.drawbridge.layout import PROBE, aside_prefix
 from garrison.drawbridge.named import Exists, Named, damaged, failed
 from garrison.errors import Misuse

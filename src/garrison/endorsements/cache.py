@@ -20,16 +20,15 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from garrison.disk import TEMPORARY, flush, write_whole
 from garrison.endorsements.resource import MAX_CHAIN, Document, Kind, inspect
 from garrison.errors import Malformed, Misuse
-from garrison.flush import flush
 from garrison.formats._der import check_size
 from garrison.formats.dcap_collateral import MAX_JSON
 
@@ -51,7 +50,6 @@ _MODE = 0o700
 _LOCK_POLL = 0.05
 # A temporary file this old is of a process that is gone.
 _ABANDONED_SECONDS = 3600
-_TEMPORARY = "new-"
 # What reading arbitrary JSON as an entry may end with.
 _UNREADABLE = (
     ValueError,
@@ -288,17 +286,7 @@ class Cache:
         return data if len(data) <= limit else None
 
     def _write(self, name: str, data: bytes) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self.directory)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - it is a descriptor
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.directory / name)  # noqa: PTH105 - it is text
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                os.unlink(temporary)  # noqa: PTH108 - it is text
-            raise
+        write_whole(self.directory / name, data)
         flush(self.directory)
 
     def _evict(self, kind: Kind) -> None:
@@ -310,7 +298,7 @@ class Cache:
                 path.unlink(missing_ok=True)
 
     def _remove_abandoned(self) -> None:
-        for path in self.directory.glob(f"{_TEMPORARY}*"):
+        for path in self.directory.glob(f"{TEMPORARY}*"):
             if _modified(path) < time.time() - _ABANDONED_SECONDS:
                 path.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from garrison.disk import flush, make_folder, write_whole
 from garrison.errors import Malformed, Rejected, Unavailable
 from garrison.host.spec import KeepSpec
 
@@ -85,18 +86,40 @@ class Record:
 
     def spec(self) -> KeepSpec:
         """What was asked for."""
-        return KeepSpec.from_json((self.path / "spec.json").read_bytes())
+        with self._whole("spec.json") as data:
+            return KeepSpec.from_json(data)
 
     def owner(self) -> tuple[str, str]:
         """The tenant, and when the keep was made (RFC 3339)."""
-        fields = json.loads((self.path / "owner.json").read_bytes())
-        return fields["tenant"], fields["created"]
+        with self._whole("owner.json") as data:
+            fields = json.loads(data)
+            return fields["tenant"], fields["created"]
 
     def _written(self) -> State:
         try:
-            return State(**json.loads((self.path / "state.json").read_bytes()))
+            with self._whole("state.json") as data:
+                return State(**json.loads(data))
         except FileNotFoundError:
             return State("starting", 0)
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[bytes]:
+        """Read one of its files; what is not as we write it is the host's to mend.
+
+        Raises:
+            FileNotFoundError: it is not there, or forgotten.
+            Unavailable: it is damaged.
+        """
+        data = (self.path / name).read_bytes()
+        try:
+            yield data
+        except (ValueError, KeyError, TypeError, Malformed) as error:
+            raise Unavailable(
+                "the host's record of a keep is damaged",
+                field=f"keeps/{self.id}/{name}",
+                found=f"{len(data)} bytes",
+                hint=f"move {self.id} out of keeps/: it is nobody's then, and the others go on",
+            ) from error
 
     def lost(self) -> bool:
         """Whether its shim ended without an end of the keep: the machine did, or was full."""
@@ -112,7 +135,8 @@ class Record:
 
     def write_state(self, state: State) -> None:
         """Replace what is known of it."""
-        write(self.path / "state.json", asdict(state))
+        _write(self.path / "state.json", asdict(state))
+        flush(self.path)
 
     def size(self) -> int:
         """What it takes of the disk now, in bytes."""
@@ -141,6 +165,8 @@ class Record:
             self.path.rename(going)
         except FileNotFoundError:
             return
+        # Else it is there again, and started, when the machine has lost its power.
+        flush(going.parent)
         shutil.rmtree(going)
 
 
@@ -149,7 +175,7 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self._keeps = directory / "keeps"
-        self._keeps.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._keeps)
 
     def __iter__(self) -> Iterator[Record]:
         """Every keep, the oldest first; what has no owner is forgotten, or half forgotten."""
@@ -167,18 +193,21 @@ class Records:
             Unavailable: the host's disk takes no more.
         """
         name = secrets.token_hex(16)
-        making = self._keeps / f".{name}"
+        making, made = self._keeps / f".{name}", self._keeps / name
         try:
             making.mkdir(mode=0o700)
-            write(making / "owner.json", {"tenant": tenant, "created": created})
-            write(making / "spec.json", json.loads(spec.to_json()))
-            making.rename(self._keeps / name)
+            _write(making / "owner.json", {"tenant": tenant, "created": created})
+            _write(making / "spec.json", json.loads(spec.to_json()))
+            flush(making)
+            making.rename(made)
+            flush(self._keeps)
         except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
+            for path in (making, made):
+                shutil.rmtree(path, ignore_errors=True)
             raise Unavailable(
                 f"the host cannot write down a keep: {error.strerror}", field="host"
             ) from error
-        return Record(self._keeps / name)
+        return Record(made)
 
     def of(self, name: str, tenant: str) -> Record:
         """The keep `name`, if it is the tenant's.
@@ -199,21 +228,8 @@ class Records:
         return record
 
 
-def write(path: Path, fields: dict[str, Any]) -> None:
-    """Write a JSON file that only its owner can read, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(fields, file)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(fields).encode())
 
 
 def _alive(pid: int, directory: Path) -> bool:

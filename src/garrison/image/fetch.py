@@ -10,7 +10,6 @@ It refuses what has another size or digest.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import ssl
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
+from garrison.disk import write_whole
 from garrison.errors import Unavailable, Unverified
 
 if TYPE_CHECKING:
@@ -113,15 +113,7 @@ class Inputs:
 
     def _keep(self, item: Input, content: bytes) -> None:
         _check(item, content, "the lock and the source disagree: somebody changed one of them")
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(self._path(item))
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_whole(self._path(item), content)
 
 
 def _check(item: Input, content: bytes, hint: str) -> None:

@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from garrison.disk import TEMPORARY
 from garrison.errors import Malformed, Misuse
 from garrison.image import cpio
 
@@ -47,7 +48,6 @@ _KEEP = "from garrison.keep.__main__ import main; raise SystemExit(main())"
 _LZ4_MAGIC = 0x184C2102
 _BLOCK = 8 << 20
 _MAX_FILES = 1 << 30
-_TEMPORARY = ".garrison-"
 _HEAD = """\
 # A Garrison keep under Gramine. To make an enclave of it, in this folder:
 #   gramine-manifest {template} garrison.manifest
@@ -124,7 +124,7 @@ def export(image: Image, folder: Path) -> int:
     if not folder.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     # It has its name when it is whole, and not before.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_TEMPORARY) as work:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=TEMPORARY) as work:
         made = Path(work) / "made"
         made.mkdir()
         size = _write(tree, made)

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from garrison.disk import flush, write_new
 from garrison.errors import Malformed, Misuse
 from garrison.formats.identity import check_trust_domain
 from garrison.formats.key_usage import key_usage
@@ -43,7 +44,7 @@ from garrison.steward.authority import (
     trust_domain_of,
 )
 from garrison.steward.challenge import KEY_SIZE
-from garrison.steward.keys import load_certificate, load_key, private_pem, write_new
+from garrison.steward.keys import load_certificate, load_key, private_pem
 from garrison.steward.token import generate_key
 
 if TYPE_CHECKING:
@@ -126,10 +127,13 @@ def make_directory(directory: Path, files: Mapping[str, bytes]) -> None:
             for name, content in files.items():
                 (draft / name).parent.mkdir(mode=0o700, exist_ok=True)
                 write_new(draft / name, content, 0o644 if name.endswith(".pem") else 0o600)
+            for folder in {(draft / name).parent for name in files} | {draft}:
+                flush(folder)
             draft.rename(directory)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
+        flush(directory.parent)
     except OSError as error:
         raise Misuse(f"cannot be made: {error.strerror}", field=str(directory)) from error
 

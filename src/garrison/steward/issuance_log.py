@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
 
+from garrison.disk import flush
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
-from garrison.flush import flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -140,18 +140,6 @@ def _one_line(data: bytes, field: str) -> bytes:
     return line
 
 
-def write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that must not exist yet, down to the disk.
-
-    Raises:
-        OSError: it exists, or cannot be written.
-    """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def read_secret_file(path: Path) -> bytes:
     """The content of a file that nobody but its owner can read.
 

@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from garrison.disk import flush, write_whole
 from garrison.errors import Malformed, Misuse
-from garrison.steward.keys import write_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,11 +138,9 @@ def revoke(directory: Path, revocation: Revocation, now: datetime) -> None:
                 expected=f"at most {_MAX_ENTRIES}",
                 hint="that is a case for `garrison steward rollover`",
             )
-        draft = directory / f".{FILE}.new"
         try:
-            draft.unlink(missing_ok=True)
-            write_new(draft, to_bytes((*before, revocation)), 0o644)
-            draft.replace(directory / FILE)
+            write_whole(directory / FILE, to_bytes((*before, revocation)), 0o644)
+            flush(directory)
         except OSError as error:
             raise Misuse(
                 f"cannot be written: {error.strerror}", field=str(directory / FILE)

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from garrison.disk import flush
 from garrison.errors import Malformed, Misuse
-from garrison.flush import flush
 from garrison.steward.authority import (
     CHALLENGE_KEY,
     ISSUER_KEY,

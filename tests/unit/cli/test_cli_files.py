@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from garrison import disk
 from garrison.cli import options
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def test_an_interrupt_leaves_no_half_of_a_new_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "id-key.pem"
-    monkeypatch.setattr(options, "open", _Interrupted, raising=False)
+    monkeypatch.setattr(disk, "open", _Interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
         options.write_new(target, b"secret", secret=True)
     assert not target.exists()

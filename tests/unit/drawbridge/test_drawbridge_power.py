@@ -1,9 +1,6 @@
 """A machine that loses power: a store in a folder has all that was acknowledged, and nothing half.
 
-A disk is played, by what fsync(2) promises and nothing more. A file has the bytes that it had when
-it was flushed, or those of any other moment since it was made; a directory likewise its entries,
-each for itself. Whenever something is flushed, linked or renamed, the power goes: what is then
-left is looked at, at its least, at its most, and as chance has it.
+A disk is played (`garrison.testing.power`), and what is left whenever its power goes is looked at.
 """
 
 from __future__ import annotations
@@ -19,15 +16,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 import pytest
 
 from garrison.drawbridge import folder_flush
-from garrison.drawbridge.folder_flush import Flushes, make_folder
+from garrison.drawbridge.folder_flush import Flushes
 from garrison.drawbridge.fsck import check
 from garrison.drawbridge.gc import collect
 from garrison.drawbridge.layout import content_key, node_name, tag_name
@@ -38,121 +33,20 @@ from garrison.formats.content_digest import ContentDigest
 from garrison.formats.slug import Slug
 from garrison.formats.tree import Package
 from garrison.testing.drawbridge import JSON, MemoryDrawbridge, served
+from garrison.testing.power import Disk, put_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
-# Files by their paths.
-Left = dict[str, bytes]
 LARGE = random.Random(3).randbytes(SPOOL + 5)  # noqa: S311  (content of a test)
 SECONDS = 60.0
-
-
-class Disk:
-    """What is surely on the disk of a folder, as `os.fsync` of all of this process tells it.
-
-    Attributes:
-        flushed: the paths that were flushed, in order.
-        moments: what the power's going may leave, and what had been acknowledged before.
-        acknowledged: the paths of the API for which the answer has come, and their bodies.
-        broken: for which paths a flush fails, and how.
-    """
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        self.flushed: list[str] = []
-        self.moments: list[tuple[Left, Left]] = []
-        self.acknowledged: Left = {}
-        self.broken: Callable[[str], int | None] = lambda _: None
-        self._entries: dict[int, dict[str, int]] = {}
-        self._bytes: dict[int, bytes] = {}
-        # Open, so that no other file gets the number of one that was replaced.
-        self._files: list[int] = []
-        self._chance = random.Random(11)  # noqa: S311  (moments of a test)
-        self._lock = threading.Lock()
-        monkeypatch.setattr(os, "fsync", self._fsync)
-        for name in ("link", "replace"):
-            monkeypatch.setattr(os, name, partial(self._moved, getattr(os, name)))
-
-    def _moved(self, move: Callable[..., None], *args: object, **options: object) -> None:
-        self.power_goes()
-        move(*args, **options)
-        self.power_goes()
-
-    def _fsync(self, descriptor: int) -> None:
-        assert threading.current_thread() is not threading.main_thread(), "the event loop waits"
-        found = os.fstat(descriptor)
-        # As long as it has no name, the kernel says so.
-        path = str(Path(f"/proc/self/fd/{descriptor}").readlink()).removesuffix(" (deleted)")
-        if number := self.broken(path):
-            raise OSError(number, "on fire", path)
-        self.power_goes()
-        with self._lock:
-            if S_ISDIR(found.st_mode):
-                with os.scandir(descriptor) as entries:
-                    self._entries[found.st_ino] = {item.name: item.inode() for item in entries}
-            else:
-                self._bytes[found.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
-                self._files.append(os.dup(descriptor))
-            self.flushed.append(path)
-        self.power_goes()
-
-    def close(self) -> None:
-        """End it."""
-        for descriptor in self._files:
-            os.close(descriptor)
-
-    def power_goes(self) -> None:
-        """Take note of what may be left now."""
-        with self._lock:
-            for choose in (self._least, self._most, self._any, self._any):
-                left = (self._after(choose), dict(self.acknowledged))
-                if left not in self.moments[-8:]:
-                    self.moments.append(left)
-
-    def least(self) -> Left:
-        """What is surely left."""
-        with self._lock:
-            return self._after(self._least)
-
-    def _least(self) -> bool:
-        return False
-
-    def _most(self) -> bool:
-        return True
-
-    def _any(self) -> bool:
-        return self._chance.random() < 0.5
-
-    def _after(self, choose: Callable[[], bool]) -> Left:
-        """What is left where, in doubt, `choose` says whether what was not flushed came to it."""
-        left: Left = {}
-        self._walk(self.folder, "", choose, left)
-        return left
-
-    def _walk(self, place: Path, below: str, choose: Callable[[], bool], left: Left) -> None:
-        # Only what stands there now is looked into: no store moves a directory, or removes one.
-        sure = self._entries.get(place.stat().st_ino, {})
-        now = {item.name: item.inode() for item in os.scandir(place)}
-        for name in {*sure, *now}:
-            inode = sure.get(name)
-            if now.get(name) != inode and choose():
-                inode = now.get(name)
-            if inode is None:
-                continue
-            path = place / name
-            if path.is_dir():
-                self._walk(path, f"{below}{name}/", choose, left)
-            else:
-                # What was not flushed is as long as it was, or empty.
-                left[below + name] = self._bytes.get(inode, b"")
 
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     (tmp_path / "objects").mkdir()
-    disk = Disk(tmp_path / "objects", monkeypatch)
+    disk = Disk(tmp_path / "objects", monkeypatch, main_may_wait=False)
     yield disk
     disk.close()
 
@@ -186,14 +80,6 @@ async def begin(drawbridge: MemoryDrawbridge, disk: Disk) -> None:
     assert await put(drawbridge, disk, "/api/v0.1.0/jane/chat", b'{"public":true}') == 201
 
 
-def after(left: Left, folder: Path) -> Store:
-    """The store that has what is left."""
-    for path, content in left.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return Store.open(folder)
-
-
 def examine(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at what is left at each moment: nothing that is named is damaged, or lost again."""
     monkeypatch.undo()
@@ -201,7 +87,9 @@ def examine(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     issuer = MemoryDrawbridge().issuer
     for index, (left, acknowledged) in enumerate(disk.moments):
         # Started anew with what is left. The issuer is the same, for its key takes a while.
-        drawbridge = MemoryDrawbridge(after(left, tmp_path / str(index)), issuer=issuer)
+        put_back(left, tmp_path / str(index))
+        store = Store.open(tmp_path / str(index))
+        drawbridge = MemoryDrawbridge(store, issuer=issuer)
         # Content without a name may be anything: it is replaced when it is stored again.
         named = [
             finding
@@ -390,7 +278,8 @@ def test_a_collection_loses_no_content(
     assert len(moments) >= 3
     monkeypatch.undo()
     for index, left in enumerate(moments):
-        store = after(left, tmp_path / str(index))
+        put_back(left, tmp_path / str(index))
+        store = Store.open(tmp_path / str(index))
 
         async def read(store: Store = store) -> bytes:
             return b"".join([piece async for piece in await store.content(key, 7)])
@@ -398,26 +287,15 @@ def test_a_collection_loses_no_content(
         assert asyncio.run(read()) == b"garbage", f"moment {index}"
 
 
-def test_a_folder_that_is_made_is_there_to_stay(
+def test_a_store_whose_folder_cannot_be_flushed_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flushed: list[str] = []
-
-    def flush(path: Path) -> None:
-        flushed.append(str(path.relative_to(tmp_path)))
-
-    monkeypatch.setattr(folder_flush, "flush", flush)
-    make_folder(tmp_path / "a/b/c")
-    assert flushed == ["a/b", "a", "."]
-    make_folder(tmp_path / "a/b/c")
-    assert len(flushed) == 3
-
-    def fail(_: Path) -> None:
+    def fail(_: int) -> None:
         raise OSError(errno.EINVAL, "cannot")
 
-    monkeypatch.setattr(folder_flush, "flush", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(Misuse, match="store: cannot be opened"):
-        Store.open(tmp_path / "d")
+        Store.open(tmp_path / "new")
 
 
 def test_a_drawbridge_is_not_ready_where_nothing_can_be_flushed(disk: Disk) -> None:

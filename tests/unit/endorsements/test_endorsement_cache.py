@@ -130,7 +130,7 @@ def test_the_oldest_of_a_kind_give_way(cache: Cache, monkeypatch: pytest.MonkeyP
 
 
 def test_what_a_process_left_behind_is_removed(cache: Cache) -> None:
-    old, new = cache.directory / "new-1", cache.directory / "new-2"
+    old, new = cache.directory / ".garrison-1", cache.directory / ".garrison-2"
     for path in (old, new):
         path.write_bytes(b"")
     hours_ago = time.time() - 7200

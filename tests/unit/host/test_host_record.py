@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from garrison.cli.host import drain
-from garrison.errors import Rejected
+from garrison.errors import Rejected, Unavailable
 from garrison.formats.launch_request import LaunchRequest
 from garrison.host.agent import Agent, Offer
 from garrison.host.quota import Quota
@@ -111,3 +111,18 @@ def test_a_keep_that_ends_by_itself_does_not_end_a_drain(
     assert drain.callback is not None
     drain.callback(tmp_path)
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("name", ["owner.json", "spec.json", "state.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"phase": 1}', b"\xff"])
+def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """A host does not start with a keep of which it does not know whose it is, or whether it is."""
+    record = Records(tmp_path).make(KeepSpec(LAUNCH), "jane", "2026-01-01")
+    record.write_state(State("running", 0))
+    (record.path / name).write_bytes(content)
+    agent = Agent(tmp_path, Quota(), Offer(frozenset({"nil"})))
+    with pytest.raises(Unavailable, match="is damaged") as raised:
+        agent.revive()
+    assert raised.value.field == f"keeps/{record.id}/{name}"
+    record.path.rename(tmp_path / "aside")
+    assert agent.revive() == []
