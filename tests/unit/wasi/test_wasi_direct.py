@@ -103,11 +103,13 @@ class _Guest:
             socket.flags = abi.NONBLOCK if nonblocking else 0
             self.table.insert(socket)
         self.table.insert(Null())
-        self._values = (c.Byte * 64)()
+        self._values = (c.Byte * 96)()
         self._calls: dict[str, Callable[[None, int, int], int]] = {
             # Under another name it is a call as any.
-            name: self.host._callback(name if direct else "any", function, "IIII")
-            for name, function in (("fd_read", calls.fd_read), ("fd_write", calls.fd_write))
+            name: self.host._callback(
+                name if direct else "any", hosts._function(name), abi.SIGNATURES[name]
+            )
+            for name in abi.DIRECT
         }
 
     def call(self, name: str, *values: int) -> tuple[int, int]:
@@ -129,15 +131,19 @@ class _Guest:
 
 
 _PLACE = st.integers(0, 12) | st.integers(_SIZE - 12, _SIZE + 4) | st.just(2**32 - 1)
+_RESULT = st.just(0) | st.sampled_from([_SIZE - 8, _SIZE - 4, _SIZE - 3, _SIZE - 1, 2**32 - 1])
 _MOVE = st.tuples(
-    st.sampled_from(["fd_read", "fd_write"]),
+    st.sampled_from(abi.DIRECT),
     st.integers(0, 4),
-    # Where the vector is, where its buffer begins and how long that is; how many; the result.
+    # Where the vector is, where its buffer begins and how long that is; how many; the results.
     st.sampled_from([16, _SIZE - 8]),
     st.integers(20, 60) | _PLACE,
     st.integers(0, 40) | _PLACE,
     st.sampled_from([1, 1, 1, 1, 0, 2]),
-    st.just(0) | st.sampled_from([_SIZE - 8, _SIZE - 4, _SIZE - 3, 2**32 - 1]),
+    _RESULT,
+    # What sockets have beside: flags, all of which but 0 are another call.
+    st.sampled_from([0, 0, 0, 0, 2, 4]),
+    _RESULT,
 )
 _CHANGE = st.tuples(st.just("fd_renumber"), st.integers(0, 4), st.integers(0, 4)) | st.tuples(
     st.just("fd_close"), st.integers(0, 4)
@@ -165,9 +171,10 @@ def test_both_ways_do_the_same(
         told: list[object] = []
         for guest in guests:
             if name in abi.DIRECT:
-                fd, at, start, length, count, result = values
+                fd, at, start, length, count, result, flags, out = values
                 guest.point(at, start, length)
-                told.append(guest.call(name, fd, at, count, result))
+                others = {"sock_recv": (flags, result, out), "sock_send": (flags, result)}
+                told.append(guest.call(name, fd, at, count, *others.get(name, (result,))))
             else:
                 told.append(guest.other(name, *values))
         assert told[0] == told[1], name
@@ -181,13 +188,25 @@ def test_the_ways_are_two() -> None:
     """The test above says something only if its guests go different ways."""
     guest = _Guest([[], []], nonblocking=False, direct=True)
     guest.point(16, 32, 8)
-    # Where its parameters are is found out by the first call.
-    assert guest.call("fd_read", 0, 16, 1, 0) == (0, 0)
-    guest.host.memory.caller = 77
-    assert guest.call("fd_read", 0, 16, 1, 0) == (0, 0)
-    assert guest.host.memory.caller == 77
-    assert guest.call("fd_read", 0, 16, 2, 0) == (0, 0)
-    assert guest.host.memory.caller == 0
+    ways = {"sock_recv": (0, 0, 8), "sock_send": (0, 0)}
+    for name in abi.DIRECT:
+        after = ways.get(name, (0,))
+        # Where its parameters are is found out by the first call.
+        assert guest.call(name, 0, 16, 1, *after) == (0, 0)
+        guest.host.memory.caller = 77
+        assert guest.call(name, 0, 16, 1, *after) == (0, 0)
+        assert guest.host.memory.caller == 77, name
+        assert guest.call(name, 0, 16, 2, *after) == (0, 0)
+        assert guest.host.memory.caller == 0, name
+
+
+def test_what_is_no_socket_is_told_so() -> None:
+    """The null device takes what is written as directly, and is nothing to send by."""
+    guest = _Guest([[], []], nonblocking=False, direct=True)
+    guest.point(16, 32, 8)
+    for _ in range(2):
+        assert guest.call("fd_write", 2, 16, 1, 0) == (0, 0)
+        assert guest.call("sock_send", 2, 16, 1, 0, 0) == (0, NAMES.index("NOTSOCK"))
 
 
 def test_rights_that_were_given_up_and_numbers_that_mean_another() -> None:

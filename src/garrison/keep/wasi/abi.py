@@ -57,8 +57,8 @@ SIGNATURES = {
     "sock_shutdown": "II",
 }
 NO_RESULT = ("proc_exit",)
-# What a server calls for each message.
-DIRECT = ("fd_read", "fd_write")
+# What a server calls for each message (`direct`).
+DIRECT = ("fd_read", "fd_write", "sock_recv", "sock_send")
 
 # Each group of functions is a module of this package, imported only if a guest imports from it.
 GROUPS = {

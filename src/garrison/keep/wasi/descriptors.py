@@ -12,7 +12,7 @@ from garrison.keep.wasi.memory import U32, U64, get_vector, put_u32
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor, Stat
-    from garrison.keep.wasi.host import Callback, Host
+    from garrison.keep.wasi.host import Host
 
 # `fdstat`: type at 0, flags at 2, rights at 8, inherited rights at 16; 24 bytes.
 _put_fdstat = Struct("<BxHxxxxQQ").pack_into
@@ -26,9 +26,6 @@ _DIRENT = Struct("<QQIBxxx")
 # The one tag that preview 1 has; libraries skip others, and stop at an error.
 _PREOPENED_DIRECTORY = 0
 _PREOPENED_SOCKET = 1
-
-# The parameters of four, 16 bytes each.
-_get_four = Struct("<I12xI12xI12xI12x").unpack_from
 
 # What every reading and writing asks, found without looking for it in a module.
 _FD_READ, _FD_WRITE = d.FD_READ, d.FD_WRITE
@@ -47,8 +44,7 @@ def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> Non
     if descriptor is None or not descriptor.rights & _FD_READ:
         descriptor = _open_for(host, fd, d.FD_READ)
     if count == 1:
-        # As nearly all guests do, and a server all the time: without the calls of the general
-        # case, which `Memory.vectors` is.
+        # As nearly all guests do: without the calls of the general case, which `Memory.vectors` is.
         if vectors + 8 > seen:
             memory.expect(vectors, 8)
         start, length = get_vector(memory.all, vectors)
@@ -56,12 +52,7 @@ def fd_read(host: "Host", fd: int, vectors: int, count: int, result: int) -> Non
         if end > seen and length:
             memory.expect(start, length)
         try:
-            if not length:
-                size = 0
-            elif descriptor.read_at is not None:
-                size = descriptor.read_at(memory, start, end)
-            else:
-                size = descriptor.read(memory.all[start:end])
+            size = descriptor.read(memory.all[start:end]) if length else 0
         except BlockingIOError:
             host.wait_for(descriptor, write=False)
             size = read_some(host, descriptor, [memory.all[start:end]])
@@ -115,23 +106,18 @@ def fd_write(host: "Host", fd: int, vectors: int, count: int, result: int) -> No
         if end > seen and length:
             memory.expect(start, length)
         try:
-            if not length:
-                size = 0
-            elif descriptor.write_at is not None:
-                size = descriptor.write_at(memory, start, end)
-            else:
-                size = descriptor.write(memory.all[start:end])
+            size = descriptor.write(memory.all[start:end]) if length else 0
         except BlockingIOError:
             host.wait_for(descriptor, write=True)
             size = 0
         if size < length:
-            size = _write_all(host, descriptor, [memory.all[start + size : end]], size)
+            size = write_all(host, descriptor, [memory.all[start + size : end]], size)
     else:
-        size = _write_all(host, descriptor, memory.vectors(vectors, count))
+        size = write_all(host, descriptor, memory.vectors(vectors, count))
     put_u32(memory.all, result, size)
 
 
-def _write_all(
+def write_all(
     host: "Host", descriptor: "Descriptor", buffers: list[memoryview], total: int = 0
 ) -> int:
     """Write `buffers`, after `total` bytes that were written already.
@@ -157,58 +143,6 @@ def _write_all(
         if not total:
             raise
     return total
-
-
-def direct(
-    host: "Host", name: str, known: dict[int, memoryview], general: "Callback"
-) -> "Callback":
-    """Make what the engine calls for `fd_read` or `fd_write`, as a server does for each message.
-
-    Most of a server's calls move one buffer, by what takes a part of the memory as it is. All that
-    is asked and called beside that takes a twentieth of a short message over TLS.
-
-    Args:
-        host: of the guest.
-        name: the function's.
-        known: where the engine put its parameters, as far as `general` has seen.
-        general: makes the call in every case.
-    """
-    memory, table, failed = host.memory, host.descriptors, host.failed
-    writes = name == "fd_write"
-    moves = table.writers if writes else table.readers
-    function = fd_write if writes else fd_read
-
-    def callback(environment: None, caller: int, values: int) -> int:
-        view = known.get(values)
-        if view is None:
-            return general(environment, caller, values)
-        try:
-            fd, vectors, count, result = _get_four(view)
-            move, last = moves.get(fd), memory.last
-            if move is not None and count == 1 and vectors <= last and result <= last:
-                start, length = get_vector(memory.all, vectors)
-                end = start + length
-                if start < end <= memory.size:
-                    try:
-                        size = move(memory, start, end)
-                    except BlockingIOError:
-                        # Nothing was moved.
-                        host.wait_for(table[fd], write=writes)
-                    else:
-                        if writes and size < length:
-                            rest = [memory.all[start + size : end]]
-                            size = _write_all(host, table[fd], rest, size)
-                        put_u32(memory.all, result, size)
-                        view[0] = 0
-                        return 0
-            memory.caller = caller
-            function(host, fd, vectors, count, result)
-            view[0] = 0
-        except BaseException as error:  # noqa: BLE001  (nothing may enter the engine)
-            return failed(view, error)
-        return 0
-
-    return callback
 
 
 def fd_pread(host: "Host", fd: int, vectors: int, count: int, offset: int, result: int) -> None:

@@ -279,9 +279,9 @@ class Host:
             return 0
 
         if name in abi.DIRECT:
-            from garrison.keep.wasi.descriptors import direct  # late: it needs what is here
+            from garrison.keep.wasi.direct import direct  # late: not all guests call these
 
-            return direct(self, name, known, callback)
+            return direct(self, name, function, known, callback)
         return callback
 
     def failed(self, view: memoryview | None, error: BaseException) -> int:

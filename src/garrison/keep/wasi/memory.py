@@ -17,10 +17,10 @@ _MAX_VECTORS = 1024
 _MAX_BYTES = (1 << 32) - 1
 _VECTOR = Struct("<II")
 
-U16 = Struct("<H")
 U32 = Struct("<I")
 U64 = Struct("<Q")
 # What nearly every call needs, found without looking for it in an object.
+put_u16 = Struct("<H").pack_into
 put_u32 = U32.pack_into
 put_u64 = U64.pack_into
 get_vector = _VECTOR.unpack_from

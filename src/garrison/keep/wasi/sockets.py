@@ -1,21 +1,18 @@
 """The `sock_` functions. Sockets are opened by path (`vfs.network`) or are there from the start."""
 
-from _struct import Struct  # see `memory`
-
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.streams import ListeningSocket, Socket
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.descriptors import fd_read, fd_write, read_some
-from garrison.keep.wasi.memory import put_u32
+from garrison.keep.wasi.memory import put_u16, put_u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.wasi.host import Host
 
-_FLAGS = Struct("<H")
 # `riflags`
 _PEEK = 1
 _WAIT_ALL = 2
@@ -61,7 +58,7 @@ def sock_recv(
         elif total := read_some(host, socket, buffers):
             total = _rest(host, socket, buffers, total)
         put_u32(memory.all, result, total)
-    _FLAGS.pack_into(memory.all, out_flags, 0)
+    put_u16(memory.all, out_flags, 0)
 
 
 def _peeked(host: "Host", socket: Socket, buffers: list[memoryview]) -> int:
