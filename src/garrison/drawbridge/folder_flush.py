@@ -23,10 +23,11 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from garrison.disk import flush
+from garrison.shared_flushes import SharedFlushes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,9 +47,7 @@ class Flushes:
         self._top = folder
         self._lock = threading.Lock()
         self._known: OrderedDict[str, None] = OrderedDict()
-        # By directory: the flush that whoever comes now waits for, and the one that is under way.
-        self._coming: dict[str, Future[None]] = {}
-        self._under_way: dict[str, Future[None]] = {}
+        self._flush = SharedFlushes[str](flush)
         self._threads = ThreadPoolExecutor(_THREADS, "flush")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
@@ -88,41 +87,3 @@ class Flushes:
                 self._known.move_to_end(one)
             while len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
-
-    def _flush(self, directory: str) -> None:
-        turn, is_first = self._join(directory)
-        if is_first:
-            self._take(directory, turn)
-        turn.result()
-
-    def _join(self, directory: str) -> tuple[Future[None], bool]:
-        """Return the next flush, which is to begin yet, and whether nobody waits for it so far.
-
-        The one under way may have passed over what was put there meanwhile.
-        """
-        with self._lock:
-            is_first = directory not in self._coming
-            return self._coming.setdefault(directory, Future()), is_first
-
-    def _take(self, directory: str, turn: Future[None]) -> None:
-        """Flush when the one under way has ended, for all who have come until then.
-
-        They are told at once: a lock that all take in turn may be given to those first who came
-        later, and want another.
-        """
-        with self._lock:
-            before = self._under_way.get(directory)
-        if before is not None:
-            wait((before,))
-        with self._lock:
-            self._under_way[directory] = self._coming.pop(directory)
-        try:
-            flush(directory)
-        except BaseException as error:  # noqa: BLE001  (`result` raises it, to each of them)
-            turn.set_exception(error)
-        else:
-            turn.set_result(None)
-        with self._lock:
-            # The next one may have begun meanwhile, and ended too.
-            if self._under_way.get(directory) is turn:
-                del self._under_way[directory]

@@ -8,7 +8,9 @@ tells. What a chain alone cannot show is an end cut off, or written anew: whoeve
 too keeps the last hash, which `verify` gives, somewhere else, and has `verify` look for it.
 
 Several processes of one steward share a log: each takes a lock on the file, reads what others have
-added, and adds its own line. A failed write of one ends the issuance of all.
+added, and adds its own line. One flush serves all lines of a process that were written before it
+began. A failed write of one ends the issuance of all, and so does a failed flush: the kernel tells
+of that once, and what it could not write may have been anybody's.
 
 A start continues the chain, and refuses a file whose chain is broken. A last line without
 newline, a write that a loss of power cut short, was never answered: it too is refused, for a
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from garrison.disk import flush
 from garrison.errors import Malformed, Misuse, Unavailable, Unverified
+from garrison.shared_flushes import SharedFlushes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FIRST = "0" * 64
+# The bytes of the file on which a process has its lock while it writes, and while it flushes.
+_WRITING, _FLUSHING = 0, 1
 # A decision has some twenty fields; ten times that is not a line of ours. What a request says, and
 # what a policy with many reference values wanted, can be longer: then texts are cut, to the first
 # of these lengths that fits. The longest digest has 128 digits.
@@ -96,6 +101,7 @@ class IssuanceLog:
         """
         self._path = path
         self._mutex = threading.Lock()
+        self._flushed = SharedFlushes(self._flush)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -131,7 +137,7 @@ class IssuanceLog:
                 has looked at the file.
         """
         # A POSIX lock is the whole process's: among its threads it takes the mutex.
-        with self._mutex, self._locked():
+        with self._mutex, self._locked(_WRITING):
             if self._broken[0]:
                 raise self._unavailable("an earlier write failed")
             try:
@@ -140,17 +146,29 @@ class IssuanceLog:
             except Unavailable:
                 self._broken[0] = 1
                 raise
+        # Meanwhile others write theirs.
+        self._flushed(self._file)
+
+    def _flush(self, file: int) -> None:
+        with self._locked(_FLUSHING):
+            if self._broken[0]:
+                raise self._unavailable("an earlier write failed")
+            try:
+                os.fsync(file)
+            except OSError as error:
+                self._broken[0] = 1
+                raise self._unavailable(error.strerror or str(error)) from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, byte: int) -> Iterator[None]:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, byte)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
         try:
             yield
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
 
     def _follow(self) -> None:
         """Take over the lines that other processes have added."""
@@ -181,7 +199,6 @@ class IssuanceLog:
         )
         try:
             written = os.write(self._file, line + b"\n")
-            os.fsync(self._file)
         except OSError as error:
             raise self._unavailable(error.strerror or str(error)) from error
         if written != len(line) + 1:

@@ -14,7 +14,6 @@ import random
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +36,6 @@ from garrison.testing.power import Disk, put_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
 
 LARGE = random.Random(3).randbytes(SPOOL + 5)  # noqa: S311  (content of a test)
 SECONDS = 60.0
@@ -317,114 +315,6 @@ def test_a_store_that_is_taken_away_is_not_begun_anew(disk: Disk) -> None:
     assert not disk.folder.exists()
 
 
-class _Gate:
-    """In place of a flush: it begins, and ends when a test says so."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.may_end = threading.Semaphore(0)
-        self.has_begun = threading.Semaphore(0)
-        self.error: OSError | None = None
-
-    def flush(self, path: str) -> None:
-        self.begun.append(path)
-        self.has_begun.release()
-        assert self.may_end.acquire(timeout=SECONDS)
-        if self.error is not None:
-            raise self.error
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> _Gate:
-    gate = _Gate()
-    monkeypatch.setattr(folder_flush, "flush", gate.flush)
-    return gate
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(120) as threads:
-        yield threads
-
-
-class _Counted(Flushes):
-    """Those of the directory `/top`, whose waiters are counted."""
-
-    def __init__(self) -> None:
-        super().__init__("/top")
-        self.joined = threading.Semaphore(0)
-
-    def _join(self, directory: str) -> tuple[Future[None], bool]:
-        joined = super()._join(directory)
-        self.joined.release()
-        return joined
-
-
-def _come(flushes: _Counted, threads: ThreadPoolExecutor, count: int) -> list[Future[None]]:
-    """So many more wait for a flush of the top when this returns, or flush it."""
-    coming = [threads.submit(flushes.entries, "/top") for _ in range(count)]
-    for _ in range(count):
-        assert flushes.joined.acquire(timeout=SECONDS)
-    return coming
-
-
-def test_one_flush_serves_all_who_came_before_it(gate: _Gate, threads: ThreadPoolExecutor) -> None:
-    flushes = _Counted()
-    (first,) = _come(flushes, threads, 1)
-    assert gate.has_begun.acquire(timeout=SECONDS)
-    # It has begun, and may have passed over what these have put there.
-    rest = _come(flushes, threads, 50)
-    assert gate.begun == ["/top"]
-    gate.may_end.release()
-    first.result(SECONDS)
-    assert gate.has_begun.acquire(timeout=SECONDS)
-    assert not any(future.done() for future in rest)
-    # Nor do those who come now go before them: they have the next one, which may take long.
-    late = _come(flushes, threads, 50)
-    gate.may_end.release()
-    for future in rest:
-        future.result(SECONDS)
-    assert gate.has_begun.acquire(timeout=SECONDS)
-    assert not any(future.done() for future in late)
-    gate.may_end.release()
-    for future in late:
-        future.result(SECONDS)
-    threads.shutdown()
-    assert gate.begun == ["/top", "/top", "/top"]
-    assert flushes._coming == flushes._under_way == {}
-
-
-def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(
-    gate: _Gate, threads: ThreadPoolExecutor
-) -> None:
-    flushes = _Counted()
-    (first,) = _come(flushes, threads, 1)
-    assert gate.has_begun.acquire(timeout=SECONDS)
-    rest = _come(flushes, threads, 3)
-    gate.may_end.release()
-    first.result(SECONDS)
-    assert gate.has_begun.acquire(timeout=SECONDS)
-    # This one comes when it has begun, and has a flush of its own.
-    (last,) = _come(flushes, threads, 1)
-    gate.error = OSError(errno.EIO, "on fire")
-    gate.may_end.release()
-    for future in rest:
-        with pytest.raises(OSError, match="on fire"):
-            future.result(SECONDS)
-    gate.error = None
-    gate.may_end.release()
-    last.result(SECONDS)
-    assert gate.begun == ["/top"] * 3
-    # What failed is not taken for known.
-    gate.error = OSError(errno.EIO, "on fire")
-    gate.may_end.release(10)
-    with pytest.raises(OSError, match="on fire"):
-        flushes.entries("/top/a")
-    gate.error = None
-    flushes.entries("/top/a")
-    assert gate.begun[3:] == ["/top/a", "/top/a", "/top"]
-
-
 def test_who_goes_away_does_not_end_what_was_begun(disk: Disk) -> None:
     """The file that it has open is another's by then, if the number of it is all that is kept."""
     store = Store.open(disk.folder)
@@ -457,22 +347,49 @@ def test_who_goes_away_does_not_end_what_was_begun(disk: Disk) -> None:
     assert disk.least()[key] == data
 
 
+class _Begun(list[str]):
+    """In place of a flush: which were begun, and how they end."""
+
+    error: OSError | None = None
+
+    def flush(self, path: str) -> None:
+        self.append(path)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> _Begun:
+    begun = _Begun()
+    monkeypatch.setattr(folder_flush, "flush", begun.flush)
+    return begun
+
+
+def test_what_failed_is_not_taken_for_known(begun: _Begun) -> None:
+    flushes = Flushes("/top")
+    begun.error = OSError(errno.EIO, "on fire")
+    with pytest.raises(OSError, match="on fire"):
+        flushes.entries("/top/a")
+    begun.error = None
+    flushes.entries("/top/a")
+    assert begun == ["/top/a", "/top/a", "/top"]
+
+
 def test_what_is_known_is_bounded_and_forgotten_when_it_is_made_anew(
-    gate: _Gate, monkeypatch: pytest.MonkeyPatch
+    begun: _Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_flush, "_MOST_KNOWN", 3)
-    gate.may_end.release(100)
     flushes = Flushes("/top")
 
-    def begun(path: str) -> list[str]:
-        del gate.begun[:]
+    def flushed(path: str) -> list[str]:
+        del begun[:]
         flushes.entries(path)
-        return gate.begun
+        return begun
 
-    assert begun("/top/a/b") == ["/top/a/b", "/top/a", "/top"]
-    assert begun("/top/a/b") == ["/top/a/b"]
-    assert begun("/top/a/c") == ["/top/a/c", "/top/a"]
+    assert flushed("/top/a/b") == ["/top/a/b", "/top/a", "/top"]
+    assert flushed("/top/a/b") == ["/top/a/b"]
+    assert flushed("/top/a/c") == ["/top/a/c", "/top/a"]
     # `/top/a` was needed again, and so `/top` or `/top/a/b` went, and not that.
-    assert begun("/top/a/d") == ["/top/a/d", "/top/a"]
+    assert flushed("/top/a/d") == ["/top/a/d", "/top/a"]
     flushes.made("/top/a")
-    assert begun("/top/a") == ["/top/a", "/top"]
+    assert flushed("/top/a") == ["/top/a", "/top"]

@@ -6,6 +6,9 @@ import asyncio
 import errno
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,11 +28,13 @@ from garrison.steward.issuance_log import IssuanceLog, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from garrison.steward.issuance import Steward
 
 Lines = list[bytes]
+SECONDS = 60.0
 
 
 @pytest.fixture
@@ -153,6 +158,90 @@ def test_a_failed_write_ends_all_issuance(path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(Unavailable, match="No space left"):
             log.append(NOW, {})
     # The disk has room again; what is in the file is for a person to say.
+    with pytest.raises(Unavailable, match="an earlier write failed"):
+        log.append(NOW, {})
+    log.close()
+
+
+class _Slow:
+    """In place of fsync(2): the first ends when it is told to, and those after it may fail."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.may_end = threading.Event()
+        self.error = error
+        self.count = 0
+
+    def fsync(self, _file: int) -> None:
+        self.count += 1
+        if self.count == 1:
+            assert self.may_end.wait(SECONDS)
+        elif self.error is not None:
+            raise self.error
+
+
+def _append_while_one_is_flushed(
+    log: IssuanceLog, path: Path, slow: _Slow
+) -> tuple[Future[None], list[Future[None]]]:
+    """One line whose flush takes long, and ten that are written meanwhile."""
+    with ThreadPoolExecutor(11) as threads:
+        first = threads.submit(log.append, NOW, {"number": 0})
+        end = time.monotonic() + SECONDS
+        while not slow.count:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        rest = [threads.submit(log.append, NOW, {"number": number}) for number in range(1, 11)]
+        while path.read_bytes().count(b"\n") < 6 + 11:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        # They are in the file, and nobody has been told so.
+        assert not any(future.done() for future in (first, *rest))
+        slow.may_end.set()
+    return first, rest
+
+
+def test_lines_are_written_while_others_are_flushed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, slow = IssuanceLog(path), _Slow()
+    monkeypatch.setattr(os, "fsync", slow.fsync)
+    first, rest = _append_while_one_is_flushed(log, path, slow)
+    for future in (first, *rest):
+        future.result()
+    log.close()
+    assert slow.count < 11
+    assert verify(path).lines == 6 + 11
+
+
+def test_a_failed_flush_refuses_all_that_it_was_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, slow = IssuanceLog(path), _Slow(OSError(errno.EIO, "Input/output error"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", slow.fsync)
+        first, rest = _append_while_one_is_flushed(log, path, slow)
+    first.result()
+    for future in rest:
+        with pytest.raises(Unavailable, match="cannot be written"):
+            future.result()
+    # One of them was told by the kernel, and nobody asks it again.
+    assert slow.count == 2
+    with pytest.raises(Unavailable, match="an earlier write failed"):
+        log.append(NOW, {})
+    log.close()
+
+
+def test_a_failed_flush_of_one_process_ends_the_issuance_of_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = IssuanceLog(path)
+
+    def fail(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        child = _append_in_a_process(log, 0, 1)
+    assert _codes([child]) == [7]
     with pytest.raises(Unavailable, match="an earlier write failed"):
         log.append(NOW, {})
     log.close()
