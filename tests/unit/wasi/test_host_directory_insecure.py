@@ -192,6 +192,28 @@ def test_what_is_no_file_is_not_opened(inside: Path) -> None:
         assert _number(lambda: top.lookup("s")) == errno.NOTSUP
 
 
+def test_the_host_s_devices_are_the_keep_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/dev/null` and its like; others, as terminals and disks, are refused."""
+    top = _top(Path("/dev"))
+    assert _read(top, "null") == b""
+    assert _read(top, "zero") == bytes(100)
+    assert len(_read(top, "urandom")) == 100
+    null = resolve(top, "null", follow=True).existing()
+    assert null.stat().filetype == d.CHARACTER
+    assert null.stat().ino == Path("/dev/null").stat().st_ino
+    assert type(null.open(read=True, write=True)).__module__ == "garrison.keep.vfs.streams"
+    assert _number(lambda: top.lookup("tty")) == errno.NOTSUP
+
+    def never(*_args: object, **_options: object) -> None:
+        raise AssertionError("the host would have lost it")
+
+    for name in ("unlink", "rename"):
+        monkeypatch.setattr(os, name, never)
+    assert _number(lambda: top.remove("null")) == errno.PERM
+    assert _number(lambda: top.move("null", top, "other")) == errno.PERM
+    assert _number(lambda: top.move("other", top, "null")) == errno.PERM
+
+
 def test_read_only_is_read_only(inside: Path) -> None:
     top = _top(inside, read_only=True)
     file = resolve(top, "file", follow=False).existing()

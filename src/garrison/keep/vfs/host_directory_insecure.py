@@ -6,7 +6,8 @@ makes one, it warns, and a keep with an identity refuses it.
 Rules: the guest never leaves the directory. Each name is opened by itself, below the directory
 that was opened before it, without following links (O_NOFOLLOW); `..` and links are resolved by
 `vfs.paths` and never reach the host, so no race of renames or links can lead out. Only files,
-directories and links are opened: what else there is (devices, pipes) is refused.
+directories and links are opened: what else there is (devices, pipes) is refused. What the host has
+as `/dev/null` and its like, under any name, is the keep's own here, and keeps its name.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from garrison.errors import Misuse
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.descriptor import Stat
+from garrison.keep.vfs.dynamic import Opened
 from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.nodes import Directory, File, FileDescriptor, Folder, Node, Quota, Symlink
+from garrison.keep.vfs.streams import Null, Random, Zero
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garrison.keep.vfs.descriptor import Descriptor
 
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# Linux, Documentation/admin-guide/devices.txt: those of the memory, character devices of major 1.
+_DEVICES = {
+    os.makedev(1, 3): Null,
+    os.makedev(1, 5): Zero,
+    os.makedev(1, 8): Random,
+    os.makedev(1, 9): Random,
+}
 _TYPES = {modes.S_IFREG: d.REGULAR, modes.S_IFDIR: d.FOLDER, modes.S_IFLNK: d.SYMLINK}
 
 
@@ -134,18 +144,25 @@ class HostSymlink(_OnHost, Symlink):
     """A symbolic link of the host, to be followed inside the directory only."""
 
 
+class HostDevice(_OnHost, Opened):
+    """A device of the host in name; the keep's own is opened."""
+
+
 class HostDirectory(_OnHost, Directory):
     """A directory of the host."""
 
     def _child(self, handle: int) -> Node:
-        kind = modes.S_IFMT(os.fstat(handle).st_mode)
-        node: HostFile | HostDirectory | HostSymlink
+        found = os.fstat(handle)
+        kind = modes.S_IFMT(found.st_mode)
+        node: HostFile | HostDirectory | HostSymlink | HostDevice
         if kind == modes.S_IFREG:
             node = HostFile(self.quota)
         elif kind == modes.S_IFDIR:
             node = HostDirectory(self.quota)
         elif kind == modes.S_IFLNK:
             node = HostSymlink(self.quota, _text(os.readlink(b"", dir_fd=handle)))
+        elif kind == modes.S_IFCHR and found.st_rdev in _DEVICES:
+            node = HostDevice(d.CHARACTER, _DEVICES[found.st_rdev])
         else:
             raise Errno(errno.NOTSUP)
         node.hold(handle)
@@ -227,6 +244,7 @@ class HostDirectory(_OnHost, Directory):
     def remove(self, name: str) -> None:
         """Take a name away."""
         self.check_writable()
+        _check_no_device(self, name)
         try:
             os.unlink(name.encode(), dir_fd=self.handle)
         except IsADirectoryError:
@@ -236,6 +254,8 @@ class HostDirectory(_OnHost, Directory):
         """Give what has `name` a new name, in place of what had that."""
         if self.check_writable() is not target.quota or not isinstance(target, HostDirectory):
             raise Errno(errno.XDEV)
+        _check_no_device(self, name)
+        _check_no_device(target, new_name)
         os.rename(
             name.encode(), new_name.encode(), src_dir_fd=self.handle, dst_dir_fd=target.handle
         )
@@ -258,6 +278,12 @@ def host_directory(path: str, *, read_only: bool) -> Folder:
     node = HostDirectory(None if read_only else Quota(0))
     node.hold(handle)
     return Folder(node)
+
+
+def _check_no_device(directory: HostDirectory, name: str) -> None:
+    """Refuse what would leave the host without its devices, as `--dir /` would let a guest do."""
+    if isinstance(directory.lookup(name), HostDevice):
+        raise Errno(errno.PERM)
 
 
 def _told(time: int) -> int:

@@ -2,30 +2,19 @@
 
 from garrison.keep.vfs import descriptor as d
 from garrison.keep.vfs.ceiling import Ceiling
+from garrison.keep.vfs.dynamic import Opened
 from garrison.keep.vfs.keys import attest_directory, key_directory
 from garrison.keep.vfs.nodes import Directory, File, Node, Quota
 from garrison.keep.vfs.streams import Null, Random, Zero
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from garrison.formats.limits import Limits
     from garrison.keep.vfs.descriptor import Descriptor
     from garrison.keep.vfs.keys import Bearer
     from garrison.keep.vfs.network import Network, Wait
-
-
-class _Device(Node):
-    filetype = d.CHARACTER
-
-    def __init__(self, opener: "Callable[[], Descriptor]") -> None:
-        super().__init__(None)
-        self._opener = opener
-
-    def open(self, *, read: bool, write: bool) -> "Descriptor":  # noqa: ARG002  (both always can)
-        """Open the device."""
-        return self._opener()
 
 
 def root_directory(
@@ -46,7 +35,10 @@ def root_directory(
         wait: waits for what the host has to do, and not for longer than the guest may live.
         bearer: whose keep it is, for `/key` and `/attest`; None if it has no identity.
     """
-    devices = [("null", _Device(Null)), ("zero", _Device(Zero)), ("urandom", _Device(Random))]
+    devices: list[tuple[str, Node]] = [
+        (name, Opened(d.CHARACTER, device))
+        for name, device in (("null", Null), ("zero", Zero), ("urandom", Random))
+    ]
     entries: list[tuple[str, Node]] = [
         ("dev", Directory(None, devices)),
         ("pkg", _package(files)),
