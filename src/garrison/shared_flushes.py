@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
+from copy import copy
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class SharedFlushes(Generic[K]):
         turn, is_first = self._join(what)
         if is_first:
             self._take(what, turn)
-        turn.result()
+        if (error := turn.exception()) is not None:
+            # One for each: an error holds what was open where it passed, such as an upload's file.
+            raise copy(error)
 
     def _join(self, what: K) -> tuple[Future[None], bool]:
         """Return the next flush, which is to begin yet, and whether nobody waits for it so far.
@@ -56,8 +59,9 @@ class SharedFlushes(Generic[K]):
             self._under_way[what] = self._coming.pop(what)
         try:
             self._flush(what)
-        except BaseException as error:  # noqa: BLE001  (`result` raises it, to each of them)
-            turn.set_exception(error)
+        except BaseException as error:  # noqa: BLE001  (it is raised to each of them)
+            # Without where it passed: that holds the turn, and so all of it would hold itself.
+            turn.set_exception(error.with_traceback(None))
         else:
             turn.set_result(None)
         with self._lock:

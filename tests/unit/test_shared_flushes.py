@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -103,6 +105,38 @@ def test_a_flush_that_fails_is_told_to_all_whom_it_was_for(
     flushes.may_end.release()
     last.result(SECONDS)
     assert flushes.begun == 3
+
+
+class _Upload:
+    """What somebody has open who waits."""
+
+
+def test_a_flush_that_fails_holds_nothing_of_those_it_was_for(threads: ThreadPoolExecutor) -> None:
+    """An upload has no name, and would take room of a disk that is full until it is closed."""
+    flushes, uploads = _Flushes(), []
+    flushes.error = OSError(errno.ENOSPC, "full")
+
+    def put() -> None:
+        upload = _Upload()
+        uploads.append(weakref.ref(upload))
+        flushes("it")
+
+    gc.disable()
+    try:
+        waiting = [threads.submit(put)]
+        assert flushes.has_begun.acquire(timeout=SECONDS)
+        waiting += [threads.submit(put) for _ in range(3)]
+        for _ in range(4):
+            assert flushes.joined.acquire(timeout=SECONDS)
+        flushes.may_end.release(2)
+        errors = [future.exception(SECONDS) for future in waiting]
+        # Each has its own: one that many threads raise is of all places at once.
+        assert len({id(error) for error in errors if isinstance(error, OSError)}) == 4
+        threads.shutdown()
+        del waiting, errors
+        assert [upload() for upload in uploads] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_things_do_not_wait_for_each_other(threads: ThreadPoolExecutor) -> None:
