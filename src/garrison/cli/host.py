@@ -151,6 +151,7 @@ def serve(
 ) -> None:
     """Serve tenants until told to end."""
     # A service's libraries would slow every other command's start.
+    from garrison.disk import make_folder
     from garrison.drawbridge import insecure_dev as dev
     from garrison.drawbridge.issuer import open_verifier
     from garrison.errors import Misuse
@@ -169,7 +170,7 @@ def serve(
     offer = _offer(backends, image, insecure_simulate, insecure_dev=insecure_dev)
     quota = Quota(max_keeps, max_memory_mib, max_disk_mib, max_cpus, max_tasks)
     cgroups = _cgroups(quota, cgroup)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(directory)
     issuer = None
     tls_cert, tls_key = service.tls_cert, service.tls_key
     if insecure_dev:

@@ -16,6 +16,7 @@ verifies at the keep itself (`garrison.host.verify`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from garrison.attesters.simulated_insecure import KINDS
 from garrison.drawbridge.tokens import Unauthorized, bearer
 from garrison.errors import GarrisonError, Rejected, Unavailable
 from garrison.formats.launch_request import MAX_SIZE
-from garrison.host.record import NotFound, Record, Records
+from garrison.host.record import NotFound, Record, Records, State
 from garrison.host.shim import KEEP_BYTES
 from garrison.host.spec import KeepSpec
 from garrison.service.problem import problem, status_of
@@ -155,10 +156,18 @@ class Agent:
             created = datetime.now(UTC).isoformat(timespec="microseconds")
             cgroup = await run_in_threadpool(self._cgroup_of, tenant)
             record = await run_in_threadpool(self._records.make, spec, tenant, created)
-            shim = self._start(record, cgroup)
+            try:
+                shim = self._start(record, cgroup)
+            except OSError as error:
+                await run_in_threadpool(record.remove)
+                raise Unavailable(
+                    f"the keep's keeper did not start: {error.strerror}", field="host"
+                ) from error
         for _ in range(int(_START_SECONDS / _FOLLOW_SECONDS)):
             ended = shim.poll() is not None
             if (await run_in_threadpool(record.state)).phase != "starting":
+                # Its keeper may still wait for the disk.
+                await run_in_threadpool(record.settled)
                 return record
             if ended:
                 said = await run_in_threadpool(record.keeper_said)
@@ -190,6 +199,11 @@ class Agent:
         Returns:
             Their names.
         """
+        for record in self._records:
+            if record.unstarted():
+                # Else it could never be ended. A full disk costs that, until the next agent.
+                with contextlib.suppress(OSError):
+                    record.write_state(State("ended", 0))
         if (self._directory / DRAINING).exists():
             return []
         lost = [record for record in self._records if record.lost()]
@@ -305,7 +319,7 @@ class Agent:
         """End a keep, or forget one that has ended.
 
         Raises:
-            Unavailable: its keeper does not answer.
+            Unavailable: its keeper does not answer, or the host's disk takes no more.
         """
         if (await run_in_threadpool(record.state)).phase == "ended":
             await run_in_threadpool(record.remove)
@@ -318,6 +332,16 @@ class Agent:
             raise Unavailable("the keep does not end", field="keep", found=record.id) from error
         finally:
             writer.close()
+        # It may have been forgotten meanwhile, for another.
+        with contextlib.suppress(FileNotFoundError):
+            if (await run_in_threadpool(record.settled)).phase != "ended":
+                # Its keeper ends all the same where the disk is full, or was ended itself.
+                raise Unavailable(
+                    "its end is not written down: the host might start it again",
+                    field="keep",
+                    found=record.id,
+                    hint="try again: a keep that has ended is forgotten then",
+                )
 
 
 async def _ask(record: Record, what: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -23,6 +23,7 @@ import re
 import secrets
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from garrison.disk import flush, make_folder, write_whole
@@ -31,7 +32,6 @@ from garrison.host.spec import KeepSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 Phase = Literal["starting", "running", "waiting", "ended"]
 
@@ -126,6 +126,12 @@ class Record:
         state = self._written()
         return state.phase not in {"starting", "ended"} and self.state().phase == "ended"
 
+    def unstarted(self) -> bool:
+        """Whether no shim ever looked after it: who made it ended before, and told nobody."""
+        return self._written().phase == "starting" and not any(
+            _alive(int(path.name), self.path) for path in Path("/proc").glob("[0-9]*")
+        )
+
     def state(self) -> State:
         """How it is; one whose shim is gone has ended, however that came."""
         state = self._written()
@@ -137,6 +143,19 @@ class Record:
         """Replace what is known of it."""
         _write(self.path / "state.json", asdict(state))
         flush(self.path)
+
+    def settled(self) -> State:
+        """How its shim wrote last that it is, once that is on the disk: to be told to a tenant.
+
+        Raises:
+            FileNotFoundError: it is forgotten.
+            Unavailable: the host's disk does not take it.
+        """
+        state = self._written()
+        with _on_disk("write down how a keep is"):
+            # What can be read may have its name since this moment.
+            flush(self.path)
+        return state
 
     def size(self) -> int:
         """What it takes of the disk now, in bytes."""
@@ -159,15 +178,22 @@ class Record:
         return lines[-1] if lines else ""
 
     def remove(self) -> None:
-        """Forget it: at once for whoever looks, also if this process is ended half-way."""
-        going = self.path.with_name(f".{self.id}")
-        try:
-            self.path.rename(going)
-        except FileNotFoundError:
-            return
-        # Else it is there again, and started, when the machine has lost its power.
-        flush(going.parent)
-        shutil.rmtree(going)
+        """Forget it: at once for whoever looks, also if this process is ended half-way.
+
+        Raises:
+            Unavailable: the host's disk does not take it.
+        """
+        going, is_ours = self.path.with_name(f".{self.id}"), True
+        with _on_disk("forget a keep"):
+            try:
+                self.path.rename(going)
+            except FileNotFoundError:
+                # Another may have done so this moment.
+                is_ours = False
+            # Else it is there again, and started, when the machine has lost its power.
+            flush(going.parent)
+            if is_ours:
+                shutil.rmtree(going)
 
 
 class Records:
@@ -230,6 +256,22 @@ class Records:
 
 def _write(path: Path, fields: dict[str, Any]) -> None:
     write_whole(path, json.dumps(fields).encode())
+
+
+@contextlib.contextmanager
+def _on_disk(what: str) -> Iterator[None]:
+    """Do `what` on the host's disk, which may be full or broken; what is not there is told as ever.
+
+    Raises:
+        FileNotFoundError: as it was raised.
+        Unavailable: any other error of the system.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unavailable(f"the host cannot {what}: {error.strerror}", field="host") from error
 
 
 def _alive(pid: int, directory: Path) -> bool:
