@@ -18,7 +18,7 @@ from garrison.formats.launch_request import LaunchRequest
 from garrison.host.record import Records, State
 from garrison.host.spec import KeepSpec
 from garrison.steward.init import make_directory
-from garrison.steward.revocation import Reason, Revocation, load, revoke
+from garrison.steward.revocation import FILE, Reason, Revocation, load, revoke
 from garrison.testing.power import Disk, put_back
 
 if TYPE_CHECKING:
@@ -162,10 +162,16 @@ def test_what_was_revoked_stays_revoked(
 
 
 def test_a_revocation_that_is_not_on_the_disk_is_not_acknowledged(disk: Disk) -> None:
+    revocation = Revocation(1, NOW, NOW + timedelta(hours=1), Reason.UNSPECIFIED)
     disk.broken = lambda path: errno.EIO if path == str(disk.folder) else None
-    end = NOW + timedelta(hours=1)
-    with pytest.raises(Misuse, match="cannot be written: on fire"):
-        revoke(disk.folder, Revocation(1, NOW, end, Reason.UNSPECIFIED), NOW)
+    # Nor where it is tried again, and can be read already.
+    for _ in range(2):
+        with pytest.raises(Misuse, match="cannot be written: on fire"):
+            revoke(disk.folder, revocation, NOW)
+    disk.broken = lambda _: None
+    with pytest.raises(Misuse, match="revoked already"):
+        revoke(disk.folder, revocation, NOW)
+    assert [*disk.least()] == [FILE]
 
 
 def test_a_new_steward_has_all_its_keys(
@@ -180,3 +186,11 @@ def test_a_new_steward_has_all_its_keys(
             found = {str(path.relative_to(there)): path.read_bytes()
                      for path in there.rglob("*") if path.is_file()}  # fmt: skip
             assert found == files
+
+
+def test_a_steward_that_may_be_lost_is_not_left(disk: Disk) -> None:
+    """Who makes it again would be told that it exists already."""
+    disk.broken = lambda path: errno.EINVAL if path == str(disk.folder) else None
+    with pytest.raises(Misuse, match="cannot be made: on fire"):
+        make_directory(disk.folder / "steward", {"root.pem": b"root"})
+    assert [*disk.folder.iterdir()] == []

@@ -130,10 +130,11 @@ def make_directory(directory: Path, files: Mapping[str, bytes]) -> None:
             for folder in {(draft / name).parent for name in files} | {draft}:
                 flush(folder)
             draft.rename(directory)
+            draft = directory
+            flush(directory.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        flush(directory.parent)
     except OSError as error:
         raise Misuse(f"cannot be made: {error.strerror}", field=str(directory)) from error
 

@@ -129,9 +129,8 @@ def revoke(directory: Path, revocation: Revocation, now: datetime) -> None:
     """
     with _alone(directory):
         before = load(directory, now)
-        if any(item.serial == revocation.serial for item in before):
-            raise Misuse("revoked already", field="serial", found=f"{revocation.serial:x}")
-        if len(before) >= _MAX_ENTRIES:
+        is_there = any(item.serial == revocation.serial for item in before)
+        if not is_there and len(before) >= _MAX_ENTRIES:
             raise Malformed(
                 "too many revocations",
                 field=str(directory / FILE),
@@ -139,12 +138,16 @@ def revoke(directory: Path, revocation: Revocation, now: datetime) -> None:
                 hint="that is a case for `garrison steward rollover`",
             )
         try:
-            write_whole(directory / FILE, to_bytes((*before, revocation)), 0o644)
+            if not is_there:
+                write_whole(directory / FILE, to_bytes((*before, revocation)), 0o644)
+            # Who is told that it is there relies on it, and who wrote it may not have waited.
             flush(directory)
         except OSError as error:
             raise Misuse(
                 f"cannot be written: {error.strerror}", field=str(directory / FILE)
             ) from error
+        if is_there:
+            raise Misuse("revoked already", field="serial", found=f"{revocation.serial:x}")
 
 
 def utc(moment: datetime) -> datetime:
