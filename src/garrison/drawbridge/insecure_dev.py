@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
@@ -183,7 +184,10 @@ class InsecureIssuer:
         if given is None or self._devices is None or not 0 < len(client_id) <= _MAX_SUBJECT:
             return _refused("invalid_request")
         try:
-            code, pending = self._devices.begin(client_id, _scopes(given), int(time.time()))
+            # In a thread: it waits for the disk.
+            code, pending = await run_in_threadpool(
+                self._devices.begin, client_id, _scopes(given), int(time.time())
+            )
         except GarrisonError:
             return _refused("temporarily_unavailable", status=503)
         address = f"{_base(request)}device"
@@ -215,7 +219,9 @@ class InsecureIssuer:
         if allow and not 0 < len(subject) <= _MAX_SUBJECT:
             return _html(device.page(address, code, "Say as whom to log in."), 400)
         try:
-            self._devices.decide(code, subject if allow else None, int(time.time()))
+            await run_in_threadpool(
+                self._devices.decide, code, subject if allow else None, int(time.time())
+            )
         except GarrisonError as error:
             return _html(device.page(address, code, str(error)), 400)
         done = "The device is logged in." if allow else "The device was refused."

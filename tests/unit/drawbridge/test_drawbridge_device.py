@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from garrison.drawbridge import insecure_device, login
+from garrison.drawbridge.insecure_dev import PREFIX, InsecureIssuer
 from garrison.drawbridge.insecure_device import DeviceGrants, GrantError
 from garrison.drawbridge.login import DeviceCode, _RefusedError, device_flow
 from garrison.errors import Malformed, Misuse, Rejected, Unavailable, Unverified
+from garrison.testing.drawbridge import MemoryDrawbridge
+from garrison.testing.power import Disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,3 +255,16 @@ def test_the_page_quotes_what_it_is_given() -> None:
     text = insecure_device.page("/", '"><script>', "<b>")
     assert "<script>" not in text
     assert "<b>" not in text
+
+
+def test_nobody_waits_for_the_disk_of_a_device_that_logs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path, monkeypatch, main_may_wait=False)
+    drawbridge = MemoryDrawbridge(issuer=InsecureIssuer("secret", tmp_path / "devices"))
+    begun = drawbridge.request("POST", f"{PREFIX}/oauth/device", body=[b"client_id=garrison"])
+    code = json.loads(begun.body)["user_code"]
+    form = f"user_code={code}&subject=jane&decision=allow&client_secret=secret".encode()
+    assert drawbridge.request("POST", f"{PREFIX}/device", body=[form]).status == 200
+    assert len(disk.flushed) == 2
+    disk.close()
