@@ -199,6 +199,7 @@ class Agent:
         Returns:
             Their names.
         """
+        self._records.sweep()
         for record in self._records:
             if record.unstarted():
                 # Else it could never be ended. A full disk costs that, until the next agent.

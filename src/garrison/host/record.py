@@ -212,6 +212,16 @@ class Records:
                     found.append((Record(path).owner()[1], path.name))
         return iter([Record(self._keeps / name) for _, name in sorted(found)])
 
+    def sweep(self) -> None:
+        """Remove what an agent that was ended meanwhile had made, or forgotten, by half.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        for path in self._keeps.glob(".*"):
+            if _ID.fullmatch(path.name[1:]):
+                shutil.rmtree(path)
+
     def make(self, spec: KeepSpec, tenant: str, created: str) -> Record:
         """Write down a new keep: wholly there, or not at all.
 

@@ -113,6 +113,21 @@ def test_a_keep_that_cannot_be_forgotten_is_not_told_to_be(disk: Disk, record: R
     assert [path for path in disk.least() if path.startswith(f"keeps/{record.id}")] == []
 
 
+def test_what_was_made_or_forgotten_by_half_does_not_stay(
+    agent: Agent, disk: Disk, record: Record
+) -> None:
+    """It is nobody's, counts for no quota, and may hold what a tenant's keep printed."""
+    (disk.folder / "keeps" / f".{'a' * 32}").mkdir()
+    going = Records(disk.folder).make(KeepSpec(LAUNCH), "eve", "2026-01-01")
+    disk.broken = lambda _: errno.EIO
+    with pytest.raises(Unavailable):
+        going.remove()
+    disk.broken = lambda _: None
+    assert len([*(disk.folder / "keeps").iterdir()]) == 3
+    agent.revive()
+    assert [*(disk.folder / "keeps").iterdir()] == [record.path]
+
+
 def test_a_keep_whose_keeper_cannot_be_started_is_forgotten(
     agent: Agent, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
