@@ -281,7 +281,7 @@ class Host:
         if name in abi.DIRECT:
             from garrison.keep.wasi.direct import direct  # late: not all guests call these
 
-            return direct(self, name, function, known, callback)
+            return direct(self, name, known, callback)
         return callback
 
     def failed(self, view: memoryview | None, error: BaseException) -> int:
