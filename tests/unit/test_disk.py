@@ -32,14 +32,6 @@ LAUNCH = LaunchRequest("d.test/u/r:1.0.0", "https://s.test", "pem", None, {"kind
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    (tmp_path / "folder").mkdir()
-    disk = Disk(tmp_path / "folder", monkeypatch)
-    yield disk
-    disk.close()
-
-
-@pytest.fixture
 def left(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Iterator[tuple[Path, Left]]]:

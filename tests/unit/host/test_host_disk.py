@@ -19,23 +19,12 @@ from garrison.host.agent import Agent, Offer
 from garrison.host.quota import Quota
 from garrison.host.record import Records, State
 from garrison.host.spec import KeepSpec
-from garrison.testing.power import Disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from garrison.host.record import Phase, Record
+    from garrison.testing.power import Disk
 
 LAUNCH = LaunchRequest("d.test/u/r:1.0.0", "https://s.test", "pem", None, {"kind": "nil"})
-
-
-@pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    (tmp_path / "folder").mkdir()
-    disk = Disk(tmp_path / "folder", monkeypatch)
-    yield disk
-    disk.close()
 
 
 @pytest.fixture
