@@ -17,6 +17,7 @@ from garrison.keep.engine.failures import Trap
 from garrison.keep.net.policy import ANONYMOUS
 from garrison.keep.net.stream import Stream
 from garrison.keep.vfs.descriptor import Descriptor
+from garrison.keep.vfs.errno import Errno
 from garrison.keep.vfs.nodes import Directory, File, Quota
 from garrison.keep.vfs.streams import Socket
 from garrison.keep.wasi.interrupts import Interrupts
@@ -58,6 +59,21 @@ def _code(call: Callable[..., Any], *args: Any) -> object:
     with pytest.raises(Failed) as caught:
         call(*args)
     return caught.value.value
+
+
+def test_who_can_open_no_more_changes_nothing_by_trying(host: Host, root: Opened) -> None:
+    opened = fs.descriptor_open_at(host, root, _NO, "tmp/a", _CREATE, _BOTH)
+    fs.descriptor_write(host, opened, memoryview(b"hello"), 0)
+    while True:
+        try:
+            host.count()
+        except Errno:
+            break
+    cut = frozenset({"truncate"})
+    assert _code(fs.descriptor_open_at, host, root, _NO, "tmp/a", cut, _BOTH) == "quota"
+    assert fs.descriptor_stat(host, opened)[2] == 5
+    assert _code(fs.descriptor_open_at, host, root, _NO, "tmp/b", _CREATE, _BOTH) == "quota"
+    assert _code(fs.descriptor_stat_at, host, root, _NO, "tmp/b") == "no-entry"
 
 
 def test_a_file_is_made_written_read_and_told_about(host: Host, root: Opened) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from garrison.keep.component.host import Host
 from garrison.keep.component.wasi import names, randomness, sockets
 from garrison.keep.component.wasi import streams as io
 from garrison.keep.net.network import Network
+from garrison.keep.vfs.errno import Errno
 from garrison.keep.wasi.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -139,6 +141,23 @@ def test_what_is_left_of_a_connection_that_fails_is_forgotten(
     io.pollable_block(host, io.output_stream_subscribe(host, writes))
     host.background[0].ready() if host.background else None
     assert host.background == []
+
+
+def test_who_can_have_no_more_descriptors_loses_no_connection(host: Host) -> None:
+    listener = _listening(host)
+    client = sockets.tcp_create_socket_create_tcp_socket(host, "ipv4")
+    address = sockets.tcp_socket_local_address(host, listener)
+    sockets.tcp_socket_start_connect(host, client, _NET, address)
+    ours = (client, *sockets.tcp_socket_finish_connect(host, client))
+    io.pollable_block(host, sockets.tcp_socket_subscribe(host, listener))
+    with contextlib.suppress(Errno):
+        while True:
+            host.count()
+    assert _code(sockets.tcp_socket_accept, host, listener) == "new-socket-limit"
+    host.opened(None)
+    accepted = sockets.tcp_socket_accept(host, listener)
+    _drop(ours, accepted)
+    listener.drop()
 
 
 def test_a_socket_that_is_bound_without_a_port_connects(host: Host) -> None:

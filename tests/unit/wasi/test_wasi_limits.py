@@ -17,10 +17,11 @@ from garrison.keep.engine.failures import OutOfTime, Trap
 from garrison.keep.engine.library import wat2wasm
 from garrison.keep.execute import execute
 from garrison.keep.vfs import errno
-from garrison.keep.vfs.streams import Random, Socket, Zero
+from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.streams import ListeningSocket, Random, Socket, Zero
 from garrison.keep.wasi import abi
 from garrison.keep.wasi.host import Host, Table
-from garrison.keep.wasi.sockets import sock_recv
+from garrison.keep.wasi.sockets import sock_accept, sock_recv
 
 if TYPE_CHECKING:
     from typing import Any
@@ -214,6 +215,20 @@ def test_descriptors_that_run_out_are_told_once(caplog: pytest.LogCaptureFixture
     assert _told(caplog) == [
         "the workload has reached a limit: limits.descriptors is 50; it is refused more"
     ]
+
+
+def test_who_can_have_no_more_descriptors_loses_no_connection() -> None:
+    class Listening:
+        def accept(self) -> None:
+            raise AssertionError("a connection was taken")
+
+    table = Table(1)
+    table.insert(ListeningSocket(cast("Any", Listening())))
+    host = Host([], {}, table, cast("Interrupts", None))
+    host.memory.be(memoryview(bytearray(64)))
+    with pytest.raises(Errno) as caught:
+        sock_accept(host, 0, 0, 0)
+    assert caught.value.number == errno.MFILE
 
 
 _WRITE_ALL = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TOP = 0
+_MOST = 16
 _RESULT = 8192
 _FOLLOW = 1
 
@@ -33,7 +35,7 @@ class Guest:
 
     def __init__(self, top: Directory) -> None:
         self.top = top
-        table = Table(16)
+        table = Table(_MOST)
         table.insert(top.open(read=True, write=False))
         self.host = Host([], {}, table, Interrupts(lambda: None))
         self.host.memory.be(memoryview(bytearray(16384)))
@@ -73,6 +75,12 @@ class Guest:
             return errno.of_host(error)
         fd_close(self.host, int.from_bytes(self.host.memory.all[_RESULT : _RESULT + 4], "little"))
         return 0
+
+    def hold(self, name: str) -> int:
+        """Open what is there, and leave it open; give its number."""
+        rights = d.FD_READ | (d.FD_WRITE if name == "file" else 0)
+        paths.path_open(self.host, _TOP, _FOLLOW, *self.text(name, 0), 0, rights, 0, 0, _RESULT)
+        return int.from_bytes(self.host.memory.all[_RESULT : _RESULT + 4], "little")
 
     def symlink(self, target: str, name: str) -> int:
         def make(host: Host, fd: int, path: int, size: int) -> None:
@@ -149,6 +157,19 @@ def test_a_slash_after_a_directory_is_as_none(guest: Guest) -> None:
 def test_what_has_no_last_name_is_not_moved(guest: Guest, name: str) -> None:
     assert guest.on(paths.path_rename, name, "other") == errno.BUSY
     assert guest.on(paths.path_rename, "folder", name) == errno.BUSY
+    assert guest.unchanged()
+
+
+def test_who_can_open_no_more_changes_nothing_by_trying(guest: Guest) -> None:
+    held = guest.hold("file")
+    # One buffer, of 4 bytes at 0.
+    guest.host.memory.all[1024:1032] = struct.pack("<II", 0, 4)
+    fd_write(guest.host, held, 1024, 1, _RESULT)
+    while len(guest.host.descriptors) < _MOST:
+        guest.hold("folder")
+    assert guest.open("file", abi.TRUNCATE) == errno.MFILE
+    assert guest.host.descriptors[held].stat().size == 4
+    assert guest.open("new", abi.CREATE) == errno.MFILE
     assert guest.unchanged()
 
 

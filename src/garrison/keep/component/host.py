@@ -110,14 +110,22 @@ class Host:
         self.held += size
         return Held(self, size)
 
-    def count(self) -> None:
-        """Count one connection more, as a descriptor; `opened(None)` counts one less.
+    def expect_room(self) -> None:
+        """Make sure that one descriptor more has room, before anything is changed for it.
 
         Raises:
             Errno: there are too many.
         """
         if self._left <= 0:
             raise Errno(MFILE)
+
+    def count(self) -> None:
+        """Count one connection more, as a descriptor; `opened(None)` counts one less.
+
+        Raises:
+            Errno: there are too many.
+        """
+        self.expect_room()
         self._left -= 1
 
     def opened(self, descriptor: Descriptor | None) -> None:

@@ -78,6 +78,16 @@ class Table(dict[int, "Descriptor"]):
         # No number below this one is free.
         self._lowest = 0
 
+    def expect_room(self) -> None:
+        """Make sure that one more has room, before what it is opened for changes anything.
+
+        Raises:
+            Errno: there are too many.
+        """
+        if len(self) >= self._most:
+            self._ceiling.reached()
+            raise Errno(errno.MFILE)
+
     def insert(self, descriptor: "Descriptor") -> int:
         """Give `descriptor` the lowest free number.
 

@@ -128,6 +128,8 @@ def _opened(
 ) -> "Descriptor":
     """Open what `path_open` is asked for, in `key` as `Host.openings` has it."""
     directory, path, lookup, oflags, rights, flags = key
+    # As Linux: nothing is made, cut, connected to or taken for somebody who cannot have it.
+    host.descriptors.expect_room()
     new = oflags & abi.CREATE and oflags & abi.EXCLUSIVE
     # As POSIX: a link is a name that is taken, wherever it leads.
     place = _known(host, directory, path, 0 if new else lookup & abi.FOLLOW)

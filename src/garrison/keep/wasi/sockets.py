@@ -29,6 +29,8 @@ def sock_accept(host: "Host", fd: int, flags: int, result: int) -> None:
     host.descriptors.having(fd, d.SOCK_ACCEPT)
     if flags & ~abi.NONBLOCK:
         raise Errno(errno.INVAL)
+    # As Linux: for somebody who can have no more, connections stay where they wait.
+    host.descriptors.expect_room()
     accepted = None
     while accepted is None:
         try:

@@ -302,6 +302,8 @@ def descriptor_open_at(
     flags: frozenset[str],
 ) -> Opened:
     """Open what is there, or make a file and open that."""
+    # As in preview 1: nothing is done for somebody who cannot have it.
+    host.expect_room()
     # As POSIX: a link is a name that is taken, wherever it leads.
     new = open_flags >= {"create", "exclusive"}
     place = _place(opened, path, follow="symlink-follow" in path_flags and not new)

@@ -356,6 +356,8 @@ def tcp_socket_accept(host: Host, sock: TcpSocket) -> tuple[TcpSocket, InputStre
     """Take the next connection, whose peer was checked."""
     if sock.listener is None or sock.begun:
         raise Failed("invalid-state")
+    # Else who waits to be accepted would be taken, and lost.
+    host.expect_room()
     accepted = TcpSocket(sock.family)
     accepted.options = dict(sock.options)
     accepted.connected(host, sock.listener.accept())
