@@ -50,11 +50,12 @@ class Guest:
         self.host.memory.all[place : place + len(data)] = data
         return place, len(data)
 
-    def on(self, function: Callable[..., None], *names: str) -> int:
-        """Call a function on names below the directory; give the errno."""
+    def on(self, function: Callable[..., None], *names: str, last: int = _TOP) -> int:
+        """Call a function on names below the directory (the last below `last`); give the errno."""
         given: list[int] = []
         for index, name in enumerate(names):
-            given += (_TOP, *self.text(name, index * 1024))
+            folder = last if index == len(names) - 1 else _TOP
+            given += (folder, *self.text(name, index * 1024))
         try:
             function(self.host, *given)
         except Errno as error:
@@ -63,11 +64,11 @@ class Guest:
             return errno.of_host(error)
         return 0
 
-    def open(self, name: str, oflags: int) -> int:
+    def open(self, name: str, oflags: int, folder: int = _TOP) -> int:
         rights = d.FD_READ | d.FD_WRITE if not oflags & abi.DIRECTORY else d.FD_READ
         try:
             paths.path_open(
-                self.host, _TOP, _FOLLOW, *self.text(name, 0), oflags, rights, 0, 0, _RESULT
+                self.host, folder, _FOLLOW, *self.text(name, 0), oflags, rights, 0, 0, _RESULT
             )
         except Errno as error:
             return error.number
@@ -78,21 +79,21 @@ class Guest:
 
     def hold(self, name: str) -> int:
         """Open what is there, and leave it open; give its number."""
-        rights = d.FD_READ | (d.FD_WRITE if name == "file" else 0)
-        paths.path_open(self.host, _TOP, _FOLLOW, *self.text(name, 0), 0, rights, 0, 0, _RESULT)
+        rights = d.FILE_RIGHTS if name == "file" else d.FOLDER_RIGHTS
+        paths.path_open(self.host, _TOP, _FOLLOW, *self.text(name, 0), 0, rights, d.ALL, 0, _RESULT)
         return int.from_bytes(self.host.memory.all[_RESULT : _RESULT + 4], "little")
 
-    def symlink(self, target: str, name: str) -> int:
+    def symlink(self, target: str, name: str, last: int = _TOP) -> int:
         def make(host: Host, fd: int, path: int, size: int) -> None:
             paths.path_symlink(host, *self.text(target, 2048), fd, path, size)
 
-        return self.on(make, name)
+        return self.on(make, name, last=last)
 
-    def link(self, old: str, new: str) -> int:
+    def link(self, old: str, new: str, last: int = _TOP) -> int:
         def make(host: Host, fd: int, path: int, size: int, *to: int) -> None:
             paths.path_link(host, fd, 0, path, size, *to)
 
-        return self.on(make, old, new)
+        return self.on(make, old, new, last=last)
 
     def unchanged(self) -> bool:
         kinds = {name: kind for name, _, kind in self.top.listing()}
@@ -170,6 +171,18 @@ def test_who_can_open_no_more_changes_nothing_by_trying(guest: Guest) -> None:
     assert guest.open("file", abi.TRUNCATE) == errno.MFILE
     assert guest.host.descriptors[held].stat().size == 4
     assert guest.open("new", abi.CREATE) == errno.MFILE
+    assert guest.unchanged()
+
+
+def test_a_directory_that_was_removed_takes_no_names(guest: Guest) -> None:
+    gone = guest.hold("folder")
+    assert guest.on(paths.path_remove_directory, "folder") == 0
+    assert guest.open("new", abi.CREATE, gone) == errno.NOENT
+    assert guest.on(paths.path_create_directory, "new", last=gone) == errno.NOENT
+    assert guest.symlink("file", "new", gone) == errno.NOENT
+    assert guest.link("file", "new", gone) == errno.NOENT
+    assert guest.on(paths.path_rename, "file", "new", last=gone) == errno.NOENT
+    assert guest.on(paths.path_create_directory, "folder") == 0
     assert guest.unchanged()
 
 

@@ -198,10 +198,12 @@ class Directory(Node):
     Attributes:
         steady: a name that stands for something does so until it is removed or moved. Not so
             where another class finds what a name stands for.
+        removed: it has no name any more, and so takes none.
     """
 
     filetype = d.FOLDER
     steady = True
+    removed = False
 
     def __init_subclass__(cls) -> None:
         cls.steady = False
@@ -276,9 +278,10 @@ class Directory(Node):
         """Give `node` a name that is free.
 
         Raises:
-            Errno: this is read-only, or there is no room, or the node belongs elsewhere.
+            Errno: this is read-only or removed, or there is no room, or the node belongs elsewhere.
         """
         quota = self.check_writable()
+        self._check_there()
         if node.quota is not quota:
             raise Errno(errno.XDEV)
         quota.take(_NODE_COST)
@@ -304,8 +307,15 @@ class Directory(Node):
         node = self._entries.pop(name)
         quota.take(-_NODE_COST)
         node.links -= 1
+        if isinstance(node, Directory):
+            node.removed = True
         node.unused()
         self.mtim = self.ctim = node.ctim = time.time_ns()
+
+    def _check_there(self) -> None:
+        """Refuse what nobody could find or remove again, while its room stayed taken."""
+        if self.removed:
+            raise Errno(errno.NOENT)
 
     def contains(self, other: "Directory") -> bool:
         """Whether `other` is this directory, or below it."""
@@ -322,10 +332,11 @@ class Directory(Node):
         """Give what has `name` a new name, here or elsewhere, in place of what had that.
 
         Raises:
-            Errno: one of both is read-only, or they are not of one tree.
+            Errno: one of both is read-only, or they are not of one tree, or `target` is removed.
         """
         if self.check_writable() is not target.check_writable():
             raise Errno(errno.XDEV)
+        target._check_there()  # noqa: SLF001  (of the same class)
         node = self._entries[name]
         if new_name in target._entries:  # noqa: SLF001  (of the same class)
             target.remove(new_name)
