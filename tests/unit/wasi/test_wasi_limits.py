@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, cast
@@ -18,8 +19,10 @@ from garrison.keep.engine.library import wat2wasm
 from garrison.keep.execute import execute
 from garrison.keep.vfs import errno
 from garrison.keep.vfs.errno import Errno
+from garrison.keep.vfs.nodes import File, Quota
 from garrison.keep.vfs.streams import ListeningSocket, Random, Socket, Zero
 from garrison.keep.wasi import abi
+from garrison.keep.wasi.descriptors import fd_pwrite
 from garrison.keep.wasi.host import Host, Table
 from garrison.keep.wasi.sockets import sock_accept, sock_recv
 
@@ -215,6 +218,21 @@ def test_descriptors_that_run_out_are_told_once(caplog: pytest.LogCaptureFixture
     assert _told(caplog) == [
         "the workload has reached a limit: limits.descriptors is 50; it is refused more"
     ]
+
+
+def test_what_was_written_before_the_room_ended_is_told() -> None:
+    file = File(Quota(10))
+    table = Table(1)
+    table.insert(file.open(read=True, write=True))
+    host = Host([], {}, table, cast("Interrupts", None))
+    host.memory.be(memoryview(bytearray(64)))
+    # Two buffers of eight bytes.
+    host.memory.all[:16] = struct.pack("<IIII", 16, 8, 24, 8)
+    fd_pwrite(host, 0, 0, 2, 0, 60)
+    assert host.memory.all[60] == file.size() == 8
+    with pytest.raises(Errno) as caught:
+        fd_pwrite(host, 0, 0, 2, 8, 60)
+    assert caught.value.number == errno.NOSPC
 
 
 def test_who_can_have_no_more_descriptors_loses_no_connection() -> None:

@@ -165,8 +165,13 @@ def fd_pwrite(host: "Host", fd: int, vectors: int, count: int, offset: int, resu
     descriptor = _open_for(host, fd, d.FD_WRITE)
     host.descriptors.allowed(fd, d.FD_SEEK)
     total = 0
-    for buffer in host.memory.vectors(vectors, count):
-        total += descriptor.pwrite(buffer, _checked(offset + total))
+    try:
+        for buffer in host.memory.vectors(vectors, count):
+            total += descriptor.pwrite(buffer, _checked(offset + total))
+    except (Errno, OSError):
+        # As `write_all`: what was written is told.
+        if not total:
+            raise
     U32.pack_into(host.memory.all, result, total)
 
 
