@@ -15,13 +15,29 @@ _MAX_FILE = 100_000_000
 
 def main() -> int:
     """Run the command line, and return its exit code."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_missing_streams()
     try:
         return _main()
     except KeyboardInterrupt as error:
         # Before there is anything else that takes it for its own, as while modules are loaded.
-        from garrison.terminal import report
+        from garrison.terminal import ended, report
 
-        return report(error)
+        return ended(report(error))
+
+
+def _open_missing_streams() -> None:
+    """Open as `/dev/null` what we were started without.
+
+    Else the next connection that is opened has its number, and what the workload writes to
+    standard error goes there, by no rule and in the clear.
+    """
+    while (number := posix.open("/dev/null", posix.O_RDWR)) < 3:
+        posix.set_inheritable(number, True)  # noqa: FBT003  (it takes no keyword)
+    posix.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  (for good)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _main() -> int:
@@ -48,12 +64,12 @@ def _command_line() -> int:
         import site
 
         site.main()
-    from garrison.terminal import hear_interrupts
+    from garrison.terminal import ended, hear_interrupts
 
     hear_interrupts()
     from garrison.cli.main import main as command_line
 
-    return command_line()
+    return ended(command_line())
 
 
 def _run(wasm: bytes, args: list[str]) -> int:
@@ -75,8 +91,10 @@ def _run(wasm: bytes, args: list[str]) -> int:
 
         code = report(error)
     if used:
+        from garrison.terminal import ended
+
         # Connections may still have their end to announce.
-        return code
+        return ended(code)
     # Nothing is left to be written: the guest's output goes around these streams, and `report`
     # writes to standard error, which keeps no line back. The rest of the interpreter's end is
     # memory given back piece by piece, which the kernel does at once.

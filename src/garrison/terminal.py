@@ -117,16 +117,36 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def report(error: BaseException) -> int:
-    """Print `error` to standard error for a person, and return the exit code that it means."""
+    """Print `error` to standard error for a person, and return the exit code that it means.
+
+    Where standard error takes nothing the code is all there is to tell.
+    """
     if _heard and exit_code(error) == ExitCode.INTERNAL:
         error = KeyboardInterrupt()
-    for line in _lines(error):
-        print(line, file=sys.stderr)
+    try:  # noqa: SIM105  (contextlib costs a start 2 ms)
+        print(*_lines(error), sep="\n", file=sys.stderr)
+    except OSError:
+        pass
     if os.environ.get("GARRISON_TRACEBACK"):
         import traceback
 
         traceback.print_exception(error)
     return exit_code(error)
+
+
+def ended(code: int) -> int:
+    """`code`, for a process to end with: nothing is left that standard output or error refuses.
+
+    Python writes what is left at its end, and where that fails ends with a code of its own.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            setattr(sys, name, None)
+    return code
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -6,6 +6,7 @@ only when it is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -103,7 +104,8 @@ def main(args: list[str] | None = None) -> int:
     except click.Abort:
         return report(KeyboardInterrupt())
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # the code is told also where nobody hears why
+            error.show()
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from garrison.keep import logs
-from garrison.terminal import hear_interrupts, report
+from garrison.terminal import ended, hear_interrupts, report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,6 @@ def start(live: Callable[[], int], log: str, *, logs_late: bool = False) -> int:
     if not logs_late:
         logs.set_up()
     try:
-        return live()
+        return ended(live())
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last door)
-        return report(error)
+        return ended(report(error))
