@@ -186,6 +186,16 @@ def test_a_directory_that_was_removed_takes_no_names(guest: Guest) -> None:
     assert guest.unchanged()
 
 
+def test_a_file_that_has_no_name_any_more_says_so(guest: Guest) -> None:
+    held = guest.host.descriptors[guest.hold("file")]
+    assert guest.link("file", "other") == 0
+    assert held.stat().links == 2
+    assert guest.on(paths.path_unlink_file, "other") == 0
+    assert held.stat().links == 1
+    assert guest.on(paths.path_unlink_file, "file") == 0
+    assert held.stat().links == 0
+
+
 def test_a_path_is_as_long_as_on_linux(guest: Guest) -> None:
     def found(length: int) -> int:
         path = "./" * 2000 + "/" * (length - 4004) + "file"

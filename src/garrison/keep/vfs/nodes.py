@@ -76,7 +76,9 @@ class Node:
     def stat(self) -> Stat:
         """What a guest can know of it."""
         times = (self.atim, self.mtim, self.ctim)
-        return Stat(self.filetype, self.ino, max(self.links, 1), self.size(), times)
+        # What can be changed was given a name when it was made; other nodes need none to be found.
+        links = self.links if self.quota is not None else max(self.links, 1)
+        return Stat(self.filetype, self.ino, links, self.size(), times)
 
     def same(self, other: "Node | None") -> bool:
         """Whether `other` is this node."""
