@@ -61,7 +61,9 @@ def _code(call: Callable[..., Any], *args: Any) -> object:
     return caught.value.value
 
 
-def test_who_can_open_no_more_changes_nothing_by_trying(host: Host, root: Opened) -> None:
+def test_who_can_open_no_more_changes_nothing_by_trying(
+    host: Host, root: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
     opened = fs.descriptor_open_at(host, root, _NO, "tmp/a", _CREATE, _BOTH)
     fs.descriptor_write(host, opened, memoryview(b"hello"), 0)
     while True:
@@ -74,6 +76,9 @@ def test_who_can_open_no_more_changes_nothing_by_trying(host: Host, root: Opened
     assert fs.descriptor_stat(host, opened)[2] == 5
     assert _code(fs.descriptor_open_at, host, root, _NO, "tmp/b", _CREATE, _BOTH) == "quota"
     assert _code(fs.descriptor_stat_at, host, root, _NO, "tmp/b") == "no-entry"
+    assert [record.getMessage() for record in caplog.records] == [
+        "the workload has reached a limit: limits.descriptors is 64; it is refused more"
+    ]
 
 
 def test_a_file_is_made_written_read_and_told_about(host: Host, root: Opened) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from garrison.keep.engine.failures import Trap
+from garrison.keep.vfs.ceiling import Ceiling
 from garrison.keep.vfs.descriptor import Room
 from garrison.keep.vfs.errno import MFILE, Errno
 
@@ -75,6 +76,7 @@ class Host:
         self.network = network
         self.interrupts = interrupts
         self._left = limit
+        self._ceiling = Ceiling("descriptors", limit)
         self.listeners = {listener.port(): listener for listener in listeners}
         self.names: list[str] = []
         self.numbers: dict[str, int] = {}
@@ -117,6 +119,7 @@ class Host:
             Errno: there are too many.
         """
         if self._left <= 0:
+            self._ceiling.reached()
             raise Errno(MFILE)
 
     def count(self) -> None:
@@ -137,10 +140,11 @@ class Host:
         if descriptor is None:
             self._left += 1
             return
-        if self._left <= 0:
+        try:
+            self.count()
+        except Errno:
             descriptor.close()
-            raise Errno(MFILE)
-        self._left -= 1
+            raise
 
 
 def _text(text: str) -> str:
