@@ -24,6 +24,7 @@ from garrison.keep.engine.library import wat2wasm
 from garrison.terminal import ExitCode
 from garrison.testing.component import command
 from garrison.testing.guest_channels import Played
+from garrison.testing.stack import free_port
 
 # Copies standard input to standard output, and ends with 7.
 _CAT = """
@@ -76,19 +77,22 @@ def test_streams_and_the_exit_code_are_carried() -> None:
 
 # preview 1, `errno`.
 _WASI_EACCES = 2
-# Listens where the host says whether it can be reached, and ends with what opening it gave.
-_LISTEN = """
+
+
+def _listener(port: int) -> bytes:
+    """A module that listens at `port` of five digits, and ends with what opening it gave."""
+    return wat2wasm(f"""
 (module
   (import "wasi_snapshot_preview1" "path_open"
     (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
   (memory (export "memory") 1)
-  (data (i32.const 64) "net/lis/7890")
+  (data (i32.const 64) "net/lis/{port}")
   (func (export "_start")
     (call $exit
-      (call $open (i32.const 3) (i32.const 1) (i32.const 64) (i32.const 12) (i32.const 0)
+      (call $open (i32.const 3) (i32.const 1) (i32.const 64) (i32.const 13) (i32.const 0)
         (i64.const 0x3fffffff) (i64.const 0x3fffffff) (i32.const 0) (i32.const 0)))))
-"""
+""")
 
 
 def test_a_module_alone_is_carried_as_well() -> None:
@@ -106,7 +110,7 @@ def test_a_module_alone_is_carried_as_well() -> None:
 def test_a_module_alone_may_what_an_empty_configuration_allows(configuration: bytes | None) -> None:
     """Listening is by TLS, for which it has no certificate."""
     with Played() as keep:
-        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", _listener(free_port())).to_bytes())
         if configuration is not None:
             keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
         keep.send(CONTROL, Kind.REQUEST, REQUEST)
@@ -118,7 +122,7 @@ def test_a_module_alone_may_what_an_empty_configuration_allows(configuration: by
 def test_it_logs_as_much_as_is_asked(configuration: bytes | None, level: str) -> None:
     """A module alone too, though `logging` is imported when there is something to log."""
     with Played() as keep:
-        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", _listener(free_port())).to_bytes())
         if configuration is not None:
             keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
         keep.send(CONTROL, Kind.REQUEST, GuestRequest(Local(), log=level).to_json())
@@ -139,7 +143,7 @@ def test_a_module_alone_needs_no_network_until_it_uses_it() -> None:
 @pytest.mark.parametrize("configuration", [None, b""], ids=["alone", "configured"])
 def test_a_machine_without_a_network_ends_what_may_use_it(configuration: bytes | None) -> None:
     with Played(network=False) as keep:
-        keep.send(CONTROL, Kind.FILE, File("main.wasm", wat2wasm(_LISTEN)).to_bytes())
+        keep.send(CONTROL, Kind.FILE, File("main.wasm", _listener(free_port())).to_bytes())
         if configuration is not None:
             keep.send(CONTROL, Kind.FILE, File("Enarx.toml", configuration).to_bytes())
         keep.send(CONTROL, Kind.REQUEST, REQUEST)
@@ -150,9 +154,10 @@ def test_a_machine_without_a_network_ends_what_may_use_it(configuration: bytes |
 @pytest.mark.parametrize("error", [0, errno.EADDRINUSE])
 @pytest.mark.parametrize("prot", ["tcp", "udp"])
 def test_a_host_says_whether_a_port_is_reached(prot: str, error: int) -> None:
-    port, wasm, asked = {
-        "tcp": (7890, wat2wasm(_LISTEN), Kind.LISTENING),
-        "udp": (7891, _udp_listener(7891), Kind.LISTENING_UDP),
+    port = free_port()
+    wasm, asked = {
+        "tcp": (_listener(port), Kind.LISTENING),
+        "udp": (_udp_listener(port), Kind.LISTENING_UDP),
     }[prot]
     configuration = f'[network.incoming.{port}]\nprot = "{prot}"\n'.encode()
     with Played() as keep:
