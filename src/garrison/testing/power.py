@@ -117,10 +117,16 @@ class Disk:
     def _after(self, choose: Callable[[], bool]) -> Left:
         """What is left where, in doubt, `choose` says whether what was not flushed came to it."""
         now: dict[int, dict[str, int]] = {}
-        for place, folders, names in os.walk(self.folder):
-            now[os.stat(place).st_ino] = {  # noqa: PTH116  (for its price)
-                name: os.lstat(f"{place}/{name}").st_ino for name in (*folders, *names)
-            }
+        folders = [(str(self.folder), self.folder.stat().st_ino)]
+        while folders:
+            place, number = folders.pop()
+            # What the entries say by themselves: other threads give names and take them meanwhile.
+            with os.scandir(place) as entries:
+                found = list(entries)
+            now[number] = {item.name: item.inode() for item in found}
+            folders += [
+                (item.path, item.inode()) for item in found if item.is_dir(follow_symlinks=False)
+            ]
         left: Left = {}
         self._walk(self.folder.stat().st_ino, "", now, choose, left)
         return left
