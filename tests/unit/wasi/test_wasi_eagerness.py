@@ -100,7 +100,11 @@ def eager() -> Iterator[Interrupts]:
         yield made
 
 
-def test_what_comes_while_it_looks_is_found_without_sleep(eager: Interrupts) -> None:
+def test_what_comes_while_it_looks_is_found_without_sleep(
+    eager: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long it does not run meanwhile, as where others do.
+    monkeypatch.setattr(interrupts, "_LOOK", 60_000_000_000)
     poll = _Poll(eager.poller([]), 3)
     assert eager.wait_for(poll, None) == [(-1, 1)]  # type: ignore[arg-type]
     assert poll.asked == [0, 0, 0]
